@@ -1,0 +1,94 @@
+"""Run directory to module, and weights into modules; only tensors and plain containers are read."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from genlab import configs
+from genlab.data.datamodule import ImageData
+from genlab.errors import ConfigError, RunDirectoryError
+from genlab.modules.base import GenerativeModule
+from genlab.results import Run
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU.
+
+    Raises:
+        RunDirectoryError: if there is none, or it is torn, or holds more than tensors and plain
+            containers.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{path}: there is no such checkpoint") from error
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunDirectoryError(
+            f"{path} is no readable checkpoint ({reason[:120]}): remove it, or start anew with "
+            "overwrite=true"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise RunDirectoryError(f"{path} holds no state_dict: it is no checkpoint of genlab")
+    return content
+
+
+def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
+    """The checkpoint at `path`, if its weights are those of `module`'s architecture.
+
+    Raises:
+        ConfigError: naming the first weight that differs.
+    """
+    content = read(path)
+    there, here = content["state_dict"], module.state_dict()
+    for name in sorted({*there, *here}):
+        if name not in there or name not in here:
+            where = "the model" if name in here else "the checkpoint"
+            raise ConfigError(
+                f"{path} is of another architecture: {name} is in {where} alone; use the config "
+                "that it was trained with"
+            )
+        if there[name].shape != here[name].shape:
+            raise ConfigError(
+                f"{path} is of another architecture: {name} has shape "
+                f"{tuple(there[name].shape)}, the model needs {tuple(here[name].shape)}; use the "
+                "config that it was trained with"
+            )
+    return content
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Weights of a checkpoint, or of a run directory's best one, into `module`.
+
+    Where weights were averaged these are the averaged ones.
+
+    Raises:
+        ConfigError, RunDirectoryError: see `check_fits`.
+    """
+    if path.is_dir():
+        path = path / "checkpoints" / "best.ckpt"
+    module.load_state_dict(check_fits(module, path)["state_dict"])
+
+
+def load(run: Path, which: str = "best") -> tuple[GenerativeModule, ImageData]:
+    """The trained module of a run directory and its (not yet read) data, from its config alone.
+
+    Raises:
+        ConfigError: if the config names something that may not be built.
+        RunDirectoryError: if config or checkpoint are missing or unreadable.
+    """
+    text = Run(run).config_text
+    if text is None:
+        raise RunDirectoryError(f"{run} has no config.yaml: it is no run directory")
+    config = configs.from_yaml(text, f"{run}/config.yaml")
+    data: ImageData = configs.build(config["data"])
+    module: GenerativeModule = configs.build(
+        config["model"], spec=data.spec, seed=int(config["seed"])
+    )
+    load_weights(module, run / "checkpoints" / f"{which}.ckpt")
+    return module.eval(), data

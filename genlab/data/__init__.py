@@ -1,0 +1,1 @@
+"""One datamodule for every data set, one `ImageSource` for each, one order that can be resumed."""

@@ -1,0 +1,187 @@
+"""From arrays to batches: gathering, flips, binarisation, and the loader around them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from genlab.data.base import PixelArray
+from genlab.data.order import BatchIndex, Indices
+from genlab.seeding import numpy_generator
+
+Batch = dict[str, Tensor]
+"""`image` (B, C, H, W) uint8, or float32 where pixels are real numbers; `label` (B,) int64;
+`index` (B,) int64, the image's position in its split."""
+
+# Images that share one random stream: the bits depend on it, so it never changes.
+_BLOCK = 512
+
+
+def _uniform(shape: tuple[int, ...], random: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Independent levels, uniform on 0 ... 254, so that P(u < x) is x / 255 exactly."""
+    size = math.prod(shape)
+    # Whole words, of which the bytes that are 255 are drawn again: three times faster than bytes.
+    words = random.integers(0, 1 << 64, -(-size // 8), dtype=np.uint64)
+    u = words.view(np.uint8)[:size]
+    again = np.flatnonzero(u == 255)
+    u[again] = random.integers(0, 255, len(again), dtype=np.uint8)
+    return u.reshape(shape)
+
+
+def _binarised(pixels: npt.NDArray[np.uint8], u: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    # True is 1, and -1 in eight bits is 255: half the time of a multiplication.
+    return np.negative((u < pixels).view(np.uint8))
+
+
+def binarise(pixels: npt.NDArray[np.uint8], random: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """255 with probability x / 255, else 0, for every pixel x."""
+    return _binarised(pixels, _uniform(pixels.shape, random))
+
+
+def binarise_static(
+    pixels: npt.NDArray[np.uint8], rows: Indices, seed: int, split: str
+) -> npt.NDArray[np.uint8]:
+    """The images `rows` (ascending) of an official split, binarised for good.
+
+    A bit is a function of (seed, split, row, pixel), whatever other rows are asked for. If they are
+    all the rows of an array that can be written to, it happens in place.
+    """
+    in_place = len(rows) == len(pixels) and pixels.flags.writeable
+    out = pixels if in_place else np.empty((len(rows), *pixels.shape[1:]), dtype=np.uint8)
+    for start in range(0, len(pixels), _BLOCK):
+        low, high = np.searchsorted(rows, (start, start + _BLOCK))
+        if low < high:
+            random = numpy_generator(seed, "static binarisation", split, start)
+            u = _uniform((_BLOCK, *pixels.shape[1:]), random)
+            out[low:high] = _binarised(pixels[rows[low:high]], u[rows[low:high] - start])
+    return out
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of train, val or test: rows of arrays that it may share with another split."""
+
+    pixels: PixelArray
+    labels: npt.NDArray[np.int64]
+    rows: Indices | None
+    """None for all of them"""
+
+    def __len__(self) -> int:
+        return len(self.pixels if self.rows is None else self.rows)
+
+    def gather(self, positions: Indices) -> tuple[PixelArray, npt.NDArray[np.int64]]:
+        """Copies of the images (B, C, H, W) and of the labels (B,) at `positions` in the split."""
+        rows = positions if self.rows is None else self.rows.take(positions)
+        # `take` is many times faster than indexing on small batches.
+        pixels = cast(PixelArray, np.asarray(self.pixels.take(rows, axis=0)))
+        return pixels, self.labels.take(rows)
+
+
+class Batches(Dataset[Batch]):
+    """Batches by `BatchIndex`, gathered whole from one array.
+
+    Args:
+        flip: mirror each image left to right with probability 1/2.
+        binarised: draw the bits anew in every epoch.
+
+    Both are functions of (seed, epoch, batch number, rank).
+    """
+
+    def __init__(
+        self, split: Split, seed: int, *, flip: bool = False, binarised: bool = False
+    ) -> None:
+        self._split, self._seed, self._flip, self._binarised = split, seed, flip, binarised
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, batch: BatchIndex) -> Batch:
+        pixels, labels = self._split.gather(batch.positions)
+        place = (batch.epoch, batch.number, batch.rank)
+        if self._flip:
+            flipped = numpy_generator(self._seed, "flip", *place).random(len(pixels)) < 0.5
+            pixels[flipped] = pixels[flipped, :, :, ::-1]
+        if self._binarised:
+            pixels = binarise(
+                cast(npt.NDArray[np.uint8], pixels), numpy_generator(self._seed, "binarise", *place)
+            )
+        return {
+            "image": torch.from_numpy(pixels),
+            "label": torch.from_numpy(labels),
+            "index": torch.from_numpy(batch.positions),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory map would be pickled with all its content for a worker that is not forked.
+        state, pixels = dict(self.__dict__), self._split.pixels
+        if isinstance(pixels, np.memmap):
+            state["_split"] = replace(self._split, pixels=np.empty(0, dtype=np.uint8))
+            state["_file"] = pixels.filename
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        file = state.pop("_file", None)
+        self.__dict__.update(state)
+        if file is not None:
+            self._split = replace(self._split, pixels=np.load(file, mmap_mode="r"))
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+class BatchLoader:
+    """A torch DataLoader in which an item is a batch, kept out of Lightning's hands.
+
+    Lightning would put a sampler of its own into a DataLoader under DDP or `overfit_batches`.
+    """
+
+    def __init__(
+        self,
+        dataset: Batches,
+        order: Sampler[BatchIndex],
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self._dataset, self._order = dataset, order
+        self._num_workers, self._pin_memory = num_workers, pin_memory
+        self._loader: DataLoader[Batch] | None = None
+
+    def __len__(self) -> int:
+        return len(self._order)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        # As a generator it asks for its place at the first batch only: Lightning may create the
+        # iterator before it has restored its counters.
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._dataset,
+                sampler=self._order,
+                batch_size=None,
+                num_workers=self._num_workers,
+                persistent_workers=self._num_workers > 0,
+                pin_memory=self._pin_memory,
+                collate_fn=_as_it_is,  # type: ignore[arg-type]
+                # Otherwise every iteration would take a number from the global stream.
+                generator=torch.Generator(),
+            )
+        yield from self._loader
+
+    def close(self) -> None:
+        """End the worker processes; another iteration starts them again."""
+        self._loader = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the place is the trainer's count. Without it Lightning warns upon a resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

@@ -1,0 +1,249 @@
+"""The one datamodule: splits any `ImageSource`, and hands it to Lightning in whole batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from genlab.data.base import Images, ImageSource, PixelArray, SourceSplit, at_least
+from genlab.data.batches import Batches, BatchLoader, Split, binarise_static
+from genlab.data.order import BatchIndex, EvalOrder, TrainOrder
+from genlab.errors import ConfigError, DataError
+from genlab.protocols import ImageSpec
+from genlab.seeding import numpy_generator
+
+Binarisation = Literal["none", "static", "dynamic"]
+SplitName = Literal["train", "val", "test"]
+
+# Not the run's seed: runs of a sweep over seeds are to be validated on the same images.
+_VALIDATION_SEED = 0
+
+
+class ImageData(lightning.LightningDataModule):
+    """Train, validation and test batches of a data set.
+
+    The official test set stays the test set; validation is a fixed random part of the official
+    training set, the same for every seed. Batches are dicts of `image` (B, C, H, W) uint8 (float32
+    where pixels are real numbers), `label` (B,) and `index` (B,) int64, where `index` is the
+    position in `pixels(split)`. Binarised images hold 0 and 255.
+
+    Args:
+        source: where the images come from.
+        batch_size: images per training step and process; the remainder of an epoch is dropped.
+        eval_batch_size: images per validation or test step and process; nothing is dropped.
+        val_images: how many training images are set apart for validation; 0 for none.
+        seed: of the order, the flips and the binarisation.
+        data_dir: holds one folder per source, by its name.
+        binarisation: "static" draws every bit once, "dynamic" draws those of the training images
+            anew in every epoch (validation and test are then static). Static bits are kept in
+            memory, also those of a memory-mapped source.
+        flip: mirror training images left to right at random.
+        num_workers: processes that gather batches; 0 is fastest for sources held in memory.
+        train_images: use that many of the training images only; None for all.
+
+    Raises:
+        ConfigError: a value is out of range, or does not fit the source's spec.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        batch_size: int,
+        eval_batch_size: int,
+        val_images: int,
+        seed: int,
+        data_dir: str,
+        binarisation: Binarisation = "none",
+        flip: bool = False,
+        num_workers: int = 0,
+        train_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(source, ImageSource):
+            raise ConfigError(f"data.source={source!r}: give a subclass of ImageSource")
+        if binarisation not in get_args(Binarisation):
+            raise ConfigError(
+                f"data.binarisation={binarisation}: give one of {', '.join(get_args(Binarisation))}"
+            )
+        if binarisation != "none" and source.spec.levels is None:
+            raise ConfigError(
+                f"data.binarisation={binarisation}: the pixels of {source.name} are real numbers, "
+                "give none"
+            )
+        if not isinstance(flip, bool):
+            raise ConfigError(f"data.flip={flip!r}: give true or false")
+        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.eval_batch_size = at_least("data.eval_batch_size", eval_batch_size, 1)
+        self.val_images = at_least("data.val_images", val_images, 0)
+        self.num_workers = at_least("data.num_workers", num_workers, 0)
+        if train_images is not None:
+            at_least("data.train_images", train_images, 1)
+        self.train_images = train_images
+        self.seed = at_least("data.seed", seed, 0)
+        self.data_dir = Path(data_dir).expanduser()
+        self.source, self.binarisation, self.flip = source, binarisation, flip
+        self._splits: dict[SplitName, Split] = {}
+        self._loaders: list[BatchLoader] = []
+
+    @property
+    def spec(self) -> ImageSpec:
+        """As the model sees the images: 2 levels once they are binarised."""
+        spec = self.source.spec
+        return spec if self.binarisation == "none" else replace(spec, levels=2)
+
+    def prepare_data(self) -> None:
+        self.source.prepare(self.data_dir)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what `stage` needs and is not loaded yet.
+
+        Raises:
+            ConfigError: more images are asked for than there are.
+            DataError: the source refuses its files.
+        """
+        if stage in (None, "fit", "validate"):
+            if "train" not in self._splits:
+                self._load_train()
+            self._check_batch_size(len(self._splits["train"]))
+        if stage in (None, "test", "predict") and "test" not in self._splits:
+            self._load_test()
+
+    def teardown(self, stage: str | None = None) -> None:
+        """End the worker processes; the data stays, since reports ask for it after training."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def size(self, split: SplitName) -> int:
+        """How many images the split has."""
+        return len(self._part(split))
+
+    def pixels(self, split: SplitName) -> PixelArray:
+        """(N, C, H, W) as the model sees them, but grey where the bits change by epoch."""
+        part = self._part(split)
+        return part.pixels if part.rows is None else part.pixels.take(part.rows, axis=0)
+
+    def labels(self, split: SplitName) -> npt.NDArray[np.int64]:
+        """(N,), in the order of `pixels`."""
+        part = self._part(split)
+        return part.labels if part.rows is None else part.labels.take(part.rows)
+
+    def train_dataloader(self) -> BatchLoader:
+        """Begins where the trainer's counters stand; its length is that of a whole epoch."""
+        part = self._part("train")
+        rank, world = self._place()
+        order = TrainOrder(
+            len(part),
+            self.batch_size,
+            self.seed,
+            lambda: self._batches_seen(len(order)),
+            rank,
+            world,
+        )
+        dynamic = self.binarisation == "dynamic"
+        return self._loader(Batches(part, self.seed, flip=self.flip, binarised=dynamic), order)
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Every validation image once; an empty list if there are none."""
+        return self._eval_loader("val") if self.val_images else []
+
+    def test_dataloader(self) -> BatchLoader:
+        """Every test image once."""
+        return self._eval_loader("test")
+
+    def _check_batch_size(self, images: int) -> None:
+        _, world = self._place()
+        if self.batch_size * world > images:
+            raise ConfigError(
+                f"data.batch_size={self.batch_size} on {world} process(es) is more than the "
+                f"{images:,} training images: give at most {images // world}"
+            )
+
+    def _eval_loader(self, split: SplitName) -> BatchLoader:
+        part, (rank, world) = self._part(split), self._place()
+        if len(part) < world:
+            raise ConfigError(
+                f"{len(part)} {split} images cannot be shared by {world} processes: give more "
+                "images or fewer processes"
+            )
+        order = EvalOrder(len(part), self.eval_batch_size, rank, world)
+        return self._loader(Batches(part, self.seed), order)
+
+    def _loader(self, dataset: Batches, order: Sampler[BatchIndex]) -> BatchLoader:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        loader = BatchLoader(dataset, order, self.num_workers, pin_memory=on_gpu)
+        self._loaders.append(loader)
+        return loader
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _batches_seen(self, per_epoch: int) -> int:
+        """Batches since epoch 0, as if no epoch had been cut short by `limit_train_batches`."""
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        limit = self.trainer.limit_train_batches
+        used = min(limit, per_epoch) if isinstance(limit, int) else int(per_epoch * limit)
+        # The one count that is right in every checkpoint, be it written by a callback in mid-epoch,
+        # at the end of an epoch, or upon an exception.
+        seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        epoch, offset = divmod(seen, used)
+        # Over-fitting means the same batches again in every epoch.
+        overfitting = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return offset if overfitting else offset + epoch * per_epoch
+
+    def _part(self, split: SplitName) -> Split:
+        self.setup("test" if split == "test" else "fit")
+        return self._splits[split]
+
+    def _load_train(self) -> None:
+        pixels, labels = self._load("train")
+        n = len(pixels)
+        if self.val_images >= n:
+            raise ConfigError(
+                f"data.val_images={self.val_images} leaves nothing of the {n:,} training images: "
+                f"give at most {n - 1}"
+            )
+        shuffled = numpy_generator(_VALIDATION_SEED, "validation").permutation(n)
+        val, train = np.sort(shuffled[: self.val_images]), shuffled[self.val_images :]
+        if self.train_images is not None and self.train_images > len(train):
+            raise ConfigError(
+                f"data.train_images={self.train_images}: there are {len(train):,} beside the "
+                f"{self.val_images:,} of data.val_images"
+            )
+        train = np.sort(train[: self.train_images])
+        val_part = Split(pixels, labels, val)
+        if self.binarisation == "static":
+            pixels = binarise_static(_uint8(pixels), np.arange(n), self.seed, "train")
+            val_part = Split(pixels, labels, val)
+        elif self.binarisation == "dynamic":
+            bits = binarise_static(_uint8(pixels), val, self.seed, "train")
+            val_part = Split(bits, labels.take(val), None)
+        self._splits["train"] = Split(pixels, labels, None if len(train) == n else train)
+        self._splits["val"] = val_part
+
+    def _load_test(self) -> None:
+        pixels, labels = self._load("test")
+        if self.binarisation != "none":
+            pixels = binarise_static(_uint8(pixels), np.arange(len(pixels)), self.seed, "test")
+        self._splits["test"] = Split(pixels, labels, None)
+
+    def _load(self, split: SourceSplit) -> Images:
+        images = self.source.load(self.data_dir, split)
+        if len(images.pixels) == 0 or len(images.pixels) != len(images.labels):
+            raise DataError(
+                f"{self.source.name} has {len(images.pixels):,} {split} images and "
+                f"{len(images.labels):,} labels: check its files under {self.data_dir}"
+            )
+        return images
+
+
+def _uint8(pixels: PixelArray) -> npt.NDArray[np.uint8]:
+    return cast("npt.NDArray[np.uint8]", pixels)

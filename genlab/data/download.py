@@ -1,0 +1,162 @@
+"""Files from the network: resumed, verified, and in place only when they are right."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import logging
+import os
+import re
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from genlab.data.progress import progress
+from genlab.errors import DataError
+
+Accept = Callable[[Path, Path], None]
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = 30.0
+_BLOCK = 1 << 18
+# A mirror that cuts the connection this often without sending a byte is given up.
+_FRUITLESS_ATTEMPTS = 2
+
+
+def fetch(target: Path, urls: Sequence[str], accept: Accept, done: Callable[[], bool]) -> None:
+    """Download `target` from the first of `urls` that has it.
+
+    The bytes gather in a `.part` file beside the target, which a later call goes on with.
+
+    Args:
+        accept: called with the complete part and the target; it verifies the part and puts its
+            content in place, or raises a DataError, upon which the next URL is tried.
+        done: whether another process has done it while this one waited for the folder.
+
+    Raises:
+        DataError: no URL gave an acceptable file; the message says what each did.
+    """
+    with exclusive(target.parent):
+        if done():
+            return
+        part = target.with_name(f"{target.name}.part")
+        failures = []
+        for url in urls:
+            try:
+                _fetch_from(url, part, target, accept)
+            except (OSError, http.client.HTTPException, DataError) as error:
+                failures.append(f"{url}: {getattr(error, 'reason', None) or error}")
+                log.warning("%s", failures[-1])
+            else:
+                part.unlink(missing_ok=True)
+                return
+    raise DataError(
+        f"{target} is missing and could not be downloaded ({'; '.join(failures) or 'no mirrors'}): "
+        "put it there yourself or set data.data_dir to where it is"
+    )
+
+
+def _fetch_from(url: str, part: Path, target: Path, accept: Accept) -> None:
+    resumed = part.exists()
+    _download(url, part)
+    try:
+        accept(part, target)
+    except DataError:
+        part.unlink(missing_ok=True)
+        if not resumed:
+            raise
+        # The first half may have come from another mirror, with other compression.
+        _download(url, part)
+        try:
+            accept(part, target)
+        except DataError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _download(url: str, part: Path) -> None:
+    fruitless = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            if _append(url, part, before):
+                return
+            error: Exception = OSError("the connection was cut")
+        except urllib.error.HTTPError:
+            raise
+        except (OSError, http.client.HTTPException) as caught:
+            error = caught
+        fruitless = 0 if part.exists() and part.stat().st_size > before else fruitless + 1
+        if fruitless == _FRUITLESS_ATTEMPTS:
+            raise error
+
+
+def _append(url: str, part: Path, offset: int) -> bool:
+    """Append what `part` lacks; whether it is complete."""
+    request = urllib.request.Request(url, headers={"User-Agent": "genlab"})
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return True
+        raise
+    with response:
+        partial = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT or partial is None:
+            offset = 0
+        elif int(partial[1]) != offset:
+            raise OSError(f"the server sent bytes from {partial[1]} instead of from {offset}")
+        length = response.headers.get("Content-Length")
+        remaining = None if length is None else int(length)
+        total = None if remaining is None else offset + remaining
+        with (
+            part.open("ab" if offset else "wb") as out,
+            progress(f"downloading {url}", total, offset) as advance,
+        ):
+            received = 0
+            while block := response.read(_BLOCK):
+                out.write(block)
+                received += len(block)
+                advance(len(block))
+    return remaining is None or received == remaining
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it against other processes that do the same.
+
+    Raises:
+        DataError: the folder cannot be made or locked.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}): choose another") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def store(target: Path) -> Iterator[BinaryIO]:
+    """A stream whose content becomes `target` when the block ends well, and vanishes otherwise."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

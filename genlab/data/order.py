@@ -1,0 +1,85 @@
+"""Which images come in which batch: a function of (seed, epoch), so that nothing is to be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from genlab.seeding import numpy_generator
+
+Indices = npt.NDArray[np.int64]
+
+
+class BatchIndex(NamedTuple):
+    """A batch before it is gathered, with the counters that its randomness is a function of."""
+
+    epoch: int
+    number: int
+    """within the epoch, the same on every rank"""
+    rank: int
+    positions: Indices
+    """(B,) of the images in their split"""
+
+
+class TrainOrder(Sampler[BatchIndex]):
+    """Whole batches of a new permutation in every epoch; a remainder is dropped.
+
+    A global batch of `world * batch_size` consecutive places of the permutation is dealt out to
+    the ranks in turn, so that together they see what one process would.
+
+    Args:
+        batches_seen: asked at the start of every iteration, it says how many batches this rank has
+            trained on since epoch 0; the iteration begins there and ends with that epoch.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        seed: int,
+        batches_seen: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._images, self._batch_size, self._seed = images, batch_size, seed
+        self._batches_seen, self._rank, self._world = batches_seen, rank, world
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, wherever an iteration begins."""
+        return self._images // (self._batch_size * self._world)
+
+    def __iter__(self) -> Iterator[BatchIndex]:
+        epoch, offset = divmod(self._batches_seen(), len(self))
+        permutation = numpy_generator(self._seed, "order", epoch).permutation(self._images)
+        step = self._batch_size * self._world
+        return (
+            BatchIndex(
+                epoch,
+                number,
+                self._rank,
+                permutation[number * step + self._rank : (number + 1) * step : self._world],
+            )
+            for number in range(offset, len(self))
+        )
+
+
+class EvalOrder(Sampler[BatchIndex]):
+    """Every image once, in sequence, dealt out to the ranks in turn; the last batch is short."""
+
+    def __init__(self, images: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self._mine: Indices = np.arange(rank, images, world)
+        self._batch_size, self._rank = batch_size, rank
+
+    def __len__(self) -> int:
+        return -(-len(self._mine) // self._batch_size)
+
+    def __iter__(self) -> Iterator[BatchIndex]:
+        size = self._batch_size
+        return (
+            BatchIndex(0, number, self._rank, self._mine[number * size : (number + 1) * size])
+            for number in range(len(self))
+        )

@@ -1,0 +1,41 @@
+"""Progress of long work: a bar where stderr is a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[[int], None]]:
+    """A function to call with the amount of work done since its last call.
+
+    `total` is in the same unit, None if unknown. Work that ends within ten seconds writes no lines.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total, completed=start)
+            yield lambda amount: bar.advance(task, amount)
+        return
+
+    done, last = start, time.monotonic()
+
+    def advance(amount: int) -> None:
+        nonlocal done, last
+        done += amount
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            share = f"{100 * done / total:.0f} %" if total else f"{done:,}"
+            log.info("%s: %s", what, share)
+
+    yield advance

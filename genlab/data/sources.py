@@ -1,0 +1,22 @@
+"""Every data set by name: what `_target_` in `conf/data/*.yaml` and the tests refer to."""
+
+from __future__ import annotations
+
+from genlab.data.base import Images, ImageSource, SourceSplit
+from genlab.data.cifar import CIFAR10
+from genlab.data.folder import ImageFolder
+from genlab.data.gaussian import Gaussian
+from genlab.data.idx import MNIST, FashionMNIST, IDXSource, MNISTMini
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "FashionMNIST",
+    "Gaussian",
+    "IDXSource",
+    "ImageFolder",
+    "ImageSource",
+    "Images",
+    "MNISTMini",
+    "SourceSplit",
+]

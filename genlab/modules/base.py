@@ -1,0 +1,225 @@
+"""What every model's Lightning module shares: steps seeded by position, metrics by contract."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from genlab import seeding
+from genlab.codecs import PixelCodec
+from genlab.errors import TrainingError
+from genlab.modules.hardware import peak_flops
+from genlab.modules.optimization import Adam
+from genlab.protocols import ImageSpec
+from genlab.vae.forecast import Forecast
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+
+class GenerativeModule(pl.LightningModule):
+    """A generative model under training.
+
+    A model gives `objective` (what is optimised) and `evaluate` (what is measured, per image); this
+    class draws the randomness of each step from (seed, epoch, batch, rank), so that nothing of it
+    needs to be saved, sets the learning rate as a function of the step, averages the measured terms
+    over images, and sends both kinds of numbers to every logger under the names of the contract.
+
+    Args:
+        spec: the images.
+        optimizer: recipe of the optimizer and of its learning rate.
+        seed: of the run.
+    """
+
+    def __init__(self, spec: ImageSpec, optimizer: Adam, seed: int) -> None:
+        super().__init__()
+        self.spec, self.recipe, self.seed = spec, optimizer, seed
+        self.codec = PixelCodec(spec)
+        self.final_metrics: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._evaluated = 0
+        self._window: tuple[float, int] = (0.0, 0)
+        self._flops_per_image: float | None = None
+        self._peak: float | None = None
+
+    @abstractmethod
+    def objective(self, x: Tensor, step: int) -> dict[str, Tensor]:
+        """Scalars in nats per image of a batch (B, C, H, W); `loss` is what is minimised.
+
+        Every other entry is a term of it by name, so that a loss that is not finite can be traced.
+        """
+
+    @abstractmethod
+    def evaluate(self, x: Tensor) -> dict[str, Tensor]:
+        """What is measured on a validation or test batch: each (B,), averaged over all images."""
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by name: what `torch.compile` and a count of parameters are about."""
+
+    def summary(self, means: dict[str, float], split: str) -> dict[str, float]:
+        """All metrics of a split, from the means over its images of what `evaluate` returned."""
+        return means
+
+    def training_metrics(self, terms: Mapping[str, float], step: int) -> dict[str, float]:
+        """All metrics of a training row, from the scalars that `objective` returned."""
+        return dict(terms)
+
+    def meaning(self) -> str:
+        """One line on what the knob of this model is set to; empty without one."""
+        return ""
+
+    def label(self) -> str:
+        """The knob and its value for a caption; empty without one."""
+        return ""
+
+    def forecast(self, pixels: np.ndarray) -> Forecast | None:
+        """What the knob must do on these training images; None where nothing is known."""
+        return None
+
+    def verdict(self, metrics: Mapping[str, float]) -> str:
+        """What became of the model, in a word or two for a table; empty if there is nothing."""
+        return ""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.recipe.build(p for p in self.parameters() if p.requires_grad)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        trainer = self.trainer
+        if trainer.max_steps > 0:
+            return trainer.max_steps
+        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        return per_epoch * (trainer.max_epochs or 1)
+
+    def on_train_start(self) -> None:
+        self._total_steps = self.total_steps
+        self._log_every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        self._batch_size = int(self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and self._flops_per_image is None:
+            self._flops_per_image = self._count_flops()
+            self._peak = peak_flops(self.device, str(self.trainer.precision))
+        self._window = (time.perf_counter(), 0)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        trainer = self.trainer
+        step = trainer.global_step
+        seeding.reseed(self.seed, 0, trainer.current_epoch, batch_idx, trainer.global_rank)
+        if not self.recipe.is_constant:
+            lr = self.recipe.lr_at(step, self._total_steps)
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = lr
+        x = self.codec.encode(batch["image"])
+        terms = self.objective(x, step)
+        logged = (step + 1) % self._log_every == 0
+        # reading one number is free on a CPU, but on a GPU it waits for all work in flight
+        if logged or x.device.type == "cpu":
+            self._refuse_non_finite(terms, step)
+        self._window = (self._window[0], self._window[1] + len(x))
+        if logged:
+            self._log_training(terms, step)
+        return terms["loss"]
+
+    def _refuse_non_finite(self, terms: Mapping[str, Tensor], step: int) -> None:
+        if torch.isfinite(terms["loss"]).item():
+            return
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        broken = [n for n in values if n != "loss" and not torch.isfinite(terms[n])] or ["loss"]
+        checkpoint = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+        lower = f"model.optimizer.lr={self.recipe.lr:g}"
+        raise TrainingError(
+            f"step {step}: {' and '.join(broken)} is not finite "
+            f"({', '.join(f'{name}={value:g}' for name, value in values.items())}); "
+            f"last good checkpoint: {checkpoint}; lower {lower}, or set trainer.gradient_clip_val"
+        )
+
+    def _log_training(self, terms: Mapping[str, Tensor], step: int) -> None:
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        metrics = self.training_metrics(values, step)
+        started, images = self._window
+        rate = images * self.trainer.world_size / max(time.perf_counter() - started, 1e-9)
+        self._window = (time.perf_counter(), 0)
+        metrics["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        metrics["images_per_second"] = rate
+        if self._flops_per_image and self._peak:
+            metrics["mfu"] = rate * self._flops_per_image / (self._peak * self.trainer.world_size)
+        self.record("train", metrics, step + 1)
+
+    def _count_flops(self) -> float | None:
+        """Floating-point operations of a forward and backward pass per image, on no data."""
+        trainer, self._trainer = self._trainer, None  # a module with a trainer cannot be copied
+        try:
+            twin = copy.deepcopy(self).to("meta")
+        finally:
+            self._trainer = trainer
+        x = torch.rand(2, *self.spec.shape, device="meta")
+        try:
+            with FlopCounterMode(display=False) as counter:
+                twin.objective(x, 0)["loss"].backward()
+        except (RuntimeError, NotImplementedError) as error:
+            log.info("floating-point operations could not be counted (%s): no mfu", error)
+            return None
+        return counter.get_total_flops() / len(x)
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums, self._evaluated = {}, 0
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
+        seeding.reseed(self.seed, split, batch_idx, self.trainer.global_rank)
+        terms = self.evaluate(self.codec.encode(batch["image"]))
+        for name, values in terms.items():
+            total = values.detach().double().sum()
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._evaluated += len(batch["image"])
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _finish_evaluation(self, split: str) -> None:
+        count = self._reduce(torch.tensor(float(self._evaluated), dtype=torch.float64))
+        means = {name: self._reduce(total) / count for name, total in self._sums.items()}
+        metrics = self.summary(means, split)
+        self.log_dict({f"{split}/{k}": v for k, v in metrics.items()}, logger=False)
+        self.record(split, metrics, self.trainer.global_step)
+        if split == "test":
+            self.final_metrics = metrics
+
+    def _reduce(self, total: Tensor) -> float:
+        """The sum over all ranks."""
+        if self.trainer.world_size > 1:
+            total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
+        return float(total)
+
+    def record(self, split: str, metrics: Mapping[str, float], step: int) -> None:
+        """Send one row to every logger, with the prefix of its split."""
+        row = {f"{split}/{name}": float(value) for name, value in metrics.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**row, "epoch": self.trainer.current_epoch}, step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing of Lightning's own that is not tensors and plain containers goes in."""
+        checkpoint.pop("hyper_parameters", None)

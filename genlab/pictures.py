@@ -1,0 +1,192 @@
+"""Pictures for people: batches of images as grids with labels and a caption, and PNG files.
+
+A batch is a uint8 array (N, H, W), (N, C, H, W) or (N, H, W, C) with C = 1 or 3; where both
+readings of four axes are possible, (N, C, H, W) is meant. A picture is (H, W) for grey and
+(H, W, 3) for colour. The font knows Latin letters only: write `sigma`, not its Greek letter.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from genlab.files import write_atomically
+
+Pixels = npt.NDArray[np.uint8]
+
+_CELL = 56
+_GAP = 2
+_MARGIN = 6
+_FONT_SIZE = 14
+_NARROWEST_CAPTION = 280
+_PAPER, _INK = 255, 32
+
+
+def grid(
+    images: npt.ArrayLike,
+    columns: int | None = None,
+    caption: str | None = None,
+    scale: int | None = None,
+    row_labels: Sequence[str] | None = None,
+) -> Pixels:
+    """Images in rows of `columns` (about a square by default), the last row filled with white.
+
+    Each pixel becomes `scale` x `scale` pixels, by default as many as make a cell 56 pixels high.
+
+    Raises:
+        ValueError: the images are no batch as said above, or the labels not one for each row.
+    """
+    batch = _as_batch(images)
+    n, height, width, channels = batch.shape
+    columns = math.ceil(math.sqrt(n)) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns={columns}: a grid has at least 1")
+    scale = max(1, math.ceil(_CELL / height)) if scale is None else scale
+    if scale < 1:
+        raise ValueError(f"scale={scale}: a pixel is enlarged at least 1 time")
+    n_rows = math.ceil(n / columns)
+    if row_labels is not None and len(row_labels) != n_rows:
+        raise ValueError(f"{len(row_labels)} row_labels for {n_rows} rows: give one for each")
+
+    cell_height, cell_width = height * scale, width * scale
+    picture = np.full(
+        (n_rows * (cell_height + _GAP) - _GAP, columns * (cell_width + _GAP) - _GAP, channels),
+        _PAPER,
+        np.uint8,
+    )
+    for i, image in enumerate(batch.repeat(scale, axis=1).repeat(scale, axis=2)):
+        top, left = i // columns * (cell_height + _GAP), i % columns * (cell_width + _GAP)
+        picture[top : top + cell_height, left : left + cell_width] = image
+    if row_labels is not None:
+        picture = _with_row_labels(picture, row_labels, cell_height + _GAP)
+    if caption or row_labels is not None:
+        picture = np.pad(
+            picture, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), constant_values=_PAPER
+        )
+    if caption:
+        picture = _with_caption(picture, caption)
+    return picture[:, :, 0] if channels == 1 else picture
+
+
+def strip(images: npt.ArrayLike, caption: str | None = None, scale: int | None = None) -> Pixels:
+    """Images in one row, for instance the steps from one image to another."""
+    return grid(images, columns=max(1, len(np.asarray(images))), caption=caption, scale=scale)
+
+
+def rows(
+    batches: Sequence[npt.ArrayLike],
+    labels: Sequence[str] | None = None,
+    caption: str | None = None,
+    scale: int | None = None,
+) -> Pixels:
+    """One row for each batch, column under column: inputs above their reconstructions.
+
+    Raises:
+        ValueError: the batches differ in number or size of images, or the labels in number.
+    """
+    if not batches:
+        raise ValueError("batches=[]: at least one row is needed")
+    checked = [_as_batch(batch) for batch in batches]
+    if len({batch.shape[:3] for batch in checked}) > 1:
+        shapes = ", ".join(str(batch.shape) for batch in checked)
+        raise ValueError(f"rows of {shapes}: all need the same number of images of the same size")
+    channels = max(batch.shape[3] for batch in checked)
+    stacked = np.concatenate(
+        [np.broadcast_to(batch, (*batch.shape[:3], channels)) for batch in checked]
+    )
+    # Four axes with channels last could be read as channels first, so that is what grid is given.
+    return grid(stacked.transpose(0, 3, 1, 2), len(checked[0]), caption, scale, labels)
+
+
+def save_png(
+    path: str | os.PathLike[str], array: npt.ArrayLike, text: Mapping[str, str] | None = None
+) -> Path:
+    """Write a picture in one piece, making its folder; `text` goes into the file's metadata.
+
+    Raises:
+        ValueError: the array is not uint8 of shape (H, W) or (H, W, 3).
+    """
+    picture = np.asarray(array)
+    if picture.dtype != np.uint8 or not (picture.ndim == 2 or picture.shape[2:] == (3,)):
+        raise ValueError(
+            f"a picture of {picture.dtype} {picture.shape}: uint8 (H, W) or (H, W, 3) is needed"
+        )
+    metadata = PngInfo()
+    for key, value in (text or {}).items():
+        metadata.add_itxt(key, value)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png", pnginfo=metadata)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _as_batch(images: npt.ArrayLike) -> Pixels:
+    """Any of the layouts as (N, H, W, C)."""
+    batch: npt.NDArray[Any] = np.asarray(images)
+    if batch.dtype != np.uint8:
+        raise ValueError(f"images of dtype {batch.dtype}: uint8 from 0 to 255 is needed")
+    if batch.ndim == 3:
+        batch = batch[..., None]
+    elif batch.ndim == 4 and batch.shape[1] in (1, 3):
+        batch = batch.transpose(0, 2, 3, 1)
+    if batch.ndim != 4 or batch.shape[3] not in (1, 3) or 0 in batch.shape:
+        raise ValueError(
+            f"images of shape {np.shape(images)}: (N, H, W), (N, C, H, W) or (N, H, W, C) with "
+            f"C = 1 or 3 and at least one image is needed"
+        )
+    return batch
+
+
+def _with_row_labels(picture: Pixels, labels: Sequence[str], row_height: int) -> Pixels:
+    font = ImageFont.load_default(_FONT_SIZE)
+    margin = math.ceil(max(font.getlength(label) for label in labels)) + 2 * _MARGIN
+    canvas = Image.new("L", (margin, picture.shape[0]), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, label in enumerate(labels):
+        middle = i * row_height + (row_height - _GAP) / 2
+        draw.text((margin - _MARGIN, middle), label, _INK, font, anchor="rm")
+    return np.concatenate([_as_channels(canvas, picture), picture], axis=1)
+
+
+def _with_caption(picture: Pixels, caption: str) -> Pixels:
+    font = ImageFont.load_default(_FONT_SIZE)
+    width = max(picture.shape[1], _NARROWEST_CAPTION)
+    lines = _wrap(caption, font, width - 2 * _MARGIN)
+    line_height = _FONT_SIZE + 4
+    canvas = Image.new("L", (width, len(lines) * line_height + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(lines):
+        draw.text((_MARGIN, i * line_height + _MARGIN), line, _INK, font)
+    right = ((0, 0), (0, width - picture.shape[1]), (0, 0))
+    picture = np.pad(picture, right, constant_values=_PAPER)
+    return np.concatenate([_as_channels(canvas, picture), picture])
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+    lines = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and font.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines
+
+
+def _as_channels(canvas: Image.Image, picture: Pixels) -> Pixels:
+    grey = np.asarray(canvas)[..., None]
+    return np.broadcast_to(grey, (*grey.shape[:2], picture.shape[2]))

@@ -1,0 +1,222 @@
+"""Run directories as records: what each run was asked for, how it ended, and what it found."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genlab.errors import RunDirectoryError
+from genlab.results import Run, find_runs
+
+# Where and on what a run happened, and what it is called, do not change what it computes. These are
+# the keys that are no part of a run's identity, said again since a report stands below the configs.
+_IGNORED = (
+    "runs_dir",
+    "group",
+    "overwrite",
+    "traceback",
+    "experiment",
+    "notes",
+    "tags",
+    "logger",
+    "launcher",
+    "hydra",
+    "data.data_dir",
+    "data.num_workers",
+    "data.source.cache_dir",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as a report sees it.
+
+    Attributes:
+        path: the run directory.
+        run_id, group: its name and its sweep's.
+        state: of `genlab.results.STATES`, or `missing`, `interrupted`, `unreadable`.
+        config: nested, empty where there is none; `flat` has the same under dotted keys.
+        result: the content of result.json, empty where there is none.
+        error: one line on why there is no result, or None.
+    """
+
+    path: Path
+    run_id: str
+    group: str
+    state: str
+    config: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The configuration under dotted keys."""
+        return flatten(self.config)
+
+    def metric(self, name: str) -> float | None:
+        """A number of the result by its name, for instance `test/kl`; None where it is absent."""
+        metrics = self.result.get("metrics")
+        value = metrics.get(name) if isinstance(metrics, Mapping) else None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        return float(value) if math.isfinite(value) else None
+
+
+def collect(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> list[Record]:
+    """The records of all runs below one root, or of each run directory in a list of them.
+
+    Of a list every entry becomes a record, also one that is missing, so that no run of a sweep
+    falls out of its report unnoticed.
+
+    Raises:
+        RunDirectoryError: the root does not exist.
+    """
+    if isinstance(paths, str | os.PathLike):
+        if not Path(paths).is_dir():
+            raise RunDirectoryError(f"{paths} is not a directory: give one that holds runs")
+        return [_record(run) for run in find_runs(paths)]
+    return [_record(Run(path)) for path in paths]
+
+
+def _record(run: Run) -> Record:
+    path = run.path.absolute()
+    config: dict[str, Any] = {}
+    result: dict[str, Any] = {}
+    try:
+        status = run.status
+        state = "interrupted" if run.is_interrupted else run.state
+        error = _error(state, status)
+        config = _read_config(run)
+        if state == "completed":
+            result = run.result or {}
+            error = None if result else "status.json says completed, but there is no result.json"
+    except (RunDirectoryError, OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        state, error = "unreadable", one_line(str(problem))
+    group = config.get("group")
+    return Record(
+        path=path,
+        run_id=path.name,
+        group=str(group) if group is not None else path.parent.name,
+        state=state,
+        config=config,
+        result=result,
+        error=error,
+    )
+
+
+def _read_config(run: Run) -> dict[str, Any]:
+    text = run.config_text
+    content = yaml.safe_load(text) if text is not None else {}
+    if not isinstance(content, dict):
+        raise RunDirectoryError(f"{run.config_path} does not hold a mapping of keys to values")
+    return content
+
+
+def _error(state: str, status: Mapping[str, Any]) -> str | None:
+    if state == "missing":
+        return "it was never started: there is no status.json"
+    if state == "failed":
+        message = one_line(str(status.get("message", "")))
+        where = f" (in {status['where']})" if status.get("where") else ""
+        return one_line(f"{status.get('type', 'error')}: {message}{where}")
+    if state == "interrupted":
+        last = status.get("heartbeat", "an unknown time")
+        return f"its process ended without a word after {last}: run it again to go on"
+    if state == "preempted":
+        return "it was told to stop: run it again to go on"
+    return None
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """Text as one line without control characters, so that it cannot upset a terminal or table."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def swept_keys(records: Sequence[Record]) -> list[str]:
+    """The configuration keys in which the records differ, without what only follows from another.
+
+    Left out are paths, logger and hardware; of keys with equal values all but the shortest; texts
+    that only repeat another key's value; and the keys of a component whose class differs.
+    """
+    flats = [record.flat for record in records if record.config]
+    keys = {key for flat in flats for key in flat if not _is_ignored(key)}
+    values = {key: tuple(_comparable(flat.get(key)) for flat in flats) for key in keys}
+    values = {key: column for key, column in values.items() if len(set(column)) > 1}
+
+    kept: list[str] = []
+    # What is shorter is nearer to what a person types: kl_weight before kl_schedule.kl_weight.
+    for key in sorted(values, key=lambda key: (_is_text(values[key]), key.count("."), key)):
+        if not any(_follows(key, other, values) for other in (*kept, *_targets(key, values))):
+            kept.append(key)
+    return sorted(kept, key=lambda key: (key == "seed", key))
+
+
+_ABSENT = json.dumps(None)
+
+
+def _is_ignored(key: str) -> bool:
+    return any(key == ignored or key.startswith(ignored + ".") for ignored in _IGNORED)
+
+
+def _comparable(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(float(value))
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _is_text(column: Sequence[str]) -> bool:
+    return any(value.startswith('"') for value in column)
+
+
+def _targets(key: str, values: Mapping[str, Sequence[str]]) -> list[str]:
+    """The swept classes of the components that hold this key, outermost first."""
+    parts = key.split(".")
+    above = [".".join((*parts[:depth], "_target_")) for depth in range(len(parts))]
+    return [target for target in above if target in values and target != key]
+
+
+def _follows(key: str, other: str, values: Mapping[str, Sequence[str]]) -> bool:
+    """Whether `key` says nothing about any run that `other` does not say."""
+    mine, its = values[key], values[other]
+    if mine == its:
+        return True
+    # A class without this key has no value of it, which is no difference of its own.
+    repeats = all(a in (_ABSENT, b) for a, b in zip(mine, its, strict=True))
+    if repeats and _targets(key, values):
+        return True
+    if len(set(zip(mine, its, strict=True))) > len(set(its)):
+        return False
+    if other in _targets(key, values):
+        return True
+    return all(a.startswith('"') and _bare(b) in a for a, b in zip(mine, its, strict=True))
+
+
+def _bare(value: str) -> str:
+    return value.removesuffix(".0").strip('"')

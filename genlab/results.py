@@ -1,0 +1,421 @@
+"""The run directory: what training writes, and everything else only reads.
+
+    config.yaml  status.json  metrics.jsonl  result.json  env.json  train.log
+    checkpoints/  pictures/  videos/  wandb/
+
+Only the standard library is needed, so that a report can be made where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import socket
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, SupportsFloat
+
+from genlab.errors import RunDirectoryError
+from genlab.files import finite, write_atomically, write_json_atomically
+
+STATES = ("pending", "running", "completed", "failed", "preempted")
+_SET_ASIDE = re.compile(r"\.old-\d+$")
+_NOT_RUNS = ("wandb", "__pycache__", "node_modules")
+
+
+class _Layout:
+    """Where each thing of a run directory lies."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.status_path = self.path / "status.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.result_path = self.path / "result.json"
+        self.env_path = self.path / "env.json"
+        self.log_path = self.path / "train.log"
+        self.checkpoints = self.path / "checkpoints"
+        self.pictures = self.path / "pictures"
+        self.videos = self.path / "videos"
+        self.wandb = self.path / "wandb"
+
+    @property
+    def name(self) -> str:
+        """The run id, which is the name of the directory."""
+        return self.path.name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+
+class RunDirectory(_Layout):
+    """The writer of one run directory, alone in it from `open` to `close`.
+
+    All files but the metrics are replaced in one piece, so that a kill at any moment leaves the old
+    or the new one. `heartbeat_seconds` is the least time between two refreshed heartbeats.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], heartbeat_seconds: float = 10.0) -> None:
+        super().__init__(path)
+        self.heartbeat_seconds = heartbeat_seconds
+        self._lock: int | None = None
+        self._metrics: int | None = None
+        self._length = 0
+        self._steps_by_names: dict[tuple[str, ...], set[int]] = {}
+        self._status: dict[str, Any] = {}
+        self._last_beat = -math.inf
+
+    def open(self) -> Self:
+        """Create the directory where needed, lock it, and read which metrics it already holds.
+
+        Raises:
+            RunDirectoryError: it cannot be written, another process has it, or a line of its
+                metrics.jsonl other than a torn last one cannot be read.
+        """
+        try:
+            for folder in (self.path, self.checkpoints, self.pictures):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path} cannot be written ({error.strerror}): make it writable for user id "
+                f"{os.geteuid()}, or set runs_dir to a place that is"
+            ) from error
+        try:
+            self._take_lock(self._lock)
+            _open_writers.add(self)
+            for debris in self.path.glob(".*.tmp"):
+                debris.unlink()
+            self._open_metrics()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _take_lock(self, lock: int) -> None:
+        for attempt in range(10):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A reader that asks whether the run is alive holds the lock for a moment.
+                if attempt == 9:
+                    holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
+                    raise RunDirectoryError(
+                        f"{self.path} is in use by {holder or 'another process'}: wait until that "
+                        f"run ends, or stop it"
+                    ) from None
+                time.sleep(0.02)
+            except OSError as error:
+                raise RunDirectoryError(
+                    f"{self.path} cannot be locked ({error.strerror}): set runs_dir to a "
+                    f"filesystem that supports flock"
+                ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
+
+    def _open_metrics(self) -> None:
+        data = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        rows, self._length = _parse_metrics(data, self.metrics_path)
+        self._steps_by_names = {}
+        for row in rows:
+            self._is_new(row["step"], tuple(sorted(row.keys() - {"step", "epoch"})))
+        self._metrics = os.open(self.metrics_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.ftruncate(self._metrics, self._length)
+
+    def _is_new(self, step: int, names: tuple[str, ...]) -> bool:
+        steps = self._steps_by_names.setdefault(names, set())
+        if step in steps:
+            return False
+        steps.add(step)
+        return True
+
+    def close(self) -> None:
+        """Give the directory free; what was written stays as it is."""
+        _open_writers.discard(self)
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        for descriptor in (self._metrics, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._metrics = self._lock = None
+
+    def __enter__(self) -> Self:
+        return self if self._lock is not None else self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._lock is None:
+            raise RunDirectoryError(f"{self.path} is not open for writing: call open() first")
+
+    def write_config(self, text: str) -> None:
+        """The resolved configuration, as YAML."""
+        self._require_open()
+        write_atomically(self.config_path, text.encode())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """The final numbers; numbers that are not finite become null."""
+        self._require_open()
+        write_json_atomically(self.result_path, result)
+
+    def write_env(self, env: Mapping[str, Any]) -> None:
+        """Packages and hardware."""
+        self._require_open()
+        write_json_atomically(self.env_path, env)
+
+    def write_status(self, state: str, **details: Any) -> None:
+        """One of `STATES`, beside pid, host, time of start and heartbeat (ISO 8601, UTC).
+
+        A failed run tells `type`, `message` and `where` as details.
+        """
+        if state not in STATES:
+            raise ValueError(f"state={state!r}: a run is one of {', '.join(STATES)}")
+        self._status = {
+            "state": state,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self._status.get("started", _now()),
+            **details,
+        }
+        self._beat()
+
+    def heartbeat(self) -> None:
+        """Say that a running run is alive; cheap enough to be called at every step."""
+        if time.monotonic() - self._last_beat < self.heartbeat_seconds:
+            return
+        if self._status.get("state") == "running":
+            self._beat()
+
+    def _beat(self) -> None:
+        self._require_open()
+        write_json_atomically(self.status_path, {**self._status, "heartbeat": _now()})
+        self._last_beat = time.monotonic()
+
+    def append_metrics(self, step: int, epoch: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Add one line, unless the file already has one for this step and these names.
+
+        A resumed run repeats the steps after its checkpoint and gives the same rows, which are then
+        not written twice. For the file to have no gap either, append a step's rows before its
+        checkpoint is saved, and call `sync` in between where the machine itself may fail. Numbers
+        that are not finite become null.
+        """
+        self._require_open()
+        assert self._metrics is not None
+        if reserved := {"step", "epoch"} & metrics.keys():
+            raise ValueError(f"metric {reserved.pop()!r}: the name is that of a row's own column")
+        names = tuple(sorted(metrics))
+        row = {"step": int(step), "epoch": int(epoch)}
+        line = json.dumps(row | {name: finite(float(metrics[name])) for name in names})
+        if not self._is_new(row["step"], names):
+            return
+        data = memoryview(line.encode() + b"\n")
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._metrics, data[written:])
+        except OSError:
+            # Half a line, left by a full disk, would spoil the line that comes after it.
+            os.ftruncate(self._metrics, self._length)
+            self._steps_by_names[names].discard(row["step"])
+            raise
+        self._length += len(data)
+
+    def sync(self) -> None:
+        """Bring the metrics to the disk itself, where they also survive a power failure."""
+        if self._metrics is not None:
+            os.fsync(self._metrics)
+
+
+class Run(_Layout):
+    """The reader of one run directory; every property looks at the files anew."""
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The content of status.json, empty where there is none."""
+        return _read_json(self.status_path) or {}
+
+    @property
+    def state(self) -> str:
+        """The state that was written last, or `missing`."""
+        return str(self.status.get("state", "missing"))
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether the run came to its end and its result can be read."""
+        return self.state == "completed" and self.result is not None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the run says that it is running although its process on this host is gone.
+
+        Of a run on another host nothing is known, and the answer is False.
+        """
+        status = self.status
+        if status.get("state") != "running" or status.get("host") != socket.gethostname():
+            return False
+        # A free lock also tells of a process whose number another one has got since.
+        lock_is_free = (self.path / ".lock").exists() and not _is_locked(self.path)
+        return lock_is_free or not _is_alive(status.get("pid"))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json, or None."""
+        return _read_json(self.result_path)
+
+    @property
+    def config_text(self) -> str | None:
+        """The content of config.yaml, or None."""
+        try:
+            return self.config_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl in their order, without a last one that is still being written.
+
+        Raises:
+            RunDirectoryError: another line cannot be read.
+        """
+        try:
+            data = self.metrics_path.read_bytes()
+        except FileNotFoundError:
+            return []
+        return _parse_metrics(data, self.metrics_path)[0]
+
+
+def find_runs(root: str | os.PathLike[str]) -> list[Run]:
+    """The run directories at and below `root`, sorted by path.
+
+    A run directory has a config.yaml or a status.json. Those that were set aside, hidden folders,
+    W&B's own folders and links to folders are passed over.
+    """
+    return [Run(path) for path in sorted(_walk(Path(root)))]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(root, followlinks=False):
+        if {"config.yaml", "status.json"} & set(files):
+            subfolders.clear()
+            yield Path(folder)
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".") and name not in _NOT_RUNS and not _SET_ASIDE.search(name)
+        ]
+
+
+def set_aside(path: str | os.PathLike[str]) -> Path:
+    """Rename a run directory to `<name>.old-1`, `-2`, ..., whichever is free, and return that.
+
+    Raises:
+        RunDirectoryError: there is no such directory, or a process is writing in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunDirectoryError(f"{path} is not a directory: there is nothing to set aside")
+    if _is_locked(path):
+        raise RunDirectoryError(
+            f"{path} is in use by {(path / '.lock').read_text().strip() or 'another process'}: "
+            f"stop that run before it is overwritten"
+        )
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.old-{number}")):
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path} cannot be renamed to {aside.name} ({error.strerror}): make its parent writable"
+        ) from error
+    return aside
+
+
+def _parse_metrics(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and the length of the file without a torn last line."""
+    length = data.rfind(b"\n") + 1
+    rows = []
+    for number, line in enumerate(data[:length].split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError):
+            raise RunDirectoryError(
+                f"{path} line {number} is not a row of metrics: {line[:60]!r}; mend or remove that "
+                f"line, or set overwrite=true to start anew"
+            ) from None
+        rows.append(row)
+    return rows, length
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise RunDirectoryError(f"{path} holds a {type(content).__name__} where a JSON object goes")
+    return content
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_alive(pid: object) -> bool:
+    if not isinstance(pid, int) or pid < 1:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+_open_writers: weakref.WeakSet[RunDirectory] = weakref.WeakSet()
+
+
+def _leave_locks_to_the_parent() -> None:
+    for writer in list(_open_writers):
+        with contextlib.suppress(OSError):
+            writer._close_descriptors()
+
+
+# A forked data worker would share the lock and keep it for seconds after its parent was killed.
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)

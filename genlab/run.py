@@ -1,0 +1,552 @@
+"""The composition root: a config to data, module and trainer, and these to a run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import lightning.pytorch as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.tree import Tree
+
+from genlab import checkpoints, configs, seeding
+from genlab.callbacks.checkpoint import (
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    StopOnSignal,
+    Stopped,
+    best_checkpoint,
+)
+from genlab.callbacks.ema import WeightAverage
+from genlab.callbacks.progress import SHOWN, progress
+from genlab.data.datamodule import ImageData, SplitName
+from genlab.errors import (
+    DONE,
+    INTERRUPTED,
+    REFUSED,
+    TRAINING_FAILED,
+    ConfigError,
+    GenlabError,
+)
+from genlab.modules.base import GenerativeModule
+from genlab.results import Run, RunDirectory, set_aside
+from genlab.tracking.record import RecordLogger
+from genlab.vae.forecast import Forecast
+
+log = logging.getLogger(__name__)
+
+#: Where a run's name on the command line says nothing about what it computes.
+_UNNAMED = ("experiment", "data.data_dir", "runs_dir", "group", "overwrite", "logger", "launcher")
+
+UNITS = {
+    "loss": "nats/image",
+    "reconstruction": "nats/image",
+    "kl": "nats/image",
+    "neg_elbo": "nats/image",
+    "nll_iwae": "nats/image",
+    "rate": "nats/image",
+    "rate_ceiling": "nats/image",
+    "bits_per_dim": "bits",
+    "mutual_information": "nats",
+    "aggregate_kl": "nats",
+    "information_cap": "nats",
+    "active_units": "count",
+    "images_per_second": "images/s",
+    "squared_error": "summed squared error/image",
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run-level keys of `conf/train.yaml`, checked.
+
+    Raises:
+        ConfigError: for a value outside its range.
+    """
+
+    data: dict[str, Any]
+    model: dict[str, Any]
+    trainer: dict[str, Any]
+    callbacks: dict[str, Any]
+    logger: dict[str, Any]
+    launcher: str
+    seed: int
+    runs_dir: str
+    group: str | None
+    overwrite: bool
+    traceback: bool
+    notes: str | None
+    tags: list[str]
+    compile: bool
+    channels_last: bool
+    matmul_precision: Literal["highest", "high", "medium"]
+    ema_decay: float | None
+    early_stopping_epochs: int | None
+    checkpoint_every_n_steps: int | None
+    init_from: str | None
+    evaluate: Literal["best", "last"]
+    forecast: bool
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}: 0 or more is needed")
+        for key in ("early_stopping_epochs", "checkpoint_every_n_steps"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"{key}={value}: 1 or more is needed, or null")
+        if self.group is not None and not re.fullmatch(r"[\w.=,+-]+", self.group):
+            raise ConfigError(f"group={self.group!r}: letters, digits and . _ - = , + are allowed")
+        if self.trainer.get("max_epochs") is not None and self.trainer["max_epochs"] < 1:
+            raise ConfigError(
+                f"trainer.max_epochs={self.trainer['max_epochs']}: 1 or more is needed"
+            )
+
+    @classmethod
+    def of(cls, config: configs.Config) -> RunConfig:
+        """From a resolved config, every run-level key known and typed."""
+        hints = get_type_hints(cls)
+        for key, value in config.items():
+            if key not in hints:
+                raise ConfigError(f"{key}={value!r}: {configs.unknown(key, hints)}")
+        return cls(**{key: configs.coerce(value, hints[key], key) for key, value in config.items()})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: its directory where it got one, its result where it has one."""
+
+    exit_code: int
+    path: Path | None = None
+    result: dict[str, Any] | None = None
+    message: str = ""
+
+
+def command_line(main: Callable[[], Any]) -> None:
+    """Run a Hydra main function: composition errors in one line and with exit code 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        parts = [str(error)] + ([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])
+        lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
+        _say_refused(" | ".join(dict.fromkeys(lines)))
+        sys.exit(REFUSED)
+    except GenlabError as error:
+        _say_refused(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _say_refused(message: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False)
+
+
+def train(cfg: DictConfig) -> Outcome:
+    """One job of `train.py`: a run from its composed config to its result.
+
+    A failure ends the process with its exit code; in a multirun it is returned instead, so that the
+    other jobs go on.
+    """
+    try:
+        return run(cfg)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)  # of a multirun too: whoever stops it means all of it
+    except Exception as error:
+        code = error.exit_code if isinstance(error, GenlabError) else TRAINING_FAILED
+        message = (
+            str(error) if isinstance(error, GenlabError) else f"{type(error).__name__}: {error}"
+        )
+        if OmegaConf.select(cfg, "traceback") or not isinstance(error, GenlabError):
+            traceback.print_exc()
+        _say_refused(message)
+        if not is_multirun():
+            sys.exit(code)
+        return Outcome(code, path=getattr(error, "run_directory", None), message=message)
+
+
+def is_multirun() -> bool:
+    """Whether this is one job of several."""
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def run(cfg: DictConfig) -> Outcome:
+    """Train and test what `cfg` describes, or go on with it, or return what it gave before."""
+    _quieten_libraries()
+    config = configs.resolve(cfg)
+    config.pop("hydra", None)
+    overrides = _overrides()
+    run_config = RunConfig.of({k: v for k, v in config.items() if k not in ("experiment", "debug")})
+    group = run_config.group or os.environ.get("GENLAB_SWEEP_GROUP") or "single"
+    config = {**config, **_plain(run_config), "group": group}
+    path = run_path(config, group, overrides)
+    before = Run(path)
+    if run_config.overwrite and path.exists():
+        print(f"overwrite: the run that was here is now {set_aside(path)}")
+    elif before.is_completed:
+        print(f"completed before: {path} (overwrite=true trains anew)")
+        _show(before.result or {}, path)
+        return Outcome(DONE, path, before.result)
+
+    seeding.seed_everything(run_config.seed)
+    torch.set_float32_matmul_precision(run_config.matmul_precision)
+    data: ImageData = configs.build(config["data"])
+    module: GenerativeModule = configs.build(config["model"], spec=data.spec, seed=run_config.seed)
+    callbacks = {name: node for name, node in run_config.callbacks.items() if node is not None}
+    if run_config.init_from is not None:
+        checkpoints.load_weights(module, Path(run_config.init_from))
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+
+    with RunDirectory(path) as directory, _logged_to(directory.log_path):
+        directory.write_config(configs.to_yaml(config))
+        directory.write_env(environment())
+        directory.write_status("running")
+        try:
+            result = _train_in(directory, run_config, config, data, module, callbacks)
+        except BaseException as error:
+            _record_failure(directory, error)
+            error.run_directory = path  # type: ignore[attr-defined]
+            raise
+        directory.write_result(result)
+        directory.write_status("completed")
+    _show(result, path)
+    return Outcome(DONE, path, result)
+
+
+def _show(result: dict[str, Any], path: Path) -> None:
+    metrics = result.get("metrics", {})
+    terms = [f"{n} {metrics[f'test/{n}']:.2f}" for n in SHOWN if f"test/{n}" in metrics]
+    terms += [f"{n[5:]} {v:.2f}" for n, v in metrics.items() if n.startswith("test/nll_iwae")]
+    if result.get("verdict"):
+        terms.append(str(result["verdict"]))
+    print(f"test   {'  '.join(terms)}")
+    print(f"result {path / 'result.json'}")
+
+
+def _plain(run_config: RunConfig) -> dict[str, Any]:
+    return {f.name: getattr(run_config, f.name) for f in dataclasses.fields(run_config)}
+
+
+def _train_in(
+    directory: RunDirectory,
+    run_config: RunConfig,
+    config: configs.Config,
+    data: ImageData,
+    module: GenerativeModule,
+    callback_nodes: dict[str, Any],
+) -> dict[str, Any]:
+    path = directory.path
+    last_path = directory.checkpoints / "last.ckpt"
+    resumed = last_path.exists()
+    if resumed:
+        checkpoints.check_fits(module, last_path)
+    _introduce(path, config, data, module, resumed)
+    expected = module.forecast(data.pixels("train")) if run_config.forecast else None
+    if expected is not None:
+        print(f"expect {expected.sentence}")
+    print(flush=True)
+
+    last = LastCheckpoint(directory.checkpoints, run_config.checkpoint_every_n_steps)
+    watchers: list[pl.Callback] = []
+    if run_config.ema_decay is not None:
+        watchers.append(WeightAverage(run_config.ema_decay))  # first: see its docstring
+    watchers += [
+        configs.build(node, directory=directory.pictures) for node in callback_nodes.values()
+    ]
+    watchers += [progress(), last, StopOnSignal(last)]
+    watchers.append(best_checkpoint(directory.checkpoints, "val/loss"))
+    if run_config.early_stopping_epochs is not None:
+        watchers.append(EarlyStopping("val/loss", patience=run_config.early_stopping_epochs))
+
+    tracker = _tracker(directory, run_config, config)
+    exit_code = TRAINING_FAILED
+    try:
+        trainer: pl.Trainer = configs.build(
+            run_config.trainer,
+            callbacks=watchers,
+            logger=[RecordLogger(directory), *([tracker] if tracker is not None else [])],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=str(path),
+            enable_progress_bar=any(isinstance(w, pl.callbacks.ProgressBar) for w in watchers),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        if run_config.channels_last:
+            module.to(memory_format=torch.channels_last)
+        if run_config.compile:
+            for network in module.networks().values():
+                network.compile()  # in place: the names in checkpoints stay what they are
+        trainer.fit(module, datamodule=data, ckpt_path=str(last_path) if resumed else None)
+        name = f"{run_config.evaluate}.ckpt"
+        chosen = directory.checkpoints / name
+        checkpoints.load_weights(module, chosen if chosen.exists() else last_path)
+        trainer.test(module, datamodule=data, verbose=False)
+        result = _result(run_config, module, last, expected)
+        if tracker is not None:
+            tracker.summarise({**result["metrics"], "verdict": result["verdict"]})
+        exit_code = DONE
+        return result
+    except Stopped as stopped:
+        exit_code = stopped.exit_code
+        raise
+    finally:
+        if tracker is not None:
+            if not is_multirun():
+                print(tracker.sentence)
+            tracker.close(exit_code)
+
+
+def _tracker(directory: RunDirectory, run_config: RunConfig, config: configs.Config) -> Any:
+    if "_target_" not in run_config.logger:
+        return None
+    choices = _choices()
+    group = str(config["group"])
+    return configs.build(
+        run_config.logger,
+        directory=directory.path,
+        run_id=re.sub(r"[^\w-]", "-", f"{group}-{directory.path.name}")[-120:],
+        group=group,
+        name=directory.path.name,
+        job_type="train",
+        tags=sorted({*(f"{key}:{value}" for key, value in choices.items()), *run_config.tags}),
+        notes=run_config.notes,
+        config=config,
+    )
+
+
+def run_path(config: configs.Config, group: str, overrides: Sequence[str]) -> Path:
+    """Where this config's run lies: its directory of before, or the one that it would be given.
+
+    The last 8 characters, a hash of what the run computes, are its identity; the words before them
+    are for people.
+    """
+    folder = Path(config["runs_dir"]) / group
+    identity = configs.identity(config)
+    for found in sorted(folder.glob(f"*-{identity}")):
+        return found
+    model = str(config["model"].get("_target_", "model")).rsplit(".", 1)[-1].lower()
+    words = [model]
+    for override in sorted(overrides):
+        key, _, value = override.lstrip("+~").partition("=")
+        if not any(key == u or key.startswith(f"{u}.") for u in _UNNAMED):
+            words.append(f"{key.rsplit('.', 1)[-1].rsplit('/', 1)[-1]}={value}")
+    tag = re.sub(r"[^\w.=,+-]", "_", "-".join(words))[:80]
+    return folder / f"{tag}-{identity}"
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _choices() -> dict[str, str]:
+    """The config files that were chosen: data, model, model/likelihood, ..."""
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices
+    return {
+        str(key): str(value)
+        for key, value in chosen.items()
+        if value is not None and not str(key).startswith("hydra/")
+    }
+
+
+def _introduce(
+    path: Path, config: configs.Config, data: ImageData, module: GenerativeModule, resumed: bool
+) -> None:
+    shown = {k: v for k, v in config.items() if k not in ("launcher",)}
+    tree = Tree("config")
+    _grow(tree, shown)
+    log.info("resolved config\n%s", configs.to_yaml(config))
+    if not (is_multirun() and HydraConfig.get().job.num > 0):
+        Console(soft_wrap=True, highlight=False).print(tree)
+    parameters = sum(p.numel() for p in module.parameters())
+    spec = data.spec
+    levels = "real-valued" if spec.levels is None else f"{spec.levels} levels"
+    sizes = ", ".join(f"{data.size(s):,} {s}" for s in get_args(SplitName))
+    print(f"\nrun    {path}{' (going on)' if resumed else ''}")
+    print(f"data   {sizes}; {spec.channels} x {spec.height} x {spec.width}, {levels}")
+    print(f"model  {type(module).__name__}, {parameters:,} parameters")
+    if module.meaning():
+        print(f"knob   {module.meaning()}")
+
+
+def _grow(tree: Tree, node: dict[str, Any]) -> None:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            _grow(tree.add(key), value)
+        else:
+            tree.add(f"{key}: {json.dumps(value)}".replace("[", r"\["))
+
+
+def _result(
+    run_config: RunConfig,
+    module: GenerativeModule,
+    last: LastCheckpoint,
+    expected: Forecast | None,
+) -> dict[str, Any]:
+    metrics = {f"test/{k}": v for k, v in module.final_metrics.items()}
+    if expected is not None:
+        metrics |= {f"forecast/{k}": v for k, v in expected.metrics().items()}
+    units = {
+        name: unit
+        for name in metrics
+        for stem, unit in UNITS.items()
+        if re.fullmatch(rf"{stem}(_\d+)?", name.partition("/")[2])
+    }
+    trainer = module.trainer
+    images = trainer.global_step * run_config.data["batch_size"] * trainer.world_size
+    return {
+        "metrics": metrics,
+        "units": units,
+        "verdict": module.verdict(module.final_metrics),
+        "forecast_verdict": _expected_verdict(module, expected),
+        "evaluated": run_config.evaluate,
+        "seed": run_config.seed,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "wall_seconds": last.seconds,
+        "images_per_second": images / last.seconds if last.seconds else None,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _expected_verdict(module: GenerativeModule, expected: Forecast | None) -> str:
+    known = expected is not None and expected.active_units is not None
+    return module.verdict(expected.metrics()) if expected is not None and known else ""
+
+
+def _versions() -> dict[str, str]:
+    names = ("genlab", "torch", "lightning", "hydra-core", "omegaconf", "wandb", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {**found, "python": platform.python_version()}
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """Packages and hardware of this process."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _record_failure(directory: RunDirectory, error: BaseException) -> None:
+    if isinstance(error, Stopped):
+        directory.write_status("preempted", message=str(error))
+        return
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        directory.write_status("preempted", message=signal.Signals.SIGINT.name)
+        return
+    log.error("failed", exc_info=error)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "genlab" in f.filename] or frames
+    where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    kind = type(error).__name__
+    directory.write_status("failed", type=kind, message=str(error), where=where)
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Log lines of genlab and of Lightning to train.log while a run lasts."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+def _quieten_libraries() -> None:
+    """What Lightning would print at every start goes to train.log alone."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    if not any(isinstance(h, _Terminal) for h in logging.getLogger().handlers):
+        logging.getLogger().addHandler(_Terminal())
+    for message in (
+        ".*does not have many workers.*",  # the data are in memory: workers would only slow it down
+        ".*your dataloader is not resumable.*",  # its order is a function of the step
+        ".*`?isinstance\\(treespec, LeafSpec\\)`? is deprecated.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
+    """Warnings of genlab's own, one line each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.addFilter(lambda record: record.name.startswith("genlab") and not record.exc_info)

@@ -1,0 +1,1 @@
+"""Where metrics go: the run directory's own record, and Weights & Biases."""

@@ -1,0 +1,266 @@
+"""What a KL weight must do, computed from the data before any training.
+
+A linear beta-VAE is solved exactly by reverse water-filling over the eigenvalues of the data
+covariance (Lucas et al. 2019 at beta = 1), with water level theta = beta sigma^2. For any decoder,
+however deep, a global optimum obeys reconstruction + beta kl <= what a constant decoder reaches, so
+the rate has the ceiling (D_collapse - D_min) / beta.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+from torch import Tensor
+
+from genlab.protocols import ImageSpec
+from genlab.vae.checks import number, whole
+from genlab.vae.likelihoods import (
+    Bernoulli,
+    CalibratedGaussian,
+    DiscretizedLogisticLikelihood,
+    DiscretizedLogisticMixtureLikelihood,
+    GaussianLikelihood,
+    LearnedGaussian,
+    Likelihood,
+)
+from genlab.vae.spectrum import PixelStatistics, binary_entropy
+
+
+class WaterFilling(NamedTuple):
+    """The optimum of the linear VAE at one water level.
+
+    Attributes:
+        rate: sum over active directions of ln(l / theta) / 2, nats.
+        distortion: the expected summed squared error with z sampled.
+        sse_mean: the same with z at the posterior mean.
+        active_units: directions with l > theta, at most latent_dim.
+    """
+
+    rate: float
+    distortion: float
+    sse_mean: float
+    active_units: int
+
+
+def water_filling(eigenvalues: Tensor, theta: float, latent_dim: int) -> WaterFilling:
+    """The linear VAE's optimum on data with these covariance eigenvalues, largest first.
+
+    theta = beta sigma^2; at theta = 0 the rate is infinite and the distortion that of PCA.
+    """
+    number("theta", theta, at_least=0)
+    whole("model.latent_dim", latent_dim, 1)
+    eigenvalues = eigenvalues.double().clamp(min=0)
+    top = eigenvalues[:latent_dim]
+    active = top[top > theta]
+    k = len(active)
+    rest = float(eigenvalues[k:].sum())
+    rate = 0.0
+    if k:
+        rate = math.inf if theta == 0 else 0.5 * float((active / theta).log().sum())
+    return WaterFilling(rate, k * theta + rest, float((theta**2 / active).sum()) + rest, k)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one KL weight must do; None where nothing is known for this likelihood.
+
+    Attributes:
+        beta: the canonical KL weight.
+        active_units: latents in use.
+        rate: the KL term, nats per image.
+        reconstruction: the reconstruction term, nats per image.
+        squared_error: E SSE per image, z sampled.
+        collapse: whether every latent goes unused.
+        collapse_threshold: the weight above which the collapsed point is locally stable.
+        rate_ceiling: bound on the KL term at a global optimum, for any decoder; nats per image.
+        exact: whether all but the ceiling is exact for the linear VAE on this data; not so where
+            the covariance was measured on a part of it (`Spectrum.images`) for the sake of time.
+        basis: in words, what it rests on.
+    """
+
+    beta: float
+    active_units: int | None = None
+    rate: float | None = None
+    reconstruction: float | None = None
+    squared_error: float | None = None
+    collapse: bool | None = None
+    collapse_threshold: float | None = None
+    rate_ceiling: float | None = None
+    exact: bool = False
+    basis: str = "no linear forecast for this likelihood"
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers that are known, by name; nats per image."""
+        values = {
+            "active_units": self.active_units,
+            "rate": self.rate,
+            "reconstruction": self.reconstruction,
+            "squared_error": self.squared_error,
+            "collapse_threshold": self.collapse_threshold,
+            "rate_ceiling": self.rate_ceiling,
+        }
+        return {name: float(value) for name, value in values.items() if value is not None}
+
+    @property
+    def sentence(self) -> str:
+        """What to expect, in one line."""
+        parts = []
+        if self.active_units is not None:
+            state = "collapse, 0" if self.collapse else str(self.active_units)
+            parts.append(f"{state} active units, rate {self.rate:.2f} nats")
+        if self.collapse_threshold is not None:
+            parts.append(f"weights from {self.collapse_threshold:.4g} on collapse")
+        if self.rate_ceiling is not None and math.isfinite(self.rate_ceiling):
+            parts.append(f"no decoder's rate above {self.rate_ceiling:.2f} nats")
+        return f"{'; '.join(parts)} ({self.basis})" if parts else self.basis
+
+
+def forecast(
+    likelihood: Likelihood, pixels: npt.NDArray[Any], spec: ImageSpec, latent_dim: int, beta: float
+) -> Forecast:
+    """What the canonical weight `beta` must do to a VAE with this likelihood on these images."""
+    return forecasts(likelihood, pixels, spec, latent_dim, [beta])[0]
+
+
+def forecasts(
+    likelihood: Likelihood,
+    pixels: npt.NDArray[Any],
+    spec: ImageSpec,
+    latent_dim: int,
+    betas: Sequence[float],
+) -> list[Forecast]:
+    """One forecast for each weight, from one pass over the statistics of the data.
+
+    Raises:
+        ConfigError: a likelihood that does not fit the data, a negative or non-finite weight, or a
+            latent size below 1.
+    """
+    likelihood.check(spec)
+    whole("model.latent_dim", latent_dim, 1)
+    data = PixelStatistics(pixels, spec.levels)
+    betas = [number("model.kl_weight", beta, at_least=0) for beta in betas]
+    return [predict(likelihood, data, latent_dim, beta) for beta in betas]
+
+
+@singledispatch
+def predict(
+    likelihood: Likelihood, data: PixelStatistics, latent_dim: int, beta: float
+) -> Forecast:
+    """The forecast of one kind of likelihood; without one registered, nothing is claimed."""
+    return Forecast(beta)
+
+
+@predict.register
+def _fixed_scale(
+    likelihood: GaussianLikelihood, data: PixelStatistics, latent_dim: int, beta: float
+) -> Forecast:
+    variance, eigenvalues = likelihood.scale**2, data.spectrum.eigenvalues
+    optimum = water_filling(eigenvalues, beta * variance, latent_dim)
+    constant = 0.5 * data.dims * math.log(2 * math.pi * variance)
+    return Forecast(
+        beta,
+        active_units=optimum.active_units,
+        rate=optimum.rate,
+        reconstruction=optimum.distortion / (2 * variance) + constant,
+        squared_error=optimum.distortion,
+        collapse=optimum.active_units == 0,
+        collapse_threshold=float(eigenvalues[0]) / variance,
+        rate_ceiling=_ceiling(float(eigenvalues.sum()) / (2 * variance), beta),
+        exact=data.spectrum.images == len(data.pixels),
+        basis="linear VAE: reverse water-filling",
+    )
+
+
+@predict.register(LearnedGaussian)
+@predict.register(CalibratedGaussian)
+def _free_scale(
+    likelihood: Likelihood, data: PixelStatistics, latent_dim: int, beta: float
+) -> Forecast:
+    eigenvalues, dims = data.spectrum.eigenvalues, data.dims
+    variance = optimal_variance(eigenvalues, beta, latent_dim)
+    optimum = water_filling(eigenvalues, beta * variance, latent_dim)
+    total = float(eigenvalues.sum())
+    log_variance = math.log(2 * math.pi * variance) if variance > 0 else -math.inf
+    return Forecast(
+        beta,
+        active_units=optimum.active_units,
+        rate=optimum.rate,
+        reconstruction=0.5 * dims * (log_variance + 1),
+        squared_error=optimum.distortion,
+        collapse=optimum.active_units == 0,
+        collapse_threshold=float(eigenvalues[0]) * dims / total if total > 0 else 0.0,
+        exact=data.spectrum.images == len(data.pixels),
+        basis="linear VAE with its optimal scale" + (": probabilistic PCA" if beta == 1 else ""),
+    )
+
+
+def optimal_variance(eigenvalues: Tensor, beta: float, latent_dim: int) -> float:
+    """The sigma^2 that minimises D/2 ln sigma^2 + SSE / (2 sigma^2) + beta R of the linear VAE.
+
+    With m active directions the optimum is (sum of the other eigenvalues) / (D - beta m), which at
+    beta = 1 is probabilistic PCA's; of the m that are consistent with their own water level the
+    best is taken. 0 where the objective has no lower bound (latents enough for a perfect fit).
+    """
+    eigenvalues = eigenvalues.double().clamp(min=0)
+    dims = len(eigenvalues)
+    residual = [*eigenvalues.flip(0).cumsum(0).flip(0).tolist(), 0.0]
+    best, best_loss = residual[0] / dims, math.inf
+    for m in range(min(latent_dim, dims) + 1):
+        if beta * m >= dims:
+            break
+        # Rounding in a covariance leaves small eigenvalues where the truth is 0.
+        if residual[m] <= 1e-6 * residual[0]:
+            return 0.0
+        variance = residual[m] / (dims - beta * m)
+        optimum = water_filling(eigenvalues, beta * variance, latent_dim)
+        if beta > 0 and optimum.active_units != m:
+            continue
+        rate = 0.0 if beta == 0 else beta * optimum.rate
+        loss = 0.5 * dims * math.log(variance) + optimum.distortion / (2 * variance) + rate
+        if loss < best_loss:
+            best, best_loss = variance, loss
+    return best
+
+
+@predict.register
+def _bernoulli(
+    likelihood: Bernoulli, data: PixelStatistics, latent_dim: int, beta: float
+) -> Forecast:
+    eigenvalues = data.bernoulli_spectrum.eigenvalues
+    optimum = water_filling(eigenvalues, beta, latent_dim)
+    collapsed = float(binary_entropy(data.mean).sum())
+    floor = data.bernoulli_entropy
+    ceiling = _ceiling(collapsed - floor, beta)
+    gain = 0.5 * (float(eigenvalues.sum()) - optimum.distortion)
+    return Forecast(
+        beta,
+        active_units=optimum.active_units,
+        rate=min(optimum.rate, ceiling),
+        reconstruction=max(collapsed - gain, floor),
+        collapse=optimum.active_units == 0,
+        collapse_threshold=float(eigenvalues[0]),
+        rate_ceiling=ceiling,
+        basis="second order around the collapsed point: exact threshold, the rest approximate",
+    )
+
+
+@predict.register(DiscretizedLogisticLikelihood)
+@predict.register(DiscretizedLogisticMixtureLikelihood)
+def _discretized(
+    likelihood: Likelihood, data: PixelStatistics, latent_dim: int, beta: float
+) -> Forecast:
+    # A mass is at most 1, so D_min >= 0; and the best constant decoder is no worse than this one.
+    return Forecast(
+        beta,
+        rate_ceiling=_ceiling(data.logistic_nats, beta),
+        basis="no linear forecast; the ceiling is from a logistic with each pixel's moments",
+    )
+
+
+def _ceiling(gain: float, beta: float) -> float:
+    return math.inf if beta == 0 else gain / beta

@@ -1,0 +1,101 @@
+"""p(z). Adding one: a subclass here and a YAML file in `conf/model/prior/`."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from genlab.protocols import ImageSpec
+from genlab.vae.bounds import gaussian_kl
+from genlab.vae.checks import number, whole
+
+Encode = Callable[[Tensor], Normal]
+
+
+class PriorDistribution(Protocol):
+    """What the bounds ask of p(z)."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(N, d) to (N,), in nats."""
+        ...
+
+    def sample(self, shape: Sequence[int]) -> Tensor:
+        """(n,) to (n, d)."""
+        ...
+
+
+class Prior(nn.Module, ABC):
+    """A prior over latents (d,) for images like `spec`."""
+
+    kl_is_analytic: ClassVar[bool]
+
+    @abstractmethod
+    def distribution(self, encode: Encode | None = None) -> PriorDistribution:
+        """p(z) as it is now; `encode`, images to q(z|x), is for priors that are made of it."""
+
+    def kl_per_dim(self, posterior: Normal) -> Tensor | None:
+        """KL(q(z|x) || p(z)) in closed form, (B, d); None where only Monte Carlo will do."""
+        return None
+
+
+class StandardNormal(Prior):
+    """N(0, I)."""
+
+    kl_is_analytic = True
+    zeros: Tensor
+
+    def __init__(self, spec: ImageSpec, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+
+    def distribution(self, encode: Encode | None = None) -> PriorDistribution:
+        unit = Normal(self.zeros, torch.ones_like(self.zeros), validate_args=False)
+        return Independent(unit, 1, validate_args=False)
+
+    def kl_per_dim(self, posterior: Normal) -> Tensor:
+        return gaussian_kl(posterior.loc, 2 * posterior.scale.log())
+
+
+class VampPrior(Prior):
+    """The mixture (1/K) sum_k q(z|u_k) of the encoder at K learned images (Tomczak & Welling 2018).
+
+    Args:
+        components: K.
+        initial_std: spread of the pseudo-inputs before training, in logits of pixels (in pixels
+            where those are real numbers).
+    """
+
+    kl_is_analytic = False
+    log_weights: Tensor
+
+    def __init__(
+        self, spec: ImageSpec, latent_dim: int, components: int = 500, initial_std: float = 1.0
+    ) -> None:
+        super().__init__()
+        whole("model.prior.components", components, 1)
+        number("model.prior.initial_std", initial_std, at_least=0)
+        self.bounded = spec.levels is not None
+        self.raw = nn.Parameter(initial_std * torch.randn(components, *spec.shape))
+        weights = torch.full((components,), -math.log(components))
+        self.register_buffer("log_weights", weights, persistent=False)
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The K images u_k, (K, C, H, W), in the range of the data."""
+        return self.raw.sigmoid() if self.bounded else self.raw
+
+    def distribution(self, encode: Encode | None = None) -> PriorDistribution:
+        if encode is None:
+            raise TypeError("the VampPrior is made of the encoder: pass encode")
+        q = encode(self.pseudo_inputs)
+        return MixtureSameFamily(
+            Categorical(logits=self.log_weights, validate_args=False),
+            Independent(q, 1, validate_args=False),
+            validate_args=False,
+        )

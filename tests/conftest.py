@@ -1,0 +1,21 @@
+"""What every test starts from: one thread, no network, no dependence on time or chance."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported anywhere: sums depend on the number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("genlab", deadline=None, derandomize=True, database=None)
+settings.load_profile("genlab")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests last, so that a broken law is seen early."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

@@ -1,0 +1,229 @@
+"""Image folders: formats, sizes, damaged files, and a cache that is right or made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genlab.data import folder as folder_module
+from genlab.data.datamodule import ImageData
+from genlab.data.sources import ImageFolder
+from genlab.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """train and test, red and blue squares of 10 x 10 in PNG, JPEG and WebP."""
+    for split, number in (("train", 6), ("test", 3)):
+        for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+            for i in range(number):
+                save(tmp_path / "tree" / split / name / f"{i}{SUFFIXES[i % 4]}", colour)
+    return tmp_path / "tree"
+
+
+SUFFIXES = (".png", ".jpg", ".webp", ".JPEG")
+
+
+def save(path: Path, colour, size=(10, 10), mode="RGB", **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+
+
+def source(root, **options) -> ImageFolder:
+    return ImageFolder(
+        str(root), **({"image_size": 8, "cache_dir": str(root.parent / "c")} | options)
+    )
+
+
+def test_every_format_is_decoded_and_labelled(root):
+    folder = source(root)
+    assert folder.spec.shape == (3, 8, 8) and folder.spec.classes == ()
+    folder.prepare(Path())
+    assert folder.spec.classes == ("blue", "red")
+    for split, number in (("train", 6), ("test", 3)):
+        pixels, labels = folder.load(Path(), split)
+        assert labels.tolist() == [0] * number + [1] * number
+        expected = np.where(labels[:, None] == 1, [[200, 0, 0]], [[0, 0, 200]])
+        # JPEG and WebP are lossy.
+        np.testing.assert_allclose(
+            pixels, np.broadcast_to(expected[:, :, None, None], pixels.shape), atol=6
+        )
+
+
+def test_the_pixels_are_a_memory_map_that_nobody_can_write_to(root):
+    pixels = source(root).load(Path(), "train").pixels
+    assert isinstance(pixels, np.memmap) and pixels.dtype == np.uint8 and not pixels.flags.writeable
+
+
+def test_a_png_of_the_right_size_is_kept_bit_for_bit(tmp_path):
+    original = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    (tmp_path / "tree" / "a").mkdir(parents=True)
+    for i, pixels in enumerate(original):
+        Image.fromarray(pixels).save(tmp_path / "tree" / "a" / f"{i:02}.png")
+    folder = source(tmp_path / "tree", fit="exact", test_fraction=0.25)
+    train, test = (folder.load(Path(), split).pixels for split in ("train", "test"))
+    assert len(train) == 9 and len(test) == 3
+    found = {p.tobytes() for p in (*train, *test)}
+    assert found == {p.transpose(2, 0, 1).tobytes() for p in original}
+
+
+def test_the_test_part_is_fixed(tmp_path):
+    for i in range(20):
+        save(tmp_path / "tree" / "ab"[i % 2] / f"{i}.png", (i, i, i))
+    first = source(tmp_path / "tree").load(Path(), "test").pixels[:, 0, 0, 0].tolist()
+    again = source(tmp_path / "tree", cache_dir=str(tmp_path / "d")).load(Path(), "test")
+    assert len(first) == 2 and again.pixels[:, 0, 0, 0].tolist() == first
+
+
+def test_the_centre_is_cut_out_or_the_whole_stretched(tmp_path):
+    # Three squares beside each other: green, white, green.
+    image = Image.new("RGB", (48, 16), (0, 255, 0))
+    image.paste((255, 255, 255), (16, 0, 32, 16))
+    for i in range(4):
+        (tmp_path / "tree" / "a").mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "tree" / "a" / f"{i}.png")
+    crop, stretch = (
+        source(tmp_path / "tree", fit=fit, test_fraction=0.5).load(Path(), "train").pixels[0, 0]
+        for fit in ("crop", "stretch")
+    )
+    assert crop[:, 1:-1].min() > 230
+    assert stretch[:, [0, -1]].max() < 25 and stretch[:, 4].min() > 230
+
+
+def test_grey_is_the_luminance_and_the_camera_is_held_upright(tmp_path):
+    upright = Image.new("RGB", (8, 8), (255, 0, 0))
+    upright.paste((0, 0, 0), (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for i in range(2):
+        (tmp_path / "tree" / "a").mkdir(parents=True, exist_ok=True)
+        upright.rotate(180).save(tmp_path / "tree" / "a" / f"{i}.png", exif=exif)
+    pixels = source(tmp_path / "tree", channels=1, test_fraction=0.5).load(Path(), "train").pixels
+    assert pixels.shape == (1, 1, 8, 8)
+    # ITU-R 601: Y = .299 R.
+    assert (pixels[0, 0, :4] == 0).all() and (pixels[0, 0, 4:] == 76).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"", "it is empty"), (b"no image", "cannot identify"), (None, "truncated")],
+)
+def test_an_unreadable_image_is_named_or_skipped(root, caplog, content, complaint):
+    path = root / "train" / "red" / "2.webp"
+    if content is None:
+        path = root / "train" / "red" / "0.png"
+        noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        content = path.read_bytes()[:-2000]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{path.name} cannot be read .*{complaint}.*skip"):
+        source(root).prepare(Path())
+    assert list((root.parent / "c" / "folder").iterdir()) == []
+    images = source(root, unreadable="skip").load(Path(), "train")
+    assert images.labels.tolist() == [0] * 6 + [1] * 5 and len(images.pixels) == 11
+    assert "1 unreadable images skipped" in caplog.text and str(path) in caplog.text
+
+
+def test_an_image_of_more_than_8_bits_or_another_size_is_refused(root):
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(root / "train" / "red" / "0.png")
+    with pytest.raises(DataError, match="0.png .*more than 8 bits"):
+        source(root).prepare(Path())
+    with pytest.raises(DataError, match="10 x 10 pixels, not 8 x 8"):
+        source(root, fit="exact").prepare(Path())
+
+
+def test_the_cache_is_used_again_until_something_changes(root, monkeypatch):
+    decoded = []
+    decode = ImageFolder._decode
+    monkeypatch.setattr(
+        ImageFolder, "_decode", lambda self, file: decoded.append(file) or decode(self, file)
+    )
+
+    def decodes(**options) -> int:
+        decoded.clear()
+        source(root, **options).prepare(Path())
+        return len(decoded)
+
+    assert decodes() == 18
+    assert decodes() == 0
+    assert decodes(image_size=6) == 18
+    assert decodes(channels=1) == 18
+    assert decodes(fit="stretch") == 18
+    changed = root / "test" / "red" / "0.png"
+    save(changed, (1, 2, 3))
+    os.utime(changed, ns=(1, 1))
+    assert decodes() == 18
+    save(root / "test" / "red" / "new.png", (1, 2, 3))
+    assert decodes() == 19
+    (root / "test" / "red" / "new.png").unlink()
+    assert decodes() == 0
+
+
+def test_an_interrupted_decoding_leaves_no_cache(root, monkeypatch):
+    def interrupted(self, file):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ImageFolder, "_decode", interrupted)
+        source(root).prepare(Path())
+    assert list((root.parent / "c" / "folder").iterdir()) == []
+    assert len(source(root).load(Path(), "train").pixels) == 12
+
+
+def test_many_images_keep_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "_CHUNK", 7)
+    for i in range(30):
+        save(tmp_path / "tree" / "train" / "a" / f"{i:02}.png", (i, i, i))
+    save(tmp_path / "tree" / "test" / "a" / "0.png", (0, 0, 0))
+    pixels = source(tmp_path / "tree").load(Path(), "train").pixels
+    assert pixels[:, 0, 0, 0].tolist() == list(range(30))
+
+
+def test_the_cache_lives_where_xdg_says(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert ImageFolder(str(root), image_size=8).cache_dir == tmp_path / "xdg" / "genlab"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ImageFolder(str(root), image_size=8).cache_dir == tmp_path / ".cache" / "genlab"
+
+
+@pytest.mark.parametrize("binarisation", ["none", "static", "dynamic"])
+def test_the_datamodule_reads_a_folder(root, binarisation):
+    module = ImageData(source(root), 4, 5, 2, 0, "x", binarisation=binarisation)
+    module.setup()
+    for split, number in (("train", 10), ("val", 2), ("test", 6)):
+        assert len(module.pixels(split)) == len(module.labels(split)) == number
+    levels = np.unique(next(iter(module.train_dataloader()))["image"])
+    assert binarisation == "none" or set(levels) <= {0, 255}
+    assert module.spec.classes == ("blue", "red")
+
+
+def test_a_folder_that_does_not_fit_is_refused(root):
+    with pytest.raises(DataError, match="there is no such folder"):
+        source(root / "elsewhere").prepare(Path())
+    (root.parent / "empty" / "class").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds 0 training and 0 test images"):
+        source(root.parent / "empty").prepare(Path())
+    save(root / "test" / "green" / "0.png", (0, 200, 0))
+    with pytest.raises(DataError, match="green is a class without a folder in"):
+        source(root).prepare(Path())
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"image_size": 0}, "image_size=0"),
+        ({"channels": 2}, "channels=2"),
+        ({"fit": "pad"}, "fit=pad"),
+        ({"unreadable": "ignore"}, "unreadable=ignore"),
+        ({"test_fraction": 0.0}, r"test_fraction=0\.0"),
+        ({"test_fraction": 1.0}, r"test_fraction=1\.0"),
+    ],
+)
+def test_a_wrong_value_is_refused(root, options, complaint):
+    with pytest.raises(ConfigError, match=rf"data\.source\.{complaint}"):
+        source(root, **options)
