@@ -90,8 +90,8 @@ def _forecast(options: argparse.Namespace) -> int:
 
     overrides, weights = _weights(options.overrides)
     config = configs.resolve(configs.compose(overrides))
-    data = configs.build(config["data"])
-    module = configs.build(config["model"], spec=data.spec, seed=0)
+    data = configs.build(config["data"], "data")
+    module = configs.build(config["model"], "model", spec=data.spec, seed=0)
     if not hasattr(module, "weight"):
         raise ConfigError(f"model={type(module).__name__} has no KL weight to forecast")
     dialect = configs.build(config["model"]["kl_dialect"])

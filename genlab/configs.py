@@ -8,24 +8,25 @@ Nothing is imported or built from a config that has not passed `check`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib
 import inspect
 import json
+import math
 import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Union
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from genlab.composition import compose as compose
+from genlab.composition import directory as directory
+from genlab.composition import options
 from genlab.errors import ConfigError, GenlabError
 
 Config = dict[str, Any]
@@ -65,27 +66,6 @@ NOT_IDENTITY = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
-
-
-def directory() -> Path:
-    """The folder of YAML files: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
-    """What `train.py` would be given with these overrides.
-
-    Raises:
-        ConfigError: if they do not compose.
-    """
-    try:
-        with initialize_config_dir(str(directory()), version_base="1.3"):
-            return hydra_compose(config_name, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = f" | {error.__cause__}" if error.__cause__ else ""
-        raise ConfigError(" ".join(f"{error}{cause}".split())) from error
 
 
 def resolve(cfg: DictConfig) -> Config:
@@ -128,11 +108,15 @@ def _check_target(node: Config, key: str) -> Config:
     checked: Config = {}
     for name, value in node.items():
         place = f"{key}.{name}"
-        if name in ("_target_", "_partial_"):
+        if name == "_target_":
             checked[name] = value
+        elif name == "_partial_":
+            checked[name] = coerce(value, bool, place)
         elif name in parameters:
             checked[name] = coerce(check(value, place), hints.get(name, Any), place)
-        elif not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            checked[name] = check(value, place)
+        else:
             raise ConfigError(f"{place}={value!r}: {unknown(name, parameters)}")
     return checked
 
@@ -161,18 +145,23 @@ def target(name: object, key: str) -> type:
     if not isinstance(name, str) or "." not in name:
         raise refused
     module_name, _, class_name = name.rpartition(".")
-    plugins = [p for p in os.environ.get("GENLAB_PLUGINS", "").split(",") if p]
     external = name in EXTERNAL_TARGETS
-    if not external and module_name.split(".")[0] not in ["genlab", *plugins]:
+    if not external and module_name.split(".")[0] not in _homes():
         raise refused
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{key}._target_={name!r}: {error}") from error
     home = getattr(found, "__module__", "").split(".")[0]
-    if not inspect.isclass(found) or (not external and home not in ["genlab", *plugins]):
+    if not inspect.isclass(found) or (not external and home not in _homes()):
         raise refused
     return found
+
+
+def _homes() -> list[str]:
+    """The packages whose classes a config may name."""
+    plugins = os.environ.get("GENLAB_PLUGINS", "").split(",")
+    return ["genlab", *(plugin.strip() for plugin in plugins if plugin.strip())]
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -185,27 +174,18 @@ def _hints(cls: type) -> dict[str, Any]:
 def coerce(value: Any, hint: Any, key: str) -> Any:
     """`value` as the annotated type, where that loses nothing.
 
+    Where a class of genlab, or a function that makes one, is annotated, only a node with a fitting
+    `_target_` will do; of a plain class the `_target_` may be left out.
+
     Raises:
         ConfigError: naming the key, the value and the type that would be right.
     """
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
-        members = typing.get_args(hint)
-        if value is None and type(None) in members:
-            return None
-        members = tuple(m for m in members if m is not type(None))
-        for member in members:
-            if member in (bool, str, int, float) and type(value) is member:
-                return value
-        for member in members:
-            try:
-                return coerce(value, member, key)
-            except ConfigError:
-                if member is members[-1]:
-                    raise
+        return _coerce_to_one_of(value, typing.get_args(hint), key)
     if origin is Literal:
         choices = typing.get_args(hint)
-        if value not in choices:
+        if isinstance(value, bool) or value not in choices:
             raise ConfigError(f"{key}={value!r}: choose one of {', '.join(map(str, choices))}")
         return value
     if origin in (list, tuple, Sequence) or hint in (list, tuple):
@@ -218,60 +198,106 @@ def coerce(value: Any, hint: Any, key: str) -> Any:
             raise ConfigError(f"{key}={value!r}: a number is needed")
         return float(value)
     if hint is int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value != int(value):
             raise ConfigError(f"{key}={value!r}: a whole number is needed")
         return int(value)
     if hint is bool and not isinstance(value, bool):
         raise ConfigError(f"{key}={value!r}: true or false is needed")
     if hint is str and not isinstance(value, str):
         raise ConfigError(f"{key}={value!r}: a string is needed")
-    if isinstance(value, dict) and "_target_" not in value and _is_own_class(hint):
-        return _check_target({"_target_": f"{hint.__module__}.{hint.__qualname__}", **value}, key)
+    if origin is Callable:
+        made = typing.get_args(hint)[-1]
+        return need(value, made if inspect.isclass(made) else object, key, partial=True)
+    if inspect.isclass(hint) and hint.__module__.split(".")[0] in _homes():
+        if isinstance(value, dict) and "_target_" not in value and not inspect.isabstract(hint):
+            name = f"{hint.__module__}.{hint.__qualname__}"
+            return _check_target({"_target_": name, **value}, key)
+        return need(value, hint, key)
     if value is None and inspect.isclass(hint) and hint is not type(None):
         raise ConfigError(f"{key} is null: a {hint.__name__} is needed")
     return value
 
 
-def _is_own_class(hint: Any) -> bool:
-    return inspect.isclass(hint) and hint.__module__.split(".")[0] == "genlab"
+def _coerce_to_one_of(value: Any, members: Sequence[Any], key: str) -> Any:
+    if value is None and type(None) in members:
+        return None
+    members = [m for m in members if m is not type(None)]
+    if all(typing.get_origin(member) is Literal for member in members):
+        return coerce(value, Literal[tuple(c for m in members for c in typing.get_args(m))], key)
+    for member in members:
+        if member in (bool, str, int, float) and type(value) is member:
+            return value
+    for member in members[:-1]:
+        with contextlib.suppress(ConfigError):
+            return coerce(value, member, key)
+    return coerce(value, members[-1], key)
 
 
-def build(node: Any, **given: Any) -> Any:
-    """The object that a checked config describes; `given` goes to the outermost one.
+def need(node: Any, kind: type, key: str, partial: bool = False) -> Any:
+    """`node`, if it describes an object of this kind, or with `partial` a function that makes one.
+
+    Raises:
+        ConfigError: naming the key, the value and what would be right.
+    """
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    wanted = "a component" if kind is object else f"{article} {kind.__name__}"
+    if not isinstance(node, dict) or "_target_" not in node:
+        group = key.replace(".", "/")
+        choices = ", ".join(options(group))
+        remedy = f"choose one as {group}=NAME, of {choices}" if choices else "give its _target_"
+        raise ConfigError(f"{key}={node!r}: {wanted} is needed; {remedy}")
+    if not issubclass(target(node["_target_"], key), kind):
+        raise ConfigError(f"{key}._target_={node['_target_']!r}: {wanted} is needed")
+    if bool(node.get("_partial_")) is not partial:
+        raise ConfigError(f"{key}._partial_={not partial}: {partial} is needed here")
+    return node
+
+
+def takes(node: Config, name: str) -> bool:
+    """Whether the class that a node describes has a parameter of this name."""
+    return name in inspect.signature(target(node["_target_"], name)).parameters
+
+
+def build(node: Any, key: str = "config", /, **given: Any) -> Any:
+    """The object that the checked config at `key` describes; `given` goes to the outermost one.
 
     `_partial_: true` gives a function that still needs the rest of the arguments.
 
     Raises:
-        ConfigError: naming the class, if an argument is missing.
+        ConfigError: naming the key, if an argument is missing or the class refuses one.
     """
     if isinstance(node, list):
-        return [build(item) for item in node]
+        return [build(item, f"{key}[{i}]") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    arguments = {k: build(v) for k, v in node.items() if k not in ("_target_", "_partial_")}
+    arguments = {
+        name: build(value, f"{key}.{name}")
+        for name, value in node.items()
+        if name not in ("_target_", "_partial_")
+    }
     if "_target_" not in node:
         return arguments
-    cls = target(node["_target_"], "config")
-    make = _maker(cls, {**arguments, **given})
+    make = _maker(target(node["_target_"], key), key, {**arguments, **given})
     return make if node.get("_partial_") else make()
 
 
-def _maker(cls: type, arguments: Config) -> Callable[..., Any]:
+def _maker(cls: type, key: str, arguments: Config) -> Callable[..., Any]:
     def make(**late: Any) -> Any:
         everything = {**arguments, **late}
         try:
             inspect.signature(cls).bind(**everything)
         except TypeError as error:
-            raise ConfigError(f"{cls.__module__}.{cls.__qualname__}: {error}") from error
+            raise ConfigError(f"{key} ({cls.__qualname__}): {error}") from error
         try:
             return cls(**everything)
         except GenlabError:
             raise
         except Exception as error:
-            if cls.__module__.startswith("genlab"):
+            if cls.__module__.split(".")[0] in _homes():
                 raise
             message = " ".join(str(error).split())
-            raise ConfigError(f"{cls.__module__}.{cls.__qualname__}: {message}") from error
+            raise ConfigError(f"{key} ({cls.__qualname__}): {message}") from error
 
     return make
 
@@ -305,13 +331,15 @@ def to_yaml(config: Config) -> str:
 def from_yaml(text: str, name: str) -> Config:
     """The checked config of a run directory, which may come from a stranger.
 
+    It was written resolved: an interpolation in it is text, and is not looked up here.
+
     Raises:
         ConfigError: if it does not parse or names something that may not be built.
     """
     try:
-        cfg = OmegaConf.create(text)
+        config = OmegaConf.to_container(OmegaConf.create(text))
     except Exception as error:
         raise ConfigError(f"{name} is no readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(cfg, DictConfig):
+    if not isinstance(config, dict):
         raise ConfigError(f"{name} holds no mapping")
-    return resolve(cfg)
+    return {str(key): check(value, str(key)) for key, value in config.items()}

@@ -367,10 +367,12 @@ def _parse_metrics(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read as JSON: {error}") from error
+        raise RunDirectoryError(
+            f"{path} cannot be read as JSON ({error}): mend or remove it, or set overwrite=true"
+        ) from error
     if not isinstance(content, dict):
         raise RunDirectoryError(f"{path} holds a {type(content).__name__} where a JSON object goes")
     return content

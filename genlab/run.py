@@ -23,11 +23,10 @@ from typing import Any, Literal, get_args, get_type_hints
 import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.tree import Tree
 
@@ -40,7 +39,9 @@ from genlab.callbacks.checkpoint import (
     best_checkpoint,
 )
 from genlab.callbacks.ema import WeightAverage
+from genlab.callbacks.profiler import Silent
 from genlab.callbacks.progress import SHOWN, progress
+from genlab.composition import refusal
 from genlab.data.datamodule import ImageData, SplitName
 from genlab.errors import (
     DONE,
@@ -116,11 +117,52 @@ class RunConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"{key}={value}: 1 or more is needed, or null")
-        if self.group is not None and not re.fullmatch(r"[\w.=,+-]+", self.group):
-            raise ConfigError(f"group={self.group!r}: letters, digits and . _ - = , + are allowed")
-        if self.trainer.get("max_epochs") is not None and self.trainer["max_epochs"] < 1:
+        if self.group is not None and not re.fullmatch(r"(?!\.+$)[\w.=,+-]+", self.group):
             raise ConfigError(
-                f"trainer.max_epochs={self.trainer['max_epochs']}: 1 or more is needed"
+                f"group={self.group!r}: a name of letters, digits and . _ - = , + is needed"
+            )
+        if not self.runs_dir:
+            raise ConfigError("runs_dir='': a folder is needed, such as runs")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(
+                f"ema_decay={self.ema_decay}: a number between 0 and 1 is needed, or null"
+            )
+        for key, kind in (("data", ImageData), ("model", GenerativeModule), ("trainer", pl.Trainer)):
+            configs.need(getattr(self, key), kind, key)
+        for name, node in self.callbacks.items():
+            if node is not None:
+                configs.need(node, pl.Callback, f"callbacks.{name}")
+        if self.logger:
+            configs.need(self.logger, Logger, "logger")
+        self._check_trainer()
+
+    def _check_trainer(self) -> None:
+        trainer = self.trainer
+        for key in (
+            "max_epochs",
+            "check_val_every_n_epoch",
+            "log_every_n_steps",
+            "accumulate_grad_batches",
+        ):
+            if trainer.get(key) is not None and trainer[key] < 1:
+                raise ConfigError(f"trainer.{key}={trainer[key]}: 1 or more is needed")
+        for key in ("max_steps", "limit_train_batches", "limit_test_batches"):
+            if trainer.get(key) == 0:
+                raise ConfigError(f"trainer.{key}=0 leaves nothing to do: 1 or more is needed")
+        if trainer.get("max_epochs") is None and (trainer.get("max_steps") or -1) < 0:
+            raise ConfigError(
+                "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps says the end"
+            )
+        clip = trainer.get("gradient_clip_val")
+        if clip is not None and not clip > 0:
+            raise ConfigError(
+                f"trainer.gradient_clip_val={clip}: a number above 0 is needed, or null"
+            )
+        validates = self.data.get("val_images") != 0 and trainer.get("limit_val_batches") != 0
+        if self.early_stopping_epochs is not None and not validates:
+            raise ConfigError(
+                f"early_stopping_epochs={self.early_stopping_epochs} needs validations: set "
+                "data.val_images and trainer.limit_val_batches above 0"
             )
 
     @classmethod
@@ -148,17 +190,19 @@ def command_line(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__
-        parts = [str(error)] + ([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])
-        lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
-        _say_refused(" | ".join(dict.fromkeys(lines)))
-        sys.exit(REFUSED)
     except GenlabError as error:
         _say_refused(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        sentence = refusal(error, sys.argv[1:])
+        if sentence is None:
+            raise
+        if "traceback=true" in sys.argv:
+            traceback.print_exc()
+        _say_refused(sentence)
+        sys.exit(REFUSED)
 
 
 def _say_refused(message: str) -> None:
@@ -199,7 +243,7 @@ def run(cfg: DictConfig) -> Outcome:
     config = configs.resolve(cfg)
     config.pop("hydra", None)
     overrides = _overrides()
-    run_config = RunConfig.of({k: v for k, v in config.items() if k not in ("experiment", "debug")})
+    run_config = RunConfig.of(config)
     group = run_config.group or os.environ.get("GENLAB_SWEEP_GROUP") or "single"
     config = {**config, **_plain(run_config), "group": group}
     path = run_path(config, group, overrides)
@@ -213,11 +257,16 @@ def run(cfg: DictConfig) -> Outcome:
 
     seeding.seed_everything(run_config.seed)
     torch.set_float32_matmul_precision(run_config.matmul_precision)
-    data: ImageData = configs.build(config["data"])
-    module: GenerativeModule = configs.build(config["model"], spec=data.spec, seed=run_config.seed)
+    data: ImageData = configs.build(config["data"], "data")
+    module: GenerativeModule = configs.build(
+        config["model"], "model", spec=data.spec, seed=run_config.seed
+    )
     callbacks = {name: node for name, node in run_config.callbacks.items() if node is not None}
     if run_config.init_from is not None:
-        checkpoints.load_weights(module, Path(run_config.init_from))
+        try:
+            checkpoints.load_weights(module, Path(run_config.init_from))
+        except GenlabError as error:
+            raise type(error)(f"init_from={run_config.init_from}: {error}") from error
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
@@ -276,7 +325,12 @@ def _train_in(
     if run_config.ema_decay is not None:
         watchers.append(WeightAverage(run_config.ema_decay))  # first: see its docstring
     watchers += [
-        configs.build(node, directory=directory.pictures) for node in callback_nodes.values()
+        configs.build(
+            node,
+            f"callbacks.{name}",
+            **({"directory": directory.pictures} if configs.takes(node, "directory") else {}),
+        )
+        for name, node in callback_nodes.items()
     ]
     watchers += [progress(), last, StopOnSignal(last)]
     watchers.append(best_checkpoint(directory.checkpoints, "val/loss"))
@@ -288,6 +342,8 @@ def _train_in(
     try:
         trainer: pl.Trainer = configs.build(
             run_config.trainer,
+            "trainer",
+            **({"profiler": Silent()} if run_config.trainer.get("profiler") is None else {}),
             callbacks=watchers,
             logger=[RecordLogger(directory), *([tracker] if tracker is not None else [])],
             plugins=[AtomicCheckpointIO()],
@@ -329,6 +385,7 @@ def _tracker(directory: RunDirectory, run_config: RunConfig, config: configs.Con
     group = str(config["group"])
     return configs.build(
         run_config.logger,
+        "logger",
         directory=directory.path,
         run_id=re.sub(r"[^\w-]", "-", f"{group}-{directory.path.name}")[-120:],
         group=group,

@@ -29,7 +29,7 @@ class WeightAverage(pl.Callback):
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 < decay < 1:
-            raise ConfigError(f"callbacks.ema.decay={decay}: a number between 0 and 1 is needed")
+            raise ConfigError(f"ema_decay={decay}: a number between 0 and 1 is needed")
         self.decay = decay
         self.updates = 0
         self.average: list[Tensor] = []

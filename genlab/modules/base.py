@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -92,6 +93,14 @@ class GenerativeModule(pl.LightningModule):
         """What became of the model, in a word or two for a table; empty if there is nothing."""
         return ""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets the name of the running hook dozens of times a step, and torch searches
+        # parameters, buffers and modules each time; a name that is plain already stays plain
+        if name in self.__dict__ and (value is None or isinstance(value, str)):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.recipe.build(p for p in self.parameters() if p.requires_grad)
 
@@ -133,10 +142,10 @@ class GenerativeModule(pl.LightningModule):
         return terms["loss"]
 
     def _refuse_non_finite(self, terms: Mapping[str, Tensor], step: int) -> None:
-        if torch.isfinite(terms["loss"]).item():
+        if math.isfinite(terms["loss"].item()):
             return
         values = {name: float(value.detach()) for name, value in terms.items()}
-        broken = [n for n in values if n != "loss" and not torch.isfinite(terms[n])] or ["loss"]
+        broken = [n for n, v in values.items() if n != "loss" and not math.isfinite(v)] or ["loss"]
         checkpoint = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
         lower = f"model.optimizer.lr={self.recipe.lr:g}"
         raise TrainingError(

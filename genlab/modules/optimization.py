@@ -42,9 +42,9 @@ class Adam:
             raise ConfigError(f"model.optimizer.lr={lr}: a learning rate above 0 is needed")
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"model.optimizer.betas={list(betas)}: two numbers in [0, 1)")
-        if eps <= 0:
+        if not 0 < eps < math.inf:
             raise ConfigError(f"model.optimizer.eps={eps}: a number above 0 is needed")
-        if weight_decay < 0:
+        if not 0 <= weight_decay < math.inf:
             raise ConfigError(f"model.optimizer.weight_decay={weight_decay}: 0 or more is needed")
         if warmup_steps < 0:
             raise ConfigError(f"model.optimizer.warmup_steps={warmup_steps}: 0 or more is needed")

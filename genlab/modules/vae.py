@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from genlab import seeding
 from genlab.errors import ConfigError
@@ -21,7 +21,7 @@ from genlab.vae.forecast import Forecast, forecast
 from genlab.vae.kl_schedules import KLSchedule, objective
 from genlab.vae.kl_weight import KLDialect, effective
 from genlab.vae.likelihoods import Likelihood
-from genlab.vae.posterior import clamped_fraction, diagonal_gaussian
+from genlab.vae.posterior import DiagonalGaussian, clamped_fraction, diagonal_gaussian
 from genlab.vae.priors import Prior
 
 
@@ -115,8 +115,8 @@ class VAE(GenerativeModule):
     def networks(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "decoder": self.decoder}
 
-    def encode(self, x: Tensor) -> Normal:
-        """q(z|x): images (B, C, H, W) in [0, 1] to a Normal (B, d)."""
+    def encode(self, x: Tensor) -> DiagonalGaussian:
+        """q(z|x): images (B, C, H, W) in [0, 1] to a Gaussian (B, d)."""
         return diagonal_gaussian(self.encoder(x), self.log_var_range)
 
     def decode(self, z: Tensor) -> Distribution:
@@ -124,7 +124,7 @@ class VAE(GenerativeModule):
         distribution: Distribution = self.likelihood(self.decoder(z))
         return distribution
 
-    def _terms(self, x: Tensor, posterior: Normal) -> tuple[bounds.ElboTerms, Tensor]:
+    def _terms(self, x: Tensor, posterior: DiagonalGaussian) -> tuple[bounds.ElboTerms, Tensor]:
         z = posterior.rsample()
         output = self.decoder(z)
         terms = bounds.elbo_terms(x, output, z, posterior, self.likelihood, self.prior, self.encode)
@@ -174,9 +174,7 @@ class VAE(GenerativeModule):
         parameters = self.encoder(x)
         posterior = diagonal_gaussian(parameters, self.log_var_range)
         terms, z = self._terms(x, posterior)
-        self._posteriors.append(
-            (posterior.loc.cpu(), 2 * posterior.scale.log().cpu(), z.cpu().float())
-        )
+        self._posteriors.append((posterior.loc.cpu(), posterior.log_var.cpu(), z.cpu().float()))
         clamped = clamped_fraction(parameters, self.log_var_range)
         measured = {
             "reconstruction": terms.reconstruction,

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from genlab.errors import ConfigError
 from genlab.nets.blocks import activation, check_positive, residual_blocks
 from genlab.protocols import ImageSpec
 
@@ -60,6 +61,14 @@ def _sizes(spec: ImageSpec, levels: int) -> list[tuple[int, int]]:
     return sizes
 
 
+def _check_levels(key: str, channels: Sequence[int], blocks: int) -> None:
+    check_positive(f"{key}.channels", channels)
+    if not channels:
+        raise ConfigError(f"{key}.channels=[]: at least one level is needed")
+    if blocks < 0:
+        raise ConfigError(f"{key}.blocks={blocks}: 0 or more is needed")
+
+
 class ConvEncoder(nn.Sequential):
     """Convolutions of stride 2, one a level, each followed by residual blocks; any image size.
 
@@ -76,7 +85,7 @@ class ConvEncoder(nn.Sequential):
         blocks: int = 1,
         act: str = "silu",
     ) -> None:
-        check_positive("model.net.encoder.channels", channels)
+        _check_levels("model.net.encoder", channels, blocks)
         layers: list[nn.Module] = []
         for before, after in pairwise([spec.channels, *channels]):
             layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
@@ -98,7 +107,7 @@ class ConvDecoder(nn.Sequential):
         blocks: int = 1,
         act: str = "silu",
     ) -> None:
-        check_positive("model.net.decoder.channels", channels)
+        _check_levels("model.net.decoder", channels, blocks)
         sizes = _sizes(spec, len(channels))[::-1]
         height, width = sizes[0]
         layers: list[nn.Module] = [

@@ -6,13 +6,21 @@ from torch import Tensor
 from torch.distributions import Normal
 
 
-def diagonal_gaussian(parameters: Tensor, log_var_range: tuple[float, float]) -> Normal:
-    """(B, 2d), means then log-variances, to a Normal (B, d) in float32 or wider.
+class DiagonalGaussian(Normal):
+    """N(mean, exp(log_var)), element by element, that keeps its log-variance for the KL."""
+
+    def __init__(self, mean: Tensor, log_var: Tensor) -> None:
+        self.log_var = log_var
+        super().__init__(mean, (0.5 * log_var).exp(), validate_args=False)
+
+
+def diagonal_gaussian(parameters: Tensor, log_var_range: tuple[float, float]) -> DiagonalGaussian:
+    """(B, 2d), means then log-variances, to a Gaussian (B, d) in float32 or wider.
 
     The log-variance is clamped to `log_var_range`: at KL weight 0 nothing else bounds the rate.
     """
     mean, log_var = _split(parameters)
-    return Normal(mean, (0.5 * log_var.clamp(*log_var_range)).exp(), validate_args=False)
+    return DiagonalGaussian(mean, log_var.clamp(*log_var_range))
 
 
 def clamped_fraction(parameters: Tensor, log_var_range: tuple[float, float]) -> Tensor:

@@ -14,6 +14,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from genlab.protocols import ImageSpec
 from genlab.vae.bounds import gaussian_kl
 from genlab.vae.checks import number, whole
+from genlab.vae.posterior import DiagonalGaussian
 
 Encode = Callable[[Tensor], Normal]
 
@@ -59,6 +60,8 @@ class StandardNormal(Prior):
         return Independent(unit, 1, validate_args=False)
 
     def kl_per_dim(self, posterior: Normal) -> Tensor:
+        if isinstance(posterior, DiagonalGaussian):
+            return gaussian_kl(posterior.loc, posterior.log_var)
         return gaussian_kl(posterior.loc, 2 * posterior.scale.log())
 
 

@@ -1,0 +1,125 @@
+"""Hydra's part: YAML files and overrides to one config, and what it refuses in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from genlab.errors import ConfigError
+
+
+def directory() -> Path:
+    """The folder of YAML files: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
+    """What `train.py` would be given with these overrides.
+
+    Raises:
+        ConfigError: if they do not compose.
+    """
+    try:
+        return _compose(overrides, config_name)
+    except Exception as error:
+        sentence = refusal(error, overrides)
+        if sentence is None:
+            raise
+        raise ConfigError(sentence) from error
+
+
+def _compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(directory()), version_base="1.3"):
+        return hydra_compose(config_name, overrides=list(overrides))
+
+
+def options(group: str) -> list[str]:
+    """The files of a config group, as they are given on the command line; empty if it is none."""
+    folder = directory() / group
+    files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    # A group inside the group, such as model/likelihood in model, is one of its own.
+    depth = 2 if group in ("experiment", "sweep") else 1
+    return sorted(
+        file.as_posix()
+        for file in files
+        if len(file.parts) <= depth and not file.name.startswith("_")
+    )
+
+
+def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
+    """What Hydra says of a command line, with key, value and remedy; None if Hydra did not say it."""
+    values = {key.strip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: this is not key=value as Hydra reads it ({_line(error.message)})"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        while group and not options(group):
+            group, _, rest = group.rpartition("/")
+            choice = f"{rest}/{choice}"
+        return f"{group}={choice}: there is no such file; {suggestion(choice, options(group))}"
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        group = next((k for k, v in values.items() if options(k) and v in ("null", "")), "a group")
+        return f"{group}=null: a choice is needed; {suggestion('', options(group))}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    if found := re.search(r"Could not override '([^']+)'", str(error)):
+        key = found[1]
+        return f"{key}={values.get(key, '')}: there is no such key; {_meant(key, values)}"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    return _line(f"{error} {cause}")
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The part of a message that says which name was probably meant, or which there are."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(known))}"
+
+
+def _meant(key: str, values: Mapping[str, str]) -> str:
+    if "/" in key:
+        return suggestion(key, _groups())
+    chosen = [f"{k}={v}" for k, v in values.items() if v in options(k)]
+    try:
+        config = OmegaConf.to_container(_compose(chosen))
+    except Exception:  # then another override is wrong too, and will be said next
+        config = {}
+    known = sorted(_keys(config))
+    parent, _, name = key.rpartition(".")
+    elsewhere = [k for k in known if k.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    beside = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    close = difflib.get_close_matches(name, beside, n=1) if beside else []
+    if close:
+        return f"did you mean {'.'.join([*([parent] if parent else []), close[0]])}?"
+    if not beside:
+        return suggestion(key, known) if difflib.get_close_matches(key, known) else "see --help"
+    beside = [k for k in beside if not k.startswith("_")]
+    return f"known there are {', '.join(beside) or 'none'}; +{key}=... adds one that the class takes"
+
+
+def _groups() -> list[str]:
+    folders = (path for path in directory().rglob("*") if path.is_dir())
+    return [folder.relative_to(directory()).as_posix() for folder in folders]
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
