@@ -26,12 +26,14 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise RunDirectoryError(f"{path}: there is no such checkpoint") from error
+        raise RunDirectoryError(
+            f"{path}: there is no such checkpoint; give a run directory or a .ckpt file"
+        ) from error
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunDirectoryError(
-            f"{path} is no readable checkpoint ({reason[:120]}): remove it, or start anew with "
-            "overwrite=true"
+            f"{path} is no readable checkpoint ({reason[:120]}): give another; of a run that is to "
+            "go on, remove it, or start anew with overwrite=true"
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise RunDirectoryError(f"{path} holds no state_dict: it is no checkpoint of genlab")
@@ -86,9 +88,10 @@ def load(run: Path, which: str = "best") -> tuple[GenerativeModule, ImageData]:
     if text is None:
         raise RunDirectoryError(f"{run} has no config.yaml: it is no run directory")
     config = configs.from_yaml(text, f"{run}/config.yaml")
-    data: ImageData = configs.build(config["data"])
-    module: GenerativeModule = configs.build(
-        config["model"], spec=data.spec, seed=int(config["seed"])
-    )
+    for key, kind in (("data", ImageData), ("model", GenerativeModule)):
+        configs.need(config.get(key), kind, key)
+    seed: int = configs.coerce(config.get("seed"), int, "seed")
+    data: ImageData = configs.build(config["data"], "data")
+    module: GenerativeModule = configs.build(config["model"], "model", spec=data.spec, seed=seed)
     load_weights(module, run / "checkpoints" / f"{which}.ckpt")
     return module.eval(), data

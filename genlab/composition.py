@@ -58,26 +58,30 @@ def options(group: str) -> list[str]:
 
 
 def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
-    """What Hydra says of a command line, with key, value and remedy; None if Hydra did not say it."""
+    """What Hydra says of a command line, with key, value and remedy; None if it was not Hydra."""
     values = {key.strip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: this is not key=value as Hydra reads it ({_line(error.message)})"
+        reason = _line(error.message).partition(" See https:")[0]
+        return f"{error.override}: this is not key=value as Hydra reads it ({reason})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        while group and not options(group):
-            group, _, rest = group.rpartition("/")
-            choice = f"{rest}/{choice}"
+        file = error.missing_cfg_file
+        groups = [key for key in values if file.startswith(f"{key}/")]
+        group = max(groups, key=len) if groups else file.rpartition("/")[0]
+        choice = file.removeprefix(f"{group}/")
         return f"{group}={choice}: there is no such file; {suggestion(choice, options(group))}"
     if isinstance(error, ValueError) and "Config group override" in str(error):
         group = next((k for k, v in values.items() if options(k) and v in ("null", "")), "a group")
         return f"{group}=null: a choice is needed; {suggestion('', options(group))}"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
-    if found := re.search(r"Could not override '([^']+)'", str(error)):
-        key = found[1]
-        return f"{key}={values.get(key, '')}: there is no such key; {_meant(key, values)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
-    return _line(f"{error} {cause}")
+    said = _line(f"{error} {cause}")
+    if found := re.search(r"Could not override '([^']+)'", said):
+        inner = re.search(r"full_key: (\S+)", said)
+        key = inner[1] if inner else found[1]
+        given = f"{key}={values[key]}" if key in values else key
+        return f"{given}: there is no such key; {_meant(key, values)}"
+    return said
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
@@ -106,7 +110,8 @@ def _meant(key: str, values: Mapping[str, str]) -> str:
     if not beside:
         return suggestion(key, known) if difflib.get_close_matches(key, known) else "see --help"
     beside = [k for k in beside if not k.startswith("_")]
-    return f"known there are {', '.join(beside) or 'none'}; +{key}=... adds one that the class takes"
+    listed = ", ".join(beside) or "none"
+    return f"known there are {listed}; +{key}=... adds one that the class takes"
 
 
 def _groups() -> list[str]:

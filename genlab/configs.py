@@ -19,6 +19,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, Literal, Union
 
 from omegaconf import DictConfig, OmegaConf
@@ -68,22 +69,28 @@ NOT_IDENTITY = (
 )
 
 
-def resolve(cfg: DictConfig) -> Config:
+def resolve(cfg: DictConfig, hints: Mapping[str, Any] | None = None) -> Config:
     """A composed config to plain containers, interpolations resolved, every value checked.
+
+    Args:
+        hints: types of the keys at the top.
 
     Raises:
         ConfigError: listing all missing values at once, or naming the first key that does not fit.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"no value for {', '.join(missing)}: give one on the command line")
     try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ConfigError(f"no value for {', '.join(missing)}: give one on the command line")
         config = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split())) from error
     if not isinstance(config, dict):
         raise ConfigError(f"the configuration is a {type(config).__name__}: a mapping is needed")
-    return typing.cast(Config, {key: check(value, str(key)) for key, value in config.items()})
+    hints = hints or {}
+    return {
+        str(key): coerce(check(value, str(key)), hints.get(str(key), Any), str(key))
+        for key, value in config.items()
+    }
 
 
 def check(node: Any, key: str) -> Any:
@@ -186,26 +193,27 @@ def coerce(value: Any, hint: Any, key: str) -> Any:
     if origin is Literal:
         choices = typing.get_args(hint)
         if isinstance(value, bool) or value not in choices:
-            raise ConfigError(f"{key}={value!r}: choose one of {', '.join(map(str, choices))}")
+            known = ", ".join(dict.fromkeys(map(str, choices)))
+            raise ConfigError(f"{key}={_said(value)}: choose one of {known}")
         return value
     if origin in (list, tuple, Sequence) or hint in (list, tuple):
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key}={value!r}: a list is needed")
+            raise ConfigError(f"{key}={_said(value)}: a list is needed")
         member = next(iter(typing.get_args(hint)), Any)
         return [coerce(item, member, f"{key}[{i}]") for i, item in enumerate(value)]
     if hint is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{key}={value!r}: a number is needed")
+            raise ConfigError(f"{key}={_said(value)}: a number is needed")
         return float(value)
     if hint is int:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or value != int(value):
-            raise ConfigError(f"{key}={value!r}: a whole number is needed")
+            raise ConfigError(f"{key}={_said(value)}: a whole number is needed")
         return int(value)
     if hint is bool and not isinstance(value, bool):
-        raise ConfigError(f"{key}={value!r}: true or false is needed")
+        raise ConfigError(f"{key}={_said(value)}: true or false is needed")
     if hint is str and not isinstance(value, str):
-        raise ConfigError(f"{key}={value!r}: a string is needed")
+        raise ConfigError(f"{key}={_said(value)}: a string is needed")
     if origin is Callable:
         made = typing.get_args(hint)[-1]
         return need(value, made if inspect.isclass(made) else object, key, partial=True)
@@ -234,23 +242,30 @@ def _coerce_to_one_of(value: Any, members: Sequence[Any], key: str) -> Any:
     return coerce(value, members[-1], key)
 
 
+def _said(value: Any) -> str:
+    """A value as YAML has it."""
+    plain = {None: "null", True: "true", False: "false"}
+    return plain[value] if value is None or isinstance(value, bool) else repr(value)
+
+
 def need(node: Any, kind: type, key: str, partial: bool = False) -> Any:
     """`node`, if it describes an object of this kind, or with `partial` a function that makes one.
 
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
-    article = "an" if kind.__name__[0] in "AEIO" else "a"
-    wanted = "a component" if kind is object else f"{article} {kind.__name__}"
+    wanted = "component" if kind is object else kind.__name__
     if not isinstance(node, dict) or "_target_" not in node:
         group = key.replace(".", "/")
-        choices = ", ".join(options(group))
-        remedy = f"choose one as {group}=NAME, of {choices}" if choices else "give its _target_"
-        raise ConfigError(f"{key}={node!r}: {wanted} is needed; {remedy}")
+        parameters = ", ".join(inspect.signature(kind).parameters)
+        remedy = f"give its keys, {parameters}" if is_dataclass(kind) else "give its _target_"
+        if choices := ", ".join(options(group)):
+            remedy = f"choose one as {group}=NAME, of {choices}"
+        raise ConfigError(f"{key}={_said(node)}: {wanted} is needed; {remedy}")
     if not issubclass(target(node["_target_"], key), kind):
         raise ConfigError(f"{key}._target_={node['_target_']!r}: {wanted} is needed")
     if bool(node.get("_partial_")) is not partial:
-        raise ConfigError(f"{key}._partial_={not partial}: {partial} is needed here")
+        raise ConfigError(f"{key}._partial_={_said(not partial)}: {_said(partial)} is needed here")
     return node
 
 

@@ -127,8 +127,9 @@ class RunConfig:
             raise ConfigError(
                 f"ema_decay={self.ema_decay}: a number between 0 and 1 is needed, or null"
             )
-        for key, kind in (("data", ImageData), ("model", GenerativeModule), ("trainer", pl.Trainer)):
-            configs.need(getattr(self, key), kind, key)
+        configs.need(self.data, ImageData, "data")
+        configs.need(self.model, GenerativeModule, "model")
+        configs.need(self.trainer, pl.Trainer, "trainer")
         for name, node in self.callbacks.items():
             if node is not None:
                 configs.need(node, pl.Callback, f"callbacks.{name}")
@@ -151,13 +152,11 @@ class RunConfig:
                 raise ConfigError(f"trainer.{key}=0 leaves nothing to do: 1 or more is needed")
         if trainer.get("max_epochs") is None and (trainer.get("max_steps") or -1) < 0:
             raise ConfigError(
-                "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps says the end"
+                "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps is set"
             )
         clip = trainer.get("gradient_clip_val")
-        if clip is not None and not clip > 0:
-            raise ConfigError(
-                f"trainer.gradient_clip_val={clip}: a number above 0 is needed, or null"
-            )
+        if clip is not None and not clip >= 0:
+            raise ConfigError(f"trainer.gradient_clip_val={clip}: 0 or more is needed, or null")
         validates = self.data.get("val_images") != 0 and trainer.get("limit_val_batches") != 0
         if self.early_stopping_epochs is not None and not validates:
             raise ConfigError(
@@ -167,11 +166,13 @@ class RunConfig:
 
     @classmethod
     def of(cls, config: configs.Config) -> RunConfig:
-        """From a resolved config, every run-level key known and typed."""
+        """From a resolved config, every run-level key there, known and typed."""
         hints = get_type_hints(cls)
         for key, value in config.items():
             if key not in hints:
                 raise ConfigError(f"{key}={value!r}: {configs.unknown(key, hints)}")
+        if missing := sorted(hints.keys() - config.keys()):
+            raise ConfigError(f"no value for {', '.join(missing)}: give one on the command line")
         return cls(**{key: configs.coerce(value, hints[key], key) for key, value in config.items()})
 
 
@@ -240,7 +241,7 @@ def is_multirun() -> bool:
 def run(cfg: DictConfig) -> Outcome:
     """Train and test what `cfg` describes, or go on with it, or return what it gave before."""
     _quieten_libraries()
-    config = configs.resolve(cfg)
+    config = configs.resolve(cfg, get_type_hints(RunConfig))
     config.pop("hydra", None)
     overrides = _overrides()
     run_config = RunConfig.of(config)
@@ -248,9 +249,7 @@ def run(cfg: DictConfig) -> Outcome:
     config = {**config, **_plain(run_config), "group": group}
     path = run_path(config, group, overrides)
     before = Run(path)
-    if run_config.overwrite and path.exists():
-        print(f"overwrite: the run that was here is now {set_aside(path)}")
-    elif before.is_completed:
+    if before.is_completed and not run_config.overwrite:
         print(f"completed before: {path} (overwrite=true trains anew)")
         _show(before.result or {}, path)
         return Outcome(DONE, path, before.result)
@@ -271,6 +270,8 @@ def run(cfg: DictConfig) -> Outcome:
     data.setup("fit")
     data.setup("test")
 
+    if run_config.overwrite and path.exists():
+        print(f"overwrite: the run that was here is now {set_aside(path)}")
     with RunDirectory(path) as directory, _logged_to(directory.log_path):
         directory.write_config(configs.to_yaml(config))
         directory.write_env(environment())

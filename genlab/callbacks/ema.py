@@ -96,7 +96,7 @@ class WeightAverage(pl.Callback):
         names = self._names(pl_module)
         if "raw_weights" not in checkpoint:
             raise ConfigError(
-                "callbacks.ema: the checkpoint was written without averaged weights; "
+                "ema_decay: the checkpoint was written without averaged weights; "
                 "resume it without them, or start anew with overwrite=true"
             )
         self.average = [checkpoint["state_dict"][name].clone() for name in names]

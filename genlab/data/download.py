@@ -51,7 +51,7 @@ def fetch(target: Path, urls: Sequence[str], accept: Accept, done: Callable[[], 
                 _fetch_from(url, part, target, accept)
             except (OSError, http.client.HTTPException, DataError) as error:
                 failures.append(f"{url}: {getattr(error, 'reason', None) or error}")
-                log.warning("%s", failures[-1])
+                log.info("%s", failures[-1])
             else:
                 part.unlink(missing_ok=True)
                 return
@@ -139,7 +139,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise DataError(f"{folder} cannot be made ({error.strerror}): choose another") from error
+        raise DataError(
+            f"{folder} cannot be made ({error.strerror}): make its parent writable, or set "
+            "data.data_dir (data.source.cache_dir for a cache) to a place that is"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,29 @@ from genlab.vae.posterior import DiagonalGaussian, clamped_fraction, diagonal_ga
 from genlab.vae.priors import Prior
 
 
+@dataclass(frozen=True)
+class FreeBits:
+    """Which of the losses called free bits, and how many nats are free (see `bounds.free_bits`).
+
+    Raises:
+        ConfigError: for an unknown kind, or nats below 0.
+    """
+
+    kind: Literal["none", "per_dimension", "per_image", "total"] = "none"
+    nats: float = 0.0
+
+    def __post_init__(self) -> None:
+        bounds.check_free_bits("total" if self.kind == "none" else self.kind, self.nats)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The encoder and the decoder, which still need the spec and the sizes."""
+
+    encoder: Callable[..., nn.Module]
+    decoder: Callable[..., nn.Module]
+
+
 class VAE(GenerativeModule):
     """A variational autoencoder (Kingma and Welling 2014) with a weighted KL (Higgins et al. 2017).
 
@@ -38,8 +62,8 @@ class VAE(GenerativeModule):
         kl_dialect: null for the canonical convention, else the reductions under which the weight
             was quoted.
         likelihood, prior, kl_schedule: the components of these names; `prior` still needs the spec.
-        net: `encoder` and `decoder`, which still need the spec and the sizes.
-        free_bits: `kind` (none, or which of the three losses of that name) and `nats`.
+        net: encoder and decoder, which still need the spec and the sizes.
+        free_bits: none, or which of the three losses of that name.
         log_var_range: the log-variance of q(z|x) is clamped to it.
         iwae_samples: K of the bound on log p(x) that the test computes; 0 to leave it out.
         iwae_chunk: how many of the K samples are decoded at a time.
@@ -58,8 +82,8 @@ class VAE(GenerativeModule):
         likelihood: Likelihood,
         prior: Callable[..., Prior],
         kl_schedule: KLSchedule,
-        net: dict[str, Callable[..., nn.Module]],
-        free_bits: dict[str, Any],
+        net: Networks,
+        free_bits: FreeBits,
         log_var_range: Sequence[float],
         iwae_samples: int,
         iwae_chunk: int,
@@ -83,19 +107,17 @@ class VAE(GenerativeModule):
         self.log_var_range = (log_var_range[0], log_var_range[1])
         self.iwae_samples, self.iwae_chunk = iwae_samples, iwae_chunk
         self.likelihood = likelihood
-        self.encoder = net["encoder"](spec=spec, latent_dim=latent_dim)
-        self.decoder = net["decoder"](
+        self.encoder = net.encoder(spec=spec, latent_dim=latent_dim)
+        self.decoder = net.decoder(
             spec=spec, latent_dim=latent_dim, out_channels=likelihood.output_channels(spec)
         )
         self.prior = prior(spec=spec, latent_dim=latent_dim)
-        self.free_bits_kind, self.free_bits_nats = free_bits["kind"], float(free_bits["nats"])
-        if self.free_bits_kind != "none":
-            bounds.check_free_bits(self.free_bits_kind, self.free_bits_nats)
-            if self.free_bits_kind != "total" and not self.prior.kl_is_analytic:
-                raise ConfigError(
-                    f"model.free_bits.kind={self.free_bits_kind}: this prior's KL has no parts by "
-                    "dimension; use total"
-                )
+        self.free_bits = free_bits
+        if free_bits.kind not in ("none", "total") and not self.prior.kl_is_analytic:
+            raise ConfigError(
+                f"model.free_bits.kind={free_bits.kind}: this prior's KL has no parts by "
+                "dimension; use total"
+            )
         self._posteriors: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def meaning(self) -> str:
@@ -140,9 +162,9 @@ class VAE(GenerativeModule):
         self, reconstruction: Tensor, kl: Tensor, kl_per_dim: Tensor | None, step: int | None
     ) -> Tensor:
         """The loss at a step, or with step None at the values that the schedule ends at."""
-        if self.free_bits_kind != "none":
+        if self.free_bits.kind != "none":
             parts = kl.reshape(1, 1) if kl_per_dim is None else kl_per_dim
-            kl = bounds.free_bits(parts, self.free_bits_kind, self.free_bits_nats)
+            kl = bounds.free_bits(parts, self.free_bits.kind, self.free_bits.nats)
         return objective(reconstruction, kl, self.weight.beta_effective, self.kl_schedule, step)
 
     def bound(self, x: Tensor) -> dict[str, Tensor]:

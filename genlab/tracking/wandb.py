@@ -96,6 +96,7 @@ class WandbLogger(Logger):
 
         if wanted == "online" and not self._safely(lambda: start("online")):
             log.warning("W&B cannot be reached: this run is kept in files instead")
+            wandb.teardown()  # W&B's own process still holds the run's id
             wanted = "offline"
         if self.run is None:
             self._safely(lambda: start(wanted))

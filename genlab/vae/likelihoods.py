@@ -72,14 +72,14 @@ class Bernoulli(Likelihood):
     def check(self, spec: ImageSpec) -> None:
         if spec.levels is None:
             raise ConfigError(
-                "model.likelihood=bernoulli: the data are real numbers, not pixels in [0, 1]; "
+                "model/likelihood=bernoulli: the data are real numbers, not pixels in [0, 1]; "
                 "use gaussian"
             )
         if spec.levels > 2 and spec.channels > 1 and not self.colour_targets:
             raise ConfigError(
-                f"model.likelihood=bernoulli: {spec.channels} channels of {spec.levels} levels are "
-                "not binary; binarise the data, set model.likelihood.colour_targets=true to accept "
-                "cross-entropy as a bound, or use discretized_logistic"
+                f"model/likelihood=bernoulli: {spec.channels} channels of {spec.levels} levels are "
+                "not binary; set data.binarisation=static, or accept cross-entropy as a bound by "
+                "model.likelihood.colour_targets=true, or use discretized_logistic"
             )
 
     def forward(self, output: Tensor) -> Distribution:
@@ -102,7 +102,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
             kind = "real numbers" if spec.levels is None else "binary"
             remedy = "gaussian" if spec.levels is None else "bernoulli"
             raise ConfigError(
-                f"model.likelihood=continuous_bernoulli: the data are {kind}, and this is a "
+                f"model/likelihood=continuous_bernoulli: the data are {kind}, and this is a "
                 f"density on [0, 1]; use {remedy}"
             )
 
@@ -227,7 +227,7 @@ def _need_8_bits(name: str, spec: ImageSpec) -> None:
         kind = "real numbers" if spec.levels is None else f"of {spec.levels} levels"
         remedy = "bernoulli" if spec.levels == 2 else "gaussian"
         raise ConfigError(
-            f"model.likelihood={name}: it scores 8-bit pixels and the data are {kind} "
+            f"model/likelihood={name}: it scores 8-bit pixels and the data are {kind} "
             f"(latents, continuous or binarised); use {remedy}"
         )
 

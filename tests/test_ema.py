@@ -1,0 +1,100 @@
+"""Averaged weights are the average, and are what validation, best.ckpt and a resume use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from genlab.callbacks.ema import WeightAverage
+from genlab.errors import ConfigError
+
+
+class Line(pl.LightningModule):
+    """One weight that moves by SGD on w x; it records what it saw in validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+        self.raw: list[float] = []
+        self.seen: list[float] = []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self.w * batch).sum()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.raw.append(self.w.item())
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        pass
+
+    def on_validation_epoch_end(self) -> None:
+        self.seen.append(self.w.item())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def averages(raw: list[float], decay: float) -> list[float]:
+    average, history = 0.0, []
+    for n, value in enumerate(raw, start=1):
+        d = min(decay, (1 + n) / (10 + n))
+        average = d * average + (1 - d) * value
+        history.append(average)
+    return history
+
+
+def fit(module: Line, ema: WeightAverage, tmp_path: Path, **options: Any) -> pl.Trainer:
+    data = torch.arange(1.0, 9.0)
+    checkpoint = options.pop("ckpt_path", None)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        callbacks=[ema],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+        **options,
+    )
+    trainer.fit(module, DataLoader(data), DataLoader(data), ckpt_path=checkpoint)
+    return trainer
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_validation_sees_the_average_and_training_goes_on_raw(tmp_path: Path, decay: float) -> None:
+    module = Line()
+    fit(module, WeightAverage(decay), tmp_path, max_epochs=3)
+    expected = averages(module.raw, decay)
+    assert module.seen == pytest.approx([expected[7], expected[15], expected[23]], rel=1e-5)
+    # the gradient does not depend on w, so that the raw weights fall by 0.1 * 36 an epoch
+    assert module.raw[-1] == pytest.approx(-0.1 * 36 * 3, rel=1e-5)
+
+
+def test_a_checkpoint_holds_the_average_and_a_resume_takes_the_raw_weights(tmp_path: Path) -> None:
+    straight = Line()
+    fit(straight, WeightAverage(0.9), tmp_path, max_epochs=2)
+
+    first = Line()
+    trainer = fit(first, WeightAverage(0.9), tmp_path, max_epochs=1)
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    saved = torch.load(path, weights_only=True)
+    assert saved["state_dict"]["w"].item() == pytest.approx(averages(first.raw, 0.9)[-1])
+    assert saved["raw_weights"]["w"].item() == pytest.approx(first.raw[-1])
+
+    second = Line()
+    fit(second, WeightAverage(0.9), tmp_path, max_epochs=2, ckpt_path=str(path))
+    assert first.raw + second.raw == straight.raw
+    assert second.seen[-1] == straight.seen[-1]
+
+
+def test_a_decay_outside_its_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ema_decay=1\.5"):
+        WeightAverage(1.5)

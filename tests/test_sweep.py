@@ -1,0 +1,80 @@
+"""A multirun: one directory per config, nothing leaks between jobs, and a comparison at the end."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genlab.report import collect
+from genlab.results import find_runs
+from genlab.sweeps import group_name, swept_keys
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "trainer.max_epochs=2",
+    "data.train_images=512",
+    "model.net.encoder.hidden=[32]",
+    "model.net.decoder.hidden=[32]",
+    "model/likelihood=gaussian",
+    "model/optimizer=adamw",
+    "callbacks=none",
+]
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_multirun_is_named_after_its_knobs() -> None:
+    overrides = ["model.kl_weight=0,1", "seed=3", "model/noise_schedule=linear,cosine"]
+    assert swept_keys(overrides) == ["model.kl_weight", "model/noise_schedule"]
+    assert group_name(overrides) == "sweep-kl_weight-noise_schedule"
+    assert group_name(["seed=3"]) == "sweep"
+
+
+@pytest.mark.slow
+def test_weights_are_compared_and_asked_for_again_nothing_is_trained(tmp_path: Path) -> None:
+    sweep = ["-m", *SMALL, "model.kl_weight=0,1,30", f"runs_dir={tmp_path}"]
+    first = train(*sweep)
+    assert first.returncode == 0, first.stdout + first.stderr
+    folder = tmp_path / "sweep-kl_weight"
+    runs = find_runs(tmp_path)
+    assert {run.path.parent for run in runs} == {folder}
+    assert all(run.is_completed for run in runs)
+
+    with (folder / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["model.kl_weight"]) for row in rows] == [0.0, 1.0, 30.0]
+    reconstruction = [float(row["test/reconstruction"]) for row in rows]
+    assert reconstruction[0] == min(reconstruction)
+    assert (folder / "summary.md").read_text().count("|") > 10
+    assert (folder / "rate_distortion.png").read_bytes().startswith(b"\x89PNG")
+    forecast = [record.metric("forecast/active_units") for record in collect(folder)]
+    assert sorted(f for f in forecast if f is not None)[0] == 0
+
+    before = {run.path: run.metrics_path.stat().st_mtime_ns for run in runs}
+    again = train(*sweep)
+    assert again.returncode == 0
+    assert again.stdout.count("completed before") == 3
+    assert {r.path: r.metrics_path.stat().st_mtime_ns for r in find_runs(tmp_path)} == before
+    header = next(line for line in first.stdout.splitlines() if line.startswith("kl_weight  "))
+    table = first.stdout[first.stdout.index(header) :].split("\n\n")[0]
+    assert table in again.stdout
+
+    alone = train(*SMALL, "model.kl_weight=30.0", f"runs_dir={tmp_path / 'alone'}", "logger=none")
+    assert alone.returncode == 0
+    (single,) = find_runs(tmp_path / "alone")
+    (third,) = (run for run in runs if run.name.endswith(single.name[-8:]))
+    metrics = [run.result["metrics"] for run in (single, third) if run.result is not None]
+    assert metrics[0] == metrics[1], "what a job gives must not depend on the jobs before it"
