@@ -30,7 +30,9 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: there is no such checkpoint; give a run directory or a .ckpt file"
         ) from error
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
+        if "Weights only load failed" in reason:
+            reason = "it holds more than tensors and plain containers"
         raise RunDirectoryError(
             f"{path} is no readable checkpoint ({reason[:120]}): give another; of a run that is to "
             "go on, remove it, or start anew with overwrite=true"
@@ -62,6 +64,19 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
                 "config that it was trained with"
             )
     return content
+
+
+def check_resumes(module: nn.Module, path: Path) -> None:
+    """Refuse a checkpoint from which a training of `module` cannot go on.
+
+    Raises:
+        ConfigError, RunDirectoryError: see `check_fits`, or for one that holds weights alone.
+    """
+    if "optimizer_states" not in check_fits(module, path):
+        raise RunDirectoryError(
+            f"{path} holds weights alone, from which a run cannot go on: remove it, or move it and "
+            "start from its weights with overwrite=true init_from=FILE"
+        )
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -110,7 +110,7 @@ def _forecast(options: argparse.Namespace) -> int:
     )
     console = Console(soft_wrap=True, highlight=False)
     console.print(
-        f"{data.source.name}: {len(data.pixels('train')):,} images of "
+        f"{data.source.name}: {data.size('train'):,} images of "
         f"{' x '.join(map(str, data.spec.shape))}; {type(module.likelihood).__name__}, "
         f"{module.latent_dim} latents"
     )
@@ -125,12 +125,12 @@ def _forecast_table(weights: Sequence[float], found: Sequence[Forecast], latent_
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in (
         "kl_weight",
-        "beta_effective",
-        "active units",
+        "beta",
+        "active",
         "rate",
         "reconstruction",
         "verdict",
-        "rate ceiling",
+        "ceiling",
     ):
         table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for weight, one in zip(weights, found, strict=True):
@@ -157,10 +157,11 @@ def _reading(one: Forecast) -> str:
     lines = [f"Nats per image. Basis: {one.basis}."]
     if one.collapse_threshold is not None:
         lines.append(
-            f"From beta_effective {one.collapse_threshold:.4g} on, the solution that uses no "
+            f"From beta {one.collapse_threshold:.4g} on, the solution that uses no "
             "latent is locally stable, whatever the decoder."
         )
-    lines.append("No decoder at a global optimum has a rate above the ceiling.")
+    if one.rate_ceiling is not None:
+        lines.append("No decoder at a global optimum has a rate above the ceiling.")
     return "\n".join(lines)
 
 

@@ -62,13 +62,18 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
     values = {key.strip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
     if isinstance(error, OverrideParseException):
         reason = _line(error.message).partition(" See https:")[0]
-        return f"{error.override}: this is not key=value as Hydra reads it ({reason})"
+        key, _, value = error.override.partition("=")
+        return (
+            f"{error.override}: this is not key=value as Hydra reads it ({reason}); a value with "
+            f"signs such as = , : ( [ needs quotes of its own: '{key}=\"{value}\"'"
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         file = error.missing_cfg_file
         groups = [key for key in values if file.startswith(f"{key}/")]
         group = max(groups, key=len) if groups else file.rpartition("/")[0]
         choice = file.removeprefix(f"{group}/")
-        return f"{group}={choice}: there is no such file; {suggestion(choice, options(group))}"
+        known = {*options(group), *(o for o in error.options or () if not o.startswith("_"))}
+        return f"{group}={choice}: there is no such file; {suggestion(choice, sorted(known))}"
     if isinstance(error, ValueError) and "Config group override" in str(error):
         group = next((k for k, v in values.items() if options(k) and v in ("null", "")), "a group")
         return f"{group}=null: a choice is needed; {suggestion('', options(group))}"
@@ -78,7 +83,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
     said = _line(f"{error} {cause}")
     if found := re.search(r"Could not override '([^']+)'", said):
         inner = re.search(r"full_key: (\S+)", said)
-        key = inner[1] if inner else found[1]
+        key = inner[1] if inner and inner[1].startswith(f"{found[1]}.") else found[1]
         given = f"{key}={values[key]}" if key in values else key
         return f"{given}: there is no such key; {_meant(key, values)}"
     return said
@@ -92,7 +97,8 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 def _meant(key: str, values: Mapping[str, str]) -> str:
     if "/" in key:
-        return suggestion(key, _groups())
+        groups = _groups()
+        return "the chosen files have no such part" if key in groups else suggestion(key, groups)
     chosen = [f"{k}={v}" for k, v in values.items() if v in options(k)]
     try:
         config = OmegaConf.to_container(_compose(chosen))

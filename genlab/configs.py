@@ -187,6 +187,8 @@ def coerce(value: Any, hint: Any, key: str) -> Any:
     Raises:
         ConfigError: naming the key, the value and the type that would be right.
     """
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return _coerce_to_one_of(value, typing.get_args(hint), key)

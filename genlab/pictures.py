@@ -107,6 +107,29 @@ def rows(
     return grid(stacked.transpose(0, 3, 1, 2), len(checked[0]), caption, scale, labels)
 
 
+def stack(shown: Sequence[npt.ArrayLike]) -> Pixels:
+    """Pictures (H, W, 3) one under the other, the narrower ones filled with white.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    if not shown:
+        raise ValueError("shown=[]: at least one picture is needed")
+    arrays = [np.asarray(picture) for picture in shown]
+    width = max(array.shape[1] for array in arrays)
+    wide = [
+        np.pad(a, ((0, _MARGIN), (0, width - a.shape[1]), (0, 0)), constant_values=_PAPER)
+        for a in arrays
+    ]
+    return np.concatenate(wide)
+
+
+def read_png(path: str | os.PathLike[str]) -> Pixels:
+    """A picture from a file, (H, W, 3)."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
 def save_png(
     path: str | os.PathLike[str], array: npt.ArrayLike, text: Mapping[str, str] | None = None
 ) -> Path:

@@ -249,7 +249,7 @@ def run(cfg: DictConfig) -> Outcome:
     config = {**config, **_plain(run_config), "group": group}
     path = run_path(config, group, overrides)
     before = Run(path)
-    if before.is_completed and not run_config.overwrite:
+    if not run_config.overwrite and before.is_completed:
         print(f"completed before: {path} (overwrite=true trains anew)")
         _show(before.result or {}, path)
         return Outcome(DONE, path, before.result)
@@ -314,7 +314,7 @@ def _train_in(
     last_path = directory.checkpoints / "last.ckpt"
     resumed = last_path.exists()
     if resumed:
-        checkpoints.check_fits(module, last_path)
+        checkpoints.check_resumes(module, last_path)
     _introduce(path, config, data, module, resumed)
     expected = module.forecast(data.pixels("train")) if run_config.forecast else None
     if expected is not None:

@@ -63,7 +63,7 @@ def finish(runs_dir: Path, *overrides: str) -> Run:
 
 
 def stop_after(rows: int, how: signal.Signals, runs_dir: Path, *overrides: str) -> int:
-    """Start a run, send it a signal as soon as its record has so many rows, return its exit code."""
+    """Start a run, signal it as soon as its record has so many rows, return its exit code."""
     process = start(runs_dir, *overrides)
     while process.poll() is None:
         written = sum(p.read_bytes().count(b"\n") for p in runs_dir.glob("*/*/metrics.jsonl"))

@@ -17,7 +17,13 @@ from genlab.results import Run, find_runs
 from genlab.tracking.wandb import key_is_configured
 
 ROOT = Path(__file__).parent.parent
-SMOKE = ["trainer=smoke", "callbacks=pictures", "model.kl_weight=2", "notes=a remark", "tags=[mine]"]
+SMOKE = [
+    "trainer=smoke",
+    "callbacks=pictures",
+    "model.kl_weight=2",
+    "notes=a remark",
+    "tags=[mine]",
+]
 
 
 def train(runs_dir: Path, *overrides: str, **variables: str) -> tuple[Run, str]:

@@ -126,7 +126,9 @@ class VAE(GenerativeModule):
     def label(self) -> str:
         return f"kl_weight {self.weight.quoted:g}"
 
-    def forecast(self, pixels: np.ndarray) -> Forecast:
+    def forecast(self, pixels: np.ndarray) -> Forecast | None:
+        if self.free_bits_kind != "none" or self.kl_schedule.final_capacity is not None:
+            return None  # they hold the rate elsewhere than the weight alone would
         return forecast(
             self.likelihood, pixels, self.spec, self.latent_dim, self.weight.beta_effective
         )

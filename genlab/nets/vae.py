@@ -26,13 +26,29 @@ def _linear_stack(sizes: Sequence[int], act: str) -> list[nn.Module]:
 
 
 class MLPEncoder(nn.Sequential):
-    """Fully connected: D -> hidden -> 2d."""
+    """Fully connected: D -> hidden -> 2d.
+
+    Args:
+        hidden: widths of the hidden layers; none makes it linear.
+        act: the activation between layers.
+        dropout: share of the pixels that training hides, in [0, 1); it keeps the encoder, which
+            overfits first (Cremer et al. 2018), from knowing its images by heart.
+    """
 
     def __init__(
-        self, spec: ImageSpec, latent_dim: int, hidden: Sequence[int] = (400,), act: str = "relu"
+        self,
+        spec: ImageSpec,
+        latent_dim: int,
+        hidden: Sequence[int] = (400,),
+        act: str = "relu",
+        dropout: float = 0.0,
     ) -> None:
         check_positive("model.net.encoder.hidden", hidden)
-        super().__init__(nn.Flatten(), *_linear_stack([spec.dims, *hidden, 2 * latent_dim], act))
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"model.net.encoder.dropout={dropout}: a share in [0, 1) is needed")
+        hide = [nn.Dropout(dropout)] if dropout > 0 else []
+        layers = _linear_stack([spec.dims, *hidden, 2 * latent_dim], act)
+        super().__init__(nn.Flatten(), *hide, *layers)
 
 
 class MLPDecoder(nn.Sequential):

@@ -12,6 +12,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.text import Text
 
+from genlab import pictures
 from genlab.errors import RunDirectoryError
 from genlab.files import write_atomically
 from genlab.report.collect import Record, swept_keys
@@ -154,10 +155,10 @@ def _forecast(finding: _Finding) -> str:
 
 
 def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:
-    """Write summary.csv, summary.md and rate_distortion.png, and return those that were written.
+    """Write summary.csv, summary.md and two pictures, and return those that were written.
 
-    The picture needs at least one run with both terms; without, a picture of an earlier time is
-    left as it is and not named.
+    `rate_distortion.png` needs at least one run with both terms, `reconstructions.png` one that
+    drew its reconstructions; without, a picture of an earlier time is left as it is and not named.
 
     Raises:
         RunDirectoryError: there are no records, or the directory cannot be written.
@@ -165,13 +166,17 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
     directory = Path(directory)
     table = sweep_table(records)
     csv, markdown = directory / "summary.csv", directory / "summary.md"
-    picture = directory / "rate_distortion.png"
+    plane, images = directory / "rate_distortion.png", directory / "reconstructions.png"
+    drawn = {}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        has_picture = rate_distortion_png(records, picture)
+        if rate_distortion_png(records, plane):
+            drawn[plane] = "rate against distortion"
+        order = [row["run"] for row in table.rows]
+        if _reconstructions_png(sorted(records, key=lambda r: order.index(r.run_id)), images):
+            drawn[images] = "reconstructions of every run"
         parts = [f"# {records[0].group}", answer(records), table.to_markdown().rstrip()]
-        if has_picture:
-            parts.append(f"![rate against distortion]({picture.name})")
+        parts += [f"![{what}]({path.name})" for path, what in drawn.items()]
         write_atomically(csv, table.to_csv().encode())
         write_atomically(markdown, ("\n\n".join(parts) + "\n").encode())
     except OSError as error:
@@ -179,7 +184,16 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
             f"the comparison cannot be written to {directory} ({error.strerror}): make that "
             f"directory writable"
         ) from error
-    return [csv, markdown, *([picture] if has_picture else [])]
+    return [csv, markdown, *drawn]
+
+
+def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
+    """The final reconstructions of each run, one under the other in the order of the table."""
+    found = [r.path / "pictures" / "reconstructions-final.png" for r in records]
+    shown = [pictures.read_png(p) for p in found if p.is_file()]
+    if shown:
+        pictures.save_png(path, pictures.stack(shown))
+    return bool(shown)
 
 
 def print_sweep(

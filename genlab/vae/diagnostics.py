@@ -24,7 +24,7 @@ def kl_per_dim(means: Tensor, log_vars: Tensor) -> Tensor:
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Latents whose posterior mean varies: Var_x E_q[z_d] > threshold (Burda et al. 2016, sec. 3).
+    """Latents whose posterior mean varies: Var_x E_q[z_d] > threshold (Burda et al. 2016, sec. 5).
 
     Two passes in float64, so that a large mean does not swallow a small variance.
     """

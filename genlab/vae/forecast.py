@@ -114,7 +114,7 @@ class Forecast:
             state = "collapse, 0" if self.collapse else str(self.active_units)
             parts.append(f"{state} active units, rate {self.rate:.2f} nats")
         if self.collapse_threshold is not None:
-            parts.append(f"weights from {self.collapse_threshold:.4g} on collapse")
+            parts.append(f"collapse is locally stable from weight {self.collapse_threshold:.4g} on")
         if self.rate_ceiling is not None and math.isfinite(self.rate_ceiling):
             parts.append(f"no decoder's rate above {self.rate_ceiling:.2f} nats")
         return f"{'; '.join(parts)} ({self.basis})" if parts else self.basis

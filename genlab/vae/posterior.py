@@ -17,7 +17,7 @@ class DiagonalGaussian(Normal):
 def diagonal_gaussian(parameters: Tensor, log_var_range: tuple[float, float]) -> DiagonalGaussian:
     """(B, 2d), means then log-variances, to a Gaussian (B, d) in float32 or wider.
 
-    The log-variance is clamped to `log_var_range`: at KL weight 0 nothing else bounds the rate.
+    The log-variance is clamped to `log_var_range`: at KL weight 0 nothing else holds it.
     """
     mean, log_var = _split(parameters)
     return DiagonalGaussian(mean, log_var.clamp(*log_var_range))

@@ -1,0 +1,434 @@
+"""Every YAML composes, builds and explains itself; a config is typed, checked and named."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import string
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from genlab import checkpoints, configs, run
+from genlab.callbacks.pictures import PictureCallback
+from genlab.data.datamodule import ImageData
+from genlab.errors import ConfigError
+from genlab.modules.base import GenerativeModule
+from genlab.results import Run
+from genlab.vae.kl_schedules import Linear
+from genlab.vae.kl_weight import KLDialect
+from genlab.vae.likelihoods import GaussianLikelihood, Likelihood
+
+CONF = configs.directory()
+FILES = sorted(CONF.rglob("*.yaml"))
+EXPERIMENTS = [file for file in FILES if file.is_relative_to(CONF / "experiment")]
+# What a file cannot do without: a root for the images, a likelihood of the dialect's error.
+PARTNERS = {
+    "data/folder": ["data.source.root=images", "model.likelihood.colour_targets=true"],
+    "data/cifar10": ["model.likelihood.colour_targets=true"],
+    "data/gaussian": ["model/likelihood=gaussian"],
+    "model/kl_dialect/half_sum_squared_error": ["model/likelihood=gaussian"],
+    "model/kl_dialect/mean_squared_error": ["model/likelihood=gaussian"],
+    "model/kl_dialect/sum_squared_error": ["model/likelihood=gaussian"],
+    "trainer/gpu": ["trainer.accelerator=cpu"],
+}
+
+
+@cache
+def compose(*overrides: str) -> DictConfig:
+    return configs.compose(overrides)
+
+
+def resolve(*overrides: str) -> configs.Config:
+    return configs.resolve(compose(*overrides), get_type_hints(run.RunConfig))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONF).with_suffix("").as_posix()
+
+
+def choice(path: Path) -> list[str]:
+    """The overrides that bring a file into `train.yaml`."""
+    top = path.relative_to(CONF).parts[0]
+    if path.parent == CONF:
+        return []
+    if path.stem.startswith("_"):
+        return ["data=mnist_mini"]
+    in_model = top == "model" and len(path.relative_to(CONF).parts) == 3
+    group = path.parent.relative_to(CONF).as_posix() if in_model else top
+    chosen = path.relative_to(CONF / group).with_suffix("").as_posix()
+    return [f"{group}={chosen}", *PARTNERS.get(name(path), [])]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_composes_and_everything_in_it_is_built(path: Path, tmp_path: Path) -> None:
+    config = resolve(*choice(path), f"data.data_dir={tmp_path}")
+    checked = run.RunConfig.of(config)
+    data = configs.build(checked.data, "data")
+    assert isinstance(data, ImageData)
+    module = configs.build(checked.model, "model", spec=data.spec, seed=0)
+    assert isinstance(module, GenerativeModule)
+    assert isinstance(configs.build(checked.trainer, "trainer", logger=False), pl.Trainer)
+    for key, node in checked.callbacks.items():
+        assert isinstance(configs.build(node, key, directory=tmp_path), PictureCallback)
+    if checked.logger:
+        configs.need(checked.logger, Logger, "logger")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_value_of_a_file_reaches_the_config(path: Path) -> None:
+    own = OmegaConf.load(path)
+    composed = OmegaConf.to_container(compose(*choice(path)))
+    is_global = "@package _global_" in path.read_text() or path.parent == CONF
+    place = "" if is_global else path.parent.relative_to(CONF).as_posix().replace("/", ".")
+    for part in filter(None, place.split(".")):
+        composed = composed[part]
+    there = configs.flatten(composed)
+    overridden = [o.partition("=")[0].removeprefix(f"{place}.") for o in choice(path)]
+    for key, value in configs.flatten(OmegaConf.to_container(own)).items():
+        if key.split(".")[0] not in ("defaults", "hydra") and key not in overridden:
+            assert there[key] == value, key
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_key_is_explained(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    headers = [line for line in lines if line.startswith("#") and "@package" not in line]
+    if path.is_relative_to(CONF / "experiment") or path.is_relative_to(CONF / "debug"):
+        assert headers, f"{path} does not say what it is for"
+        return
+    in_defaults = False
+    for above, line in pairwise(["", *lines]):
+        key = re.match(r"\s*([\w./]+):(\s|$)", line)
+        if key is None:
+            continue
+        in_defaults = key[1] == "defaults" or (in_defaults and line.startswith(" "))
+        value = line[key.end() :].partition("#")[0].strip()
+        explained = "# " in line or above.lstrip().startswith("# ")
+        plain = in_defaults or not value or key[1] in ("_target_", "_partial_")
+        assert explained or plain, f"{path}: {line}"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_every_experiment_trains(path: Path, tmp_path: Path) -> None:
+    given_by_experiment = resolve(*choice(path))
+    outcome = run.run(
+        configs.compose(
+            [
+                *choice(path),
+                "data=mnist_mini",
+                "data.val_images=1000",
+                "model.iwae_samples=2",
+                "trainer.max_epochs=2",
+                *(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")),
+                "trainer.check_val_every_n_epoch=1",
+                "trainer.log_every_n_steps=1",
+                "forecast=false",
+                "logger=none",
+                "callbacks=none",
+                f"runs_dir={tmp_path}",
+            ]
+        )
+    )
+    assert outcome.exit_code == 0 and outcome.result is not None and outcome.path is not None
+    assert outcome.path.parent.name == given_by_experiment["group"]
+    assert outcome.result["steps"] == 2
+    metrics = outcome.result["metrics"]
+    assert metrics["test/neg_elbo"] == pytest.approx(
+        metrics["test/reconstruction"] + metrics["test/kl"]
+    )
+    assert all(math.isfinite(value) for value in metrics.values())
+    trained, _ = checkpoints.load(outcome.path, "last")
+    fresh = configs.build(
+        configs.from_yaml(Run(outcome.path).config_text or "", "config.yaml")["model"],
+        "model",
+        spec=trained.spec,
+        seed=trained.seed,
+    )
+    moved = [
+        not torch.equal(a, b) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True)
+    ]
+    assert any(moved)
+
+
+def test_an_integer_and_a_float_are_one_run() -> None:
+    whole, real = resolve("model.kl_weight=30"), resolve("model.kl_weight=30.0")
+    assert configs.identity(whole) == configs.identity(real)
+    assert configs.to_yaml(whole) == configs.to_yaml(real)
+    assert type(whole["model"]["kl_weight"]) is float
+    assert configs.identity(resolve("model.latent_dim=20.0")) == configs.identity(resolve())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["runs_dir=elsewhere"],
+        ["group=another"],
+        ["overwrite=true"],
+        ["traceback=true"],
+        ["notes=hello", "tags=[a]"],
+        ["logger=none"],
+        ["data.data_dir=elsewhere"],
+        ["data.num_workers=2"],
+        ["trainer=cpu", "trainer.accelerator=auto"],
+        ["trainer.devices=2"],
+        ["trainer.log_every_n_steps=1"],
+        ["trainer.profiler=simple"],
+    ],
+    ids=" ".join,
+)
+def test_where_and_how_a_run_happens_is_no_part_of_its_identity(overrides: list[str]) -> None:
+    assert configs.identity(resolve(*overrides)) == configs.identity(resolve())
+
+
+def test_what_a_run_computes_is_its_identity() -> None:
+    variants = [
+        [],
+        ["seed=1"],
+        ["model.kl_weight=2"],
+        ["model.kl_weight=0"],
+        ["model/likelihood=gaussian"],
+        ["model/likelihood=gaussian", "model.likelihood.scale=0.5"],
+        ["model/kl_schedule=linear"],
+        ["model.latent_dim=2"],
+        ["data.batch_size=64"],
+        ["data.binarisation=static"],
+        ["trainer.max_epochs=31"],
+        ["trainer.precision=bf16-mixed"],
+        ["ema_decay=0.9"],
+    ]
+    assert len({configs.identity(resolve(*overrides)) for overrides in variants}) == len(variants)
+
+
+def test_all_missing_values_are_listed_at_once() -> None:
+    listed = "data.source.root, group, model.kl_weight"
+    with pytest.raises(ConfigError, match=rf"^no value for {listed}: give one on the command line"):
+        resolve("data=folder", "group=???", "model.kl_weight=???")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_what_is_stored_is_what_was_run(path: Path) -> None:
+    config = resolve(*choice(path))
+    assert configs.from_yaml(configs.to_yaml(config), "config.yaml") == config
+
+
+# Control characters are YAML's own business; a dollar begins an interpolation.
+TEXT = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="$")) | (
+    st.sampled_from(["1e-3", "null", "yes", "0x10", "1:30", "${oops}", " a b ", "- a: b", "#"])
+)
+SCALARS = st.none() | st.booleans() | st.integers(-1000, 1000) | st.floats(allow_nan=False) | TEXT
+KEYS = st.text(string.ascii_lowercase + "_", min_size=1).filter(lambda k: k != "_target_")
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner))
+
+
+@settings(max_examples=15)
+@given(st.dictionaries(KEYS, VALUES))
+def test_any_config_survives_its_file(config: dict[str, Any]) -> None:
+    back = configs.from_yaml(configs.to_yaml(config), "config.yaml")
+    assert back == config
+    assert json.dumps(back) == json.dumps(config)  # which tells 1 from 1.0 and from true
+
+
+Colour = Literal["red", "green"]
+HINTS: list[Any] = [
+    bool,
+    int,
+    float,
+    str,
+    int | None,
+    float | None,
+    str | int,
+    int | float | None,
+    Colour,
+    Colour | None,
+    Colour | Literal["blue", 3],
+    list[int],
+    tuple[float, ...],
+    Likelihood,
+    KLDialect | None,
+    Any,
+]
+
+
+@settings(max_examples=60)
+@given(VALUES | st.just(math.nan), st.sampled_from(HINTS))
+def test_coercion_gives_the_type_or_refuses_and_is_done_once(value: Any, hint: Any) -> None:
+    try:
+        typed = configs.coerce(value, hint, "some.key")
+    except ConfigError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:  # of a list the element, of a component one of its keys may be what is wrong
+        assert refusal.startswith("some.key")
+        return
+    if hint in (bool, int, float, str):
+        assert type(typed) is hint
+    if hint in (int, float):
+        assert typed == value or math.isnan(value)
+    again = configs.coerce(typed, hint, "some.key")
+    assert repr(again) == repr(typed)
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_whole_numbers_are_numbers_and_the_reverse(n: int) -> None:
+    assert repr(configs.coerce(n, float, "k")) == repr(float(n))
+    assert repr(configs.coerce(float(n), int, "k")) == repr(n)
+    assert configs.coerce(n, int | None, "k") == n
+
+
+@given(st.sampled_from(get_args(Colour)))
+def test_a_choice_of_several_sets_lists_them_all(colour: str) -> None:
+    hint = Literal["red"] | Literal["green"]
+    assert configs.coerce(colour, hint, "k") == colour
+    with pytest.raises(ConfigError, match="^k='pink': choose one of red, green$"):
+        configs.coerce("pink", hint, "k")
+
+
+def test_a_node_is_built_with_what_is_nested_in_it() -> None:
+    node = {"_target_": "genlab.vae.kl_schedules.Linear", "steps": 10.0}
+    checked = configs.check({"a": [node]}, "k")
+    (schedule,) = configs.build(checked)["a"]
+    assert isinstance(schedule, Linear) and schedule.weight(5) == 0.5
+    later = configs.build(configs.check({**node, "_partial_": True}, "k"))
+    assert later(start=1.0).weight(0) == 1.0
+    dialect = configs.build(
+        configs.coerce(
+            {"error": "squared", "reconstruction": "mean", "kl": "sum"}, KLDialect | None, "k"
+        )
+    )
+    assert dialect == KLDialect("squared", "mean", "sum")
+
+
+def test_a_component_of_another_kind_is_refused() -> None:
+    node = {"_target_": "genlab.vae.kl_schedules.Constant"}
+    with pytest.raises(ConfigError, match=r"^k\._target_=.*Constant': Likelihood is needed$"):
+        configs.coerce(node, Likelihood, "k")
+    with pytest.raises(ConfigError, match=r"^k\._partial_=true: false is needed here$"):
+        configs.coerce({**node, "_partial_": True}, type(configs.build(node)), "k")
+
+
+FORBIDDEN = [
+    "os.system",
+    "builtins.eval",
+    "builtins.exec",
+    "torch.load",
+    "hydra.utils.get_method",
+    "pathlib.Path",
+    "subprocess.Popen",
+    "genlab.run.os.system",
+    "genlab.run.Path",
+    "genlab.run.subprocess.Popen",
+    "genlab.run.train",
+    "genlab.files.write_atomically",
+    "genlab.results",
+    "genlab",
+    "lightning.pytorch.callbacks.LambdaCallback",
+    "genlab_evil.Thing",
+    "",
+    ".",
+    3,
+    None,
+    ["os.system"],
+]
+
+
+@pytest.mark.parametrize("target", FORBIDDEN, ids=str)
+def test_no_other_target_is_built(target: Any) -> None:
+    node = {"_target_": target, "command": "exit", "args": "exit"}
+    with pytest.raises(ConfigError, match=r"^k\._target_="):
+        configs.check(node, "k")
+    with pytest.raises(ConfigError, match=r"^config\._target_="):
+        configs.build(node)
+
+
+@pytest.mark.parametrize(
+    ("key", "target"),
+    [
+        *(("model", target) for target in FORBIDDEN if isinstance(target, str) and len(target) > 1),
+        *((key, "os.system") for key in ("model.net.encoder", "data.source", "trainer")),
+    ],
+)
+def test_no_other_target_comes_from_the_command_line(key: str, target: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}\._target_='{re.escape(target)}'"):
+        resolve(f"{key}._target_={target}")
+
+
+@pytest.mark.parametrize("where", ["model", "model/prior", "data/source", "callbacks/x", "extra/a"])
+def test_a_planted_config_runs_nothing(tmp_path: Path, where: str) -> None:
+    config = resolve()
+    node: dict[str, Any] = config
+    *parents, last = where.split("/")
+    for key in parents:
+        node = node.setdefault(key, {})
+    node[last] = {"_target_": "os.system", "command": f"touch {tmp_path}/owned"}
+    text = OmegaConf.to_yaml(OmegaConf.create(config))
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"^{where.replace('/', '.')}\._target_='os.system'"):
+        checkpoints.load(tmp_path)
+    with pytest.raises(ConfigError, match="os.system"):
+        configs.from_yaml(text, "config.yaml")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: [", "is no readable YAML"),
+        ("- a", "holds no mapping"),
+        ("!!python/object/apply:os.system ['exit']", "is no readable YAML"),
+        ("seed: 0", "data=null: ImageData is needed"),
+        ("", "data=null: ImageData is needed"),
+    ],
+)
+def test_what_is_no_config_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        checkpoints.load(tmp_path)
+
+
+def test_a_stored_interpolation_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hidden")
+    assert configs.from_yaml("notes: ${oc.env:SECRET}", "f") == {"notes": "${oc.env:SECRET}"}
+
+
+def test_a_named_package_is_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "genlab_lawful"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from genlab.vae.likelihoods import GaussianLikelihood\n"
+        "class Wide(GaussianLikelihood):\n"
+        "    def __init__(self, **options: float) -> None:\n"
+        "        super().__init__(10.0 * options['factor'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = ["model/likelihood=bernoulli", "model.likelihood._target_=genlab_lawful.Wide"]
+    overrides += ["~model.likelihood.colour_targets", "+model.likelihood.factor=2"]
+    with pytest.raises(ConfigError, match="GENLAB_PLUGINS"):
+        resolve(*overrides)
+    monkeypatch.setenv("GENLAB_PLUGINS", "something_else, genlab_lawful")
+    module = configs.build(
+        resolve(*overrides)["model"],
+        spec=configs.build(resolve()["data"]).spec,
+        seed=0,
+    )
+    assert isinstance(module.likelihood, GaussianLikelihood) and module.likelihood.scale == 20.0
+    for borrowed in ("os.system", "Path", "GaussianLikelihood"):
+        allowed = borrowed == "GaussianLikelihood"  # a class of genlab, under another name
+        if allowed:
+            assert configs.target(f"genlab_lawful.{borrowed}", "k") is GaussianLikelihood
+        else:
+            with pytest.raises(ConfigError):
+                configs.target(f"genlab_lawful.{borrowed}", "k")

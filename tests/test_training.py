@@ -1,0 +1,163 @@
+"""What a run computes and records, in process and on a tiny budget."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genlab import checkpoints, configs, run
+from genlab.errors import TrainingError
+from genlab.modules.vae import VAE
+from genlab.results import Run, find_runs
+
+TINY = [
+    "data.train_images=512",
+    "data.batch_size=64",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "logger=none",
+    "callbacks=none",
+]
+
+
+def train(tmp_path: Path, *overrides: str) -> Run:
+    outcome = run.run(configs.compose([*TINY, f"runs_dir={tmp_path}", *overrides]))
+    assert outcome.path is not None
+    return Run(outcome.path)
+
+
+def result(of: Run) -> dict[str, Any]:
+    found = of.result
+    assert found is not None
+    metrics: dict[str, Any] = found["metrics"]
+    return metrics
+
+
+def test_the_result_is_that_of_the_best_checkpoint_on_the_test_set(tmp_path: Path) -> None:
+    trained = train(tmp_path)
+    metrics = result(trained)
+    module, data = checkpoints.load(trained.path)
+    assert isinstance(module, VAE)
+    data.setup("test")
+    x = module.codec.encode(torch.from_numpy(data.pixels("test").copy()))
+    with torch.no_grad():
+        kl = float(module.prior.kl_per_dim(module.encode(x)).sum(1).double().mean())  # type: ignore[union-attr]
+        torch.manual_seed(5)
+        reconstruction = float(module.bound(x)["reconstruction"].double().mean())
+    assert metrics["test/kl"] == pytest.approx(kl, rel=1e-5)
+    assert metrics["test/reconstruction"] == pytest.approx(reconstruction, rel=1e-2)
+    assert metrics["test/neg_elbo"] == pytest.approx(
+        metrics["test/reconstruction"] + metrics["test/kl"]
+    )
+    assert metrics["test/bits_per_dim"] == pytest.approx(
+        metrics["test/neg_elbo"] / (784 * math.log(2))
+    )
+
+
+def test_validation_is_judged_at_the_weight_that_the_schedule_ends_at(tmp_path: Path) -> None:
+    trained = train(
+        tmp_path, "model.kl_weight=3", "model/kl_schedule=linear", "model.kl_schedule.steps=1000"
+    )
+    rows = trained.metrics()
+    first = next(row for row in rows if "train/loss" in row)
+    assert first["train/kl_weight"] == 0
+    assert first["train/loss"] == pytest.approx(first["train/reconstruction"], rel=1e-6)
+    for row in rows:
+        if "val/loss" in row:
+            assert row["val/loss"] == pytest.approx(
+                row["val/reconstruction"] + 3 * row["val/kl"], rel=1e-6
+            )
+
+
+def test_a_dialect_is_the_same_training_as_its_canonical_weight(tmp_path: Path) -> None:
+    gaussian = ["model/likelihood=gaussian", "model.likelihood.scale=0.5"]
+    quoted = train(
+        tmp_path,
+        *gaussian,
+        "model.kl_dialect={error: squared, reconstruction: sum, kl: mean}",
+        "model.kl_weight=3",
+    )
+    beta = 3 * (1 / 20) / (2 * 0.5**2)
+    canonical = train(tmp_path, *gaussian, f"model.kl_weight={beta}")
+    ours, theirs = result(quoted), result(canonical)
+    assert ours["test/kl_weight"] == 3
+    assert ours["test/beta_effective"] == pytest.approx(beta)
+    assert ours["test/theta"] == pytest.approx(beta * 0.25)
+    assert ours["test/reconstruction"] == pytest.approx(theirs["test/reconstruction"], rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_term_and_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step \d+: .*(kl|reconstruction).* is not finite"):
+        train(tmp_path, "model.optimizer.lr=1e30")
+    (failed,) = find_runs(tmp_path)
+    assert failed.state == "failed"
+    assert failed.status["type"] == "TrainingError"
+    assert "lr" in failed.status["message"]
+    assert "checkpoint" in failed.status["message"]
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
+    trained = train(
+        tmp_path, "early_stopping_epochs=1", "trainer.max_epochs=50", "model.optimizer.lr=0.1"
+    )
+    assert trained.result is not None
+    assert trained.result["epochs"] < 50
+
+
+def test_importance_samples_tighten_the_bound(tmp_path: Path) -> None:
+    trained = train(
+        tmp_path, "model.iwae_samples=30", "model.iwae_chunk=7", "data.binarisation=static"
+    )
+    metrics = result(trained)
+    assert metrics["test/nll_iwae_30"] < metrics["test/neg_elbo"]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "model/prior=vamp model.prior.components=10",
+        "model/likelihood=gaussian_calibrated",
+        "model/likelihood=discretized_logistic_mixture",
+        "model/net=conv model.net.encoder.channels=[8,8] model.net.decoder.channels=[8,8]",
+        "trainer.precision=bf16-mixed",
+        "model/kl_schedule=capacity model.kl_schedule.nats=5 model.kl_schedule.steps=10",
+        "model.free_bits.kind=per_dimension model.free_bits.nats=0.1",
+        "trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=1.0 channels_last=true",
+    ],
+)
+def test_every_part_trains_and_is_rebuilt_from_its_directory(tmp_path: Path, choice: str) -> None:
+    trained = train(tmp_path, "trainer.max_epochs=1", *choice.split())
+    metrics = result(trained)
+    assert all(value is not None and math.isfinite(value) for value in metrics.values())
+    module, _ = checkpoints.load(trained.path)
+    assert isinstance(module, VAE)
+    images = module.sample(3, seed=1)
+    assert images.shape == (3, 1, 28, 28)
+    torch.testing.assert_close(module.sample(5, seed=1)[:3], images)
+
+
+def test_capacity_holds_the_rate_where_it_is_told_to(tmp_path: Path) -> None:
+    trained = train(
+        tmp_path,
+        "model/kl_schedule=capacity",
+        "model.kl_schedule.nats=6",
+        "model.kl_schedule.steps=50",
+        "model.kl_weight=100",
+        "trainer.max_epochs=25",
+        "trainer.check_val_every_n_epoch=25",
+    )
+    rows = [row["train/kl"] for row in trained.metrics() if "train/kl" in row]
+    assert sum(rows[-40:]) / 40 == pytest.approx(6, abs=0.5)
+
+
+def test_checkpoints_hold_tensors_and_plain_containers(tmp_path: Path) -> None:
+    trained = train(tmp_path, "ema_decay=0.9")
+    for path in trained.checkpoints.iterdir():
+        content = torch.load(path, weights_only=True)
+        assert "hyper_parameters" not in content
+    assert json.loads(trained.env_path.read_text())["versions"]["torch"]
