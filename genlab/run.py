@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import re
 import signal
-import subprocess
 import sys
 import traceback
 import warnings
@@ -43,6 +40,7 @@ from genlab.callbacks.profiler import Silent
 from genlab.callbacks.progress import SHOWN, progress
 from genlab.composition import refusal
 from genlab.data.datamodule import ImageData, SplitName
+from genlab.environment import environment, git_commit, versions
 from genlab.errors import (
     DONE,
     INTERRUPTED,
@@ -360,11 +358,11 @@ def _train_in(
             for network in module.networks().values():
                 network.compile()  # in place: the names in checkpoints stay what they are
         trainer.fit(module, datamodule=data, ckpt_path=str(last_path) if resumed else None)
-        name = f"{run_config.evaluate}.ckpt"
-        chosen = directory.checkpoints / name
-        checkpoints.load_weights(module, chosen if chosen.exists() else last_path)
+        best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
+        evaluated = "best" if best else "last"
+        checkpoints.load_weights(module, directory.checkpoints / f"{evaluated}.ckpt")
         trainer.test(module, datamodule=data, verbose=False)
-        result = _result(run_config, module, last, expected)
+        result = {**_result(run_config, module, last, expected), "evaluated": evaluated}
         if tracker is not None:
             tracker.summarise({**result["metrics"], "verdict": result["verdict"]})
         exit_code = DONE
@@ -410,11 +408,13 @@ def run_path(config: configs.Config, group: str, overrides: Sequence[str]) -> Pa
         return found
     model = str(config["model"].get("_target_", "model")).rsplit(".", 1)[-1].lower()
     words = [model]
-    for override in sorted(overrides):
+    # what belongs to the model comes first, where no cut can reach it
+    for override in sorted(overrides, key=lambda o: (not o.startswith("model"), o)):
         key, _, value = override.lstrip("+~").partition("=")
         if not any(key == u or key.startswith(f"{u}.") for u in _UNNAMED):
-            words.append(f"{key.rsplit('.', 1)[-1].rsplit('/', 1)[-1]}={value}")
-    tag = re.sub(r"[^\w.=,+-]", "_", "-".join(words))[:80]
+            words.append(f"{re.split('[./]', key)[-1]}_{value}")
+    # no character that the command line would want quoted
+    tag = re.sub(r"[^\w.-]+", "_", "-".join(words))[:80]
     return folder / f"{tag}-{identity}"
 
 
@@ -484,71 +484,20 @@ def _result(
         "units": units,
         "verdict": module.verdict(module.final_metrics),
         "forecast_verdict": _expected_verdict(module, expected),
-        "evaluated": run_config.evaluate,
         "seed": run_config.seed,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "wall_seconds": last.seconds,
         "images_per_second": images / last.seconds if last.seconds else None,
         "parameters": sum(p.numel() for p in module.parameters()),
-        "versions": _versions(),
-        "git_commit": _git_commit(),
+        "versions": versions(),
+        "git_commit": git_commit(),
     }
 
 
 def _expected_verdict(module: GenerativeModule, expected: Forecast | None) -> str:
     known = expected is not None and expected.active_units is not None
     return module.verdict(expected.metrics()) if expected is not None and known else ""
-
-
-def _versions() -> dict[str, str]:
-    names = ("genlab", "torch", "lightning", "hydra-core", "omegaconf", "wandb", "numpy")
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return {**found, "python": platform.python_version()}
-
-
-def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def environment() -> dict[str, Any]:
-    """Packages and hardware of this process."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "versions": _versions(),
-        "git_commit": _git_commit(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
 
 
 def _record_failure(directory: RunDirectory, error: BaseException) -> None:

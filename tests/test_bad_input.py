@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,10 @@ def command(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def no_network(*_: Any, **__: Any) -> None:
+    raise urllib.error.URLError("Name or service not known")
+
+
 @pytest.fixture
 def script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -227,8 +233,7 @@ def script(
     """`train.py` as a script of this process: its exit code, and what it wrote to stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # so that it does not stay set
-    for proxy in ("http_proxy", "https_proxy"):  # the discard port of the loopback: no network
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
 
     def execute(*overrides: str) -> tuple[Any, str]:
         monkeypatch.setattr(sys, "argv", ["train.py", *QUICK, *overrides])
@@ -492,6 +497,7 @@ def resumed_refusal(path: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_an_interrupted_run_goes_on(interrupted: Path, trained: Path) -> None:
     outcome = train(interrupted.parents[1], *GAUSSIAN)
     assert outcome.path == interrupted and outcome.result is not None

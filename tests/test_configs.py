@@ -133,7 +133,6 @@ def test_every_experiment_trains(path: Path, tmp_path: Path) -> None:
                 *(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")),
                 "trainer.check_val_every_n_epoch=1",
                 "trainer.log_every_n_steps=1",
-                "forecast=false",
                 "logger=none",
                 "callbacks=none",
                 f"runs_dir={tmp_path}",

@@ -127,7 +127,7 @@ class VAE(GenerativeModule):
         return f"kl_weight {self.weight.quoted:g}"
 
     def forecast(self, pixels: np.ndarray) -> Forecast | None:
-        if self.free_bits_kind != "none" or self.kl_schedule.final_capacity is not None:
+        if self.free_bits.kind != "none" or self.kl_schedule.final_capacity is not None:
             return None  # they hold the rate elsewhere than the weight alone would
         return forecast(
             self.likelihood, pixels, self.spec, self.latent_dim, self.weight.beta_effective
