@@ -62,6 +62,7 @@ class SweepSummary(Callback):
         paths = [outcome.path for outcome in self.outcomes if outcome.path is not None]
         refused = [o for o in self.outcomes if o.path is None]
         if paths:
+            print()
             print_sweep(collect(paths), directory)
             _say_how_to_send(paths, directory)
         for outcome in refused:
