@@ -35,6 +35,7 @@ from genlab.callbacks.checkpoint import (
     best_checkpoint,
 )
 from genlab.callbacks.ema import WeightAverage
+from genlab.callbacks.pictures import PictureBook, PictureCallback
 from genlab.callbacks.profiler import Silent
 from genlab.callbacks.progress import SHOWN, progress
 from genlab.composition import refusal
@@ -225,7 +226,7 @@ def _train_in(
     watchers: list[pl.Callback] = []
     if run_config.ema_decay is not None:
         watchers.append(WeightAverage(run_config.ema_decay))  # first: see its docstring
-    watchers += [
+    chosen: list[pl.Callback] = [
         configs.build(
             node,
             f"callbacks.{name}",
@@ -233,6 +234,8 @@ def _train_in(
         )
         for name, node in callback_nodes.items()
     ]
+    watchers += [c for c in chosen if not isinstance(c, PictureCallback)]
+    watchers.append(PictureBook([c for c in chosen if isinstance(c, PictureCallback)]))
     watchers += [progress(), last, StopOnSignal(last)]
     watchers.append(best_checkpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
