@@ -123,15 +123,6 @@ class GenerativeModule(pl.LightningModule):
             self._peak = peak_flops(self.device, str(self.trainer.precision))
         self._window = (time.perf_counter(), 0)
 
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """To a GPU as Lightning does it; on a CPU the batch is where it belongs already."""
-        if device.type == "cpu":
-            return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         trainer = self.trainer
         step = trainer.global_step
