@@ -135,7 +135,9 @@ def main() -> None:
     lines = [
         "# Training speed: CPU microseconds per image, one thread, batch 128",
         "",
-        f"`python benchmarks/run.py --rounds {options.rounds}`, {time.strftime('%Y-%m-%d')}, "
+        f"`python benchmarks/run.py --rounds {options.rounds}"
+        f"{' --peers DIR --peers-python PY' if options.peers else ''}`, "
+        f"{time.strftime('%Y-%m-%d')}, "
         f"{machine()}.",
         f"Median (lowest to highest) of {options.rounds} interleaved rounds of {EPOCHS - 1} epochs "
         f"of {IMAGES:,} images.",
