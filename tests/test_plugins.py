@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SCHEDULE = '''
-from genlab.vae.checks import whole
+from genlab.checks import whole
 from genlab.vae.kl_schedules import KLSchedule
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from genlab.errors import ConfigError
-from genlab.vae.checks import number, whole
+from genlab.checks import number, whole
 
 if TYPE_CHECKING:
     from genlab.vae.likelihoods import Likelihood

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from genlab.protocols import ImageSpec
-from genlab.vae.checks import number, whole
+from genlab.checks import number, whole
 from genlab.vae.likelihoods import (
     Bernoulli,
     CalibratedGaussian,

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from genlab.vae.checks import number, whole
+from genlab.checks import number, whole
 
 
 class KLSchedule(ABC):

@@ -12,7 +12,7 @@ from typing import Literal
 
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
-from genlab.vae.checks import number
+from genlab.checks import number
 from genlab.vae.likelihoods import Bernoulli, Likelihood
 
 _CHOICES = {

@@ -25,7 +25,7 @@ from genlab.distributions import (
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
 from genlab.tensors import sum_except_batch
-from genlab.vae.checks import number, whole
+from genlab.checks import number, whole
 
 # (1/255)^2 / 1000: far below the rounding of 8-bit data, and keeps a perfect fit finite.
 _MIN_VARIANCE = 1e-8

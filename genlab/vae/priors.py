@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from genlab.protocols import ImageSpec
 from genlab.vae.bounds import gaussian_kl
-from genlab.vae.checks import number, whole
+from genlab.checks import number, whole
 from genlab.vae.posterior import DiagonalGaussian
 
 Encode = Callable[[Tensor], Normal]
