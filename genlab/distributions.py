@@ -15,11 +15,11 @@ from torch.nn import functional
 MIN_LOG_SCALE = -7.0
 
 
-class DiscretizedLogistic(Distribution):
-    """A logistic variable rounded to one of `levels` values, evenly spaced from low to high.
+class _Discretized(Distribution):
+    """A location-scale variable rounded to one of `levels` values, evenly spaced from low to high.
 
     The outermost bins are open, so the levels sum to one for every loc, also outside [low, high].
-    `loc` and `log_scale` broadcast to batch_shape. Salimans et al. (2017, PixelCNN++), eq. 2.
+    `loc` and `log_scale` broadcast to batch_shape.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -37,32 +37,88 @@ class DiscretizedLogistic(Distribution):
         self.bin_width = (high - low) / (levels - 1)
         super().__init__(self.loc.shape, validate_args=False)
 
+    def _log_masses(self, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-mass below the bin's upper edge, above its lower edge, and between the two."""
+        raise NotImplementedError
+
+    def _mean_above_zero(self, z: Tensor) -> Tensor:
+        """The mean of max(0, z + a variable of scale 1)."""
+        raise NotImplementedError
+
+    def _draw(self, shape: Size) -> Tensor:
+        """Draws of the variable of scale 1."""
+        raise NotImplementedError
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-mass in nats of values on the grid, shaped like the broadcast of value and loc."""
-        half, inverse_scale = self.bin_width / 2, torch.exp(-self.log_scale)
-        error = value - self.loc
-        upper, lower = (error + half) * inverse_scale, (error - half) * inverse_scale
-        log_below, log_above = functional.logsigmoid(upper), functional.logsigmoid(-lower)
-        # s(a) - s(b) = s(a) s(-b) (1 - e^(b-a)), where a - b is known without cancellation.
-        log_gap = torch.log(-torch.expm1(-self.bin_width * inverse_scale))
-        inside = torch.where(value > self.high - half, log_above, log_below + log_above + log_gap)
+        half = self.bin_width / 2
+        log_below, log_above, log_between = self._log_masses(value - self.loc)
+        inside = torch.where(value > self.high - half, log_above, log_between)
         return torch.where(value < self.low + half, log_below, inside)
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the logistic clipped to [low, high]: within half a bin of the rounded one's."""
+        """Mean of the variable clipped to [low, high]: within half a bin of the rounded one's."""
         scale = self.log_scale.exp()
-        rise = functional.softplus((self.loc - self.low) / scale) - functional.softplus(
+        rise = self._mean_above_zero((self.loc - self.low) / scale) - self._mean_above_zero(
             (self.loc - self.high) / scale
         )
         return (self.low + scale * rise).clamp(self.low, self.high)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            u = torch.rand(Size(sample_shape) + self.loc.shape, device=self.loc.device)
-            y = self.loc + self.log_scale.exp() * torch.logit(u, eps=1e-7).to(self.loc.dtype)
+            draw = self._draw(Size(sample_shape) + self.loc.shape).to(self.loc.dtype)
+            y = self.loc + self.log_scale.exp() * draw
             level = ((y - self.low) / self.bin_width).round().clamp(0, self.levels - 1)
             return self.low + level * self.bin_width
+
+
+class DiscretizedLogistic(_Discretized):
+    """A logistic variable of that `loc` and `log_scale`, rounded to one of `levels` values.
+
+    Salimans et al. (2017, PixelCNN++), eq. 2.
+    """
+
+    def _log_masses(self, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        half, inverse_scale = self.bin_width / 2, torch.exp(-self.log_scale)
+        upper, lower = (error + half) * inverse_scale, (error - half) * inverse_scale
+        log_below, log_above = functional.logsigmoid(upper), functional.logsigmoid(-lower)
+        # s(a) - s(b) = s(a) s(-b) (1 - e^(b-a)), where a - b is known without cancellation.
+        log_gap = torch.log(-torch.expm1(-self.bin_width * inverse_scale))
+        return log_below, log_above, log_below + log_above + log_gap
+
+    def _mean_above_zero(self, z: Tensor) -> Tensor:
+        return functional.softplus(z)
+
+    def _draw(self, shape: Size) -> Tensor:
+        return torch.logit(torch.rand(shape, device=self.loc.device), eps=1e-7)
+
+
+class DiscretizedGaussian(_Discretized):
+    """A Gaussian variable of that `loc` and `log_scale`, rounded to one of `levels` values.
+
+    The decoder of Ho et al. (2020, DDPM), eq. 13. Masses are computed in float64, since a wide
+    Gaussian is nearly flat across a bin, and returned in the dtype of what came in.
+    """
+
+    def _log_masses(self, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        half, scale = self.bin_width / 2, self.log_scale.double().exp()
+        upper, lower = (error.double() + half) / scale, (error.double() - half) / scale
+        # Both edges mirrored into the lower tail, where log_ndtr keeps its relative precision.
+        distance = error.double().abs()
+        near = torch.special.log_ndtr((half - distance) / scale)
+        far = torch.special.log_ndtr((-half - distance) / scale)
+        log_between = near + torch.log(-torch.expm1(far - near))
+        log_below, log_above = torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower)
+        dtype = torch.promote_types(error.dtype, self.log_scale.dtype)
+        return log_below.to(dtype), log_above.to(dtype), log_between.to(dtype)
+
+    def _mean_above_zero(self, z: Tensor) -> Tensor:
+        density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+        return z * torch.special.ndtr(z) + density
+
+    def _draw(self, shape: Size) -> Tensor:
+        return torch.randn(shape, device=self.loc.device)
 
 
 class DiscretizedLogisticMixture(Distribution):

@@ -40,6 +40,7 @@ class _Layout:
         self.status_path = self.path / "status.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.result_path = self.path / "result.json"
+        self.bound_path = self.path / "bound.json"
         self.env_path = self.path / "env.json"
         self.log_path = self.path / "train.log"
         self.checkpoints = self.path / "checkpoints"
@@ -174,6 +175,11 @@ class RunDirectory(_Layout):
         self._require_open()
         write_json_atomically(self.result_path, result)
 
+    def write_bound(self, curves: Mapping[str, Any]) -> None:
+        """Where along the way from noise to data the bound of a diffusion model is spent."""
+        self._require_open()
+        write_json_atomically(self.bound_path, curves)
+
     def write_env(self, env: Mapping[str, Any]) -> None:
         """Packages and hardware."""
         self._require_open()
@@ -277,6 +283,11 @@ class Run(_Layout):
     def result(self) -> dict[str, Any] | None:
         """The content of result.json, or None."""
         return _read_json(self.result_path)
+
+    @property
+    def bound(self) -> dict[str, Any] | None:
+        """The content of bound.json, or None where the model has no such curves."""
+        return _read_json(self.bound_path)
 
     @property
     def config_text(self) -> str | None:

@@ -63,6 +63,9 @@ UNITS = {
     "loss": "nats/image",
     "reconstruction": "nats/image",
     "kl": "nats/image",
+    "kl_prior": "nats/image",
+    "kl_diffusion": "nats/image",
+    "neg_elbo_se": "nats/image",
     "neg_elbo": "nats/image",
     "nll_iwae": "nats/image",
     "rate": "nats/image",
@@ -267,6 +270,8 @@ def _train_in(
         evaluated = "best" if best else "last"
         checkpoints.load_weights(module, directory.checkpoints / f"{evaluated}.ckpt")
         trainer.test(module, datamodule=data, verbose=False)
+        if module.final_curves:
+            directory.write_bound(module.final_curves)
         result = {**_result(run_config, module, last, expected), "evaluated": evaluated}
         if tracker is not None:
             tracker.summarise({**result["metrics"], "verdict": result["verdict"]})

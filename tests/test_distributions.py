@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genlab.distributions import (
     ContinuousBernoulli,
+    DiscretizedGaussian,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
 )
@@ -76,6 +77,67 @@ def test_the_mean_is_within_half_a_level_of_the_exact_one(loc: float, log_scale:
 def test_samples_have_the_frequencies_of_the_masses() -> None:
     torch.manual_seed(0)
     d = DiscretizedLogistic(torch.tensor(0.9), torch.tensor(-1.0), levels=5)
+    index = (d.sample((40_000,)) * 4).round().long()
+    frequencies = torch.bincount(index, minlength=5) / 40_000
+    torch.testing.assert_close(
+        frequencies, d.log_prob(levels(0, 1, 5)).exp(), atol=4 * 0.5 / 200, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@given(loc=st.floats(-3, 3), log_scale=st.floats(-7, 7))
+def test_the_levels_of_a_discretized_gaussian_sum_to_one(
+    dtype: torch.dtype, tolerance: float, loc: float, log_scale: float
+) -> None:
+    d = DiscretizedGaussian(
+        torch.tensor(loc, dtype=dtype), torch.tensor(log_scale, dtype=dtype), -1.0, 1.0
+    )
+    # the grid in float64 all the same: rounded to float32 it has bins of unequal width
+    log_prob = d.log_prob(levels(-1, 1, dtype=torch.float64))
+    assert torch.isfinite(log_prob).all()
+    assert float(log_prob.exp().sum()) == pytest.approx(1, abs=tolerance)
+
+
+def test_a_gaussian_mass_is_the_difference_of_two_normal_functions() -> None:
+    loc, scale = torch.tensor([0.37, 0.05], dtype=torch.float64)
+    normal = torch.distributions.Normal(loc, scale)
+    for x in (70 / 255, 94 / 255, 100 / 255, 1.0, 0.0):
+        ends = [-math.inf if x == 0 else x - 0.5 / 255, math.inf if x == 1 else x + 0.5 / 255]
+        masses = [float(normal.cdf(torch.tensor(e, dtype=torch.float64))) for e in ends]
+        d = DiscretizedGaussian(loc, scale.log())
+        actual = float(d.log_prob(torch.tensor(x, dtype=torch.float64)).exp())
+        assert actual == pytest.approx(masses[1] - masses[0], rel=1e-9, abs=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [-7.0, 7.0])
+def test_a_discretized_gaussian_and_its_gradient_are_finite_far_away(
+    dtype: torch.dtype, scale: float
+) -> None:
+    loc = torch.linspace(-3, 3, 256, dtype=dtype).requires_grad_()
+    log_scale = torch.full((256,), scale, dtype=dtype, requires_grad=True)
+    log_prob = DiscretizedGaussian(loc, log_scale, -1.0, 1.0).log_prob(levels(1, -1, dtype=dtype))
+    assert log_prob.dtype == dtype and torch.isfinite(log_prob).all()
+    log_prob.sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loc.grad).all() and torch.isfinite(log_scale.grad).all()
+    if scale == -7:
+        # 3.6 / e^-7 scales away: half the square of that, at the far end
+        assert float(log_prob.detach().min()) < -1e6
+
+
+@pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 1.0])
+@pytest.mark.parametrize("loc", [-0.2, 0.0, 0.3, 1.4])
+def test_the_mean_of_a_discretized_gaussian_is_within_half_a_level(
+    loc: float, log_scale: float
+) -> None:
+    d = DiscretizedGaussian(torch.tensor(loc), torch.tensor(log_scale))
+    exact = (d.log_prob(levels(0, 1)).exp() * levels(0, 1)).sum()
+    assert float(d.mean) == pytest.approx(float(exact), abs=0.51 / 255)
+
+
+def test_samples_of_a_discretized_gaussian_have_the_frequencies_of_the_masses() -> None:
+    torch.manual_seed(0)
+    d = DiscretizedGaussian(torch.tensor(0.9), torch.tensor(-1.0), levels=5)
     index = (d.sample((40_000,)) * 4).round().long()
     frequencies = torch.bincount(index, minlength=5) / 40_000
     torch.testing.assert_close(

@@ -1,8 +1,8 @@
 """The forward process q(x_t | x_0) and its posterior, as functions of the log-SNR.
 
-Images are in [-1, 1] here. Times and log-SNRs are (B,) float64; what multiplies an image is computed
-in float64 and cast at the end. In terms of c = 1 - exp(lambda_t - lambda_s) for s < t, every
-coefficient is a product of alphas, sigmas and c (Kingma et al. 2021, VDM, appendix A).
+Images are in [-1, 1] here. Times and log-SNRs are (B,) float64; what multiplies an image is
+computed in float64 and cast at the end. In terms of c = 1 - exp(lambda_t - lambda_s) for s < t,
+every coefficient is a product of alphas, sigmas and c (Kingma et al. 2021, VDM, appendix A).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def diffuse(x0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def step_fraction(log_snr_s: Tensor, log_snr_t: Tensor) -> Tensor:
-    """c = 1 - exp(lambda_t - lambda_s) = sigma^2_(t|s) / sigma^2_t, in [0, 1]; 1 from clean data."""
+    """c = 1 - exp(lambda_t - lambda_s) = sigma^2_(t|s) / sigma^2_t, in [0, 1]; 1 from clean."""
     return -torch.expm1(log_snr_t.double() - log_snr_s.double())
 
 
 class Posterior(NamedTuple):
-    """q(x_s | x_t, x_0): the mean (B, C, H, W) and the variance (B,), the same in each dimension."""
+    """q(x_s | x_t, x_0): the mean (B, C, H, W) and the variance (B,) of each dimension."""
 
     mean: Tensor
     variance: Tensor
@@ -60,8 +60,10 @@ def posterior_coefficients(log_snr_s: Tensor, log_snr_t: Tensor) -> tuple[Tensor
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
     alpha_t, sigma_t = alpha_sigma(log_snr_t)
     c = step_fraction(log_snr_s, log_snr_t)
-    return alpha_s * c, alpha_t * sigma_s.square() / (alpha_s * sigma_t.square()), (
-        sigma_s.square() * c
+    return (
+        alpha_s * c,
+        alpha_t * sigma_s.square() / (alpha_s * sigma_t.square()),
+        (sigma_s.square() * c),
     )
 
 
@@ -91,7 +93,8 @@ class Process:
             raise ConfigError(
                 f"model.steps=null: in continuous time {name} must begin and end at a finite "
                 f"log-SNR, and it runs from {float(values[0]):.4g} to {float(values[-1]):.4g}; "
-                "give model.noise_schedule.log_snr_max and log_snr_min, for instance 13 and -9"
+                "give model.noise_schedule.log_snr_max and log_snr_min, for instance 13 and -9, or "
+                "model.steps, for instance 1000"
             )
         if values.isnan().any() or not (values[1:] < values[:-1]).all():
             raise ConfigError(

@@ -51,19 +51,22 @@ class GenerativeModule(pl.LightningModule):
         self.final_metrics: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._evaluated = 0
+        self.evaluated_images = 0
+        self.final_curves: dict[str, list[float | None]] = {}
         self._window: tuple[float, int] = (0.0, 0)
         self._flops_per_image: float | None = None
         self._peak: float | None = None
 
     @abstractmethod
-    def objective(self, x: Tensor, step: int) -> dict[str, Tensor]:
+    def objective(self, x: Tensor, labels: Tensor | None, step: int) -> dict[str, Tensor]:
         """Scalars in nats per image of a batch (B, C, H, W); `loss` is what is minimised.
 
-        Every other entry is a term of it by name, so that a loss that is not finite can be traced.
+        `labels` (B,) are there for models that are told the class. Every other entry is a term of
+        the loss by name, so that one that is not finite can be traced.
         """
 
     @abstractmethod
-    def evaluate(self, x: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """What is measured on a validation or test batch: each (B,), averaged over all images."""
 
     @abstractmethod
@@ -132,7 +135,7 @@ class GenerativeModule(pl.LightningModule):
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = lr
         x = self.codec.encode(batch["image"])
-        terms = self.objective(x, step)
+        terms = self.objective(x, batch.get("label"), step)
         logged = (step + 1) % self._log_every == 0
         # reading one number is free on a CPU, but on a GPU it waits for all work in flight
         if logged or x.device.type == "cpu":
@@ -177,7 +180,7 @@ class GenerativeModule(pl.LightningModule):
         x = torch.rand(2, *self.spec.shape, device="meta")
         try:
             with FlopCounterMode(display=False) as counter:
-                twin.objective(x, 0)["loss"].backward()
+                twin.objective(x, None, 0)["loss"].backward()
         except (RuntimeError, NotImplementedError) as error:
             log.info("floating-point operations could not be counted (%s): no mfu", error)
             return None
@@ -197,7 +200,7 @@ class GenerativeModule(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
         seeding.reseed(self.seed, split, batch_idx, self.trainer.global_rank)
-        terms = self.evaluate(self.codec.encode(batch["image"]))
+        terms = self.evaluate(self.codec.encode(batch["image"]), batch.get("label"))
         for name, values in terms.items():
             total = values.detach().double().sum()
             self._sums[name] = self._sums[name] + total if name in self._sums else total
@@ -210,19 +213,20 @@ class GenerativeModule(pl.LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, split: str) -> None:
-        count = self._reduce(torch.tensor(float(self._evaluated), dtype=torch.float64))
-        means = {name: self._reduce(total) / count for name, total in self._sums.items()}
+        count = self.reduce_sum(torch.tensor(float(self._evaluated), dtype=torch.float64))
+        self.evaluated_images = int(count)
+        means = {name: float(self.reduce_sum(t) / count) for name, t in self._sums.items()}
         metrics = self.summary(means, split)
         self.log_dict({f"{split}/{k}": v for k, v in metrics.items()}, logger=False)
         self.record(split, metrics, self.trainer.global_step)
         if split == "test":
             self.final_metrics = metrics
 
-    def _reduce(self, total: Tensor) -> float:
-        """The sum over all ranks."""
+    def reduce_sum(self, total: Tensor) -> Tensor:
+        """The sum over all processes, on the CPU."""
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
-        return float(total)
+        return total.cpu()
 
     def record(self, split: str, metrics: Mapping[str, float], step: int) -> None:
         """Send one row to every logger, with the prefix of its split."""

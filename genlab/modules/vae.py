@@ -154,7 +154,7 @@ class VAE(GenerativeModule):
         terms = bounds.elbo_terms(x, output, z, posterior, self.likelihood, self.prior, self.encode)
         return terms, z
 
-    def objective(self, x: Tensor, step: int) -> dict[str, Tensor]:
+    def objective(self, x: Tensor, labels: Tensor | None, step: int) -> dict[str, Tensor]:
         terms, _ = self._terms(x, self.encode(x))
         reconstruction, kl = terms.reconstruction.mean(), terms.kl.mean()
         loss = self._loss(reconstruction, kl, terms.kl_per_dim, step)
@@ -194,7 +194,7 @@ class VAE(GenerativeModule):
         super().on_validation_epoch_start()
         self._posteriors = []
 
-    def evaluate(self, x: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         parameters = self.encoder(x)
         posterior = diagonal_gaussian(parameters, self.log_var_range)
         terms, z = self._terms(x, posterior)

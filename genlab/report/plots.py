@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from genlab.files import write_atomically
+from genlab import charts
 from genlab.report.collect import Record, swept_keys
 from genlab.report.tables import short_names, sort_key, value_text
 
@@ -41,9 +40,6 @@ def rate_distortion_png(records: Sequence[Record], path: str | os.PathLike[str])
     Thin lines join points of equal negative ELBO. The linear forecast, where a run has one, is a
     hollow marker on a dashed line. Returns False, with nothing written, if no run has both numbers.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     swept = swept_keys(records)
     records = sorted(
         (r for r in records if _point(r, "test/kl", "test/reconstruction")),
@@ -52,8 +48,7 @@ def rate_distortion_png(records: Sequence[Record], path: str | os.PathLike[str])
     if not records:
         return False
 
-    figure = Figure(figsize=(8, 5.5), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = charts.figure()
     axes = figure.add_subplot()
     axes.set_xlabel("rate: kl (nats per image)")
     axes.set_ylabel("distortion: reconstruction (nats per image)")
@@ -65,12 +60,10 @@ def rate_distortion_png(records: Sequence[Record], path: str | os.PathLike[str])
     labels = _draw_runs(axes, records, trained, swept)
     guides = _draw_equal_elbo(axes)
     figure.legend(loc="outside lower left", ncols=3, fontsize=8, frameon=False)
-    canvas.draw()
+    figure.canvas.draw()
     _place_labels(axes, labels, [*trained, *forecasts], guides)
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
+    charts.save(figure, path)
     return True
 
 

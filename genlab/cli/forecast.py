@@ -1,17 +1,15 @@
-"""`genlab forecast | report`: what can be said before a training, and what is read after it."""
+"""`genlab forecast`: what each KL weight must do, from the data alone."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from genlab.errors import DONE, ConfigError, GenlabError
+from genlab.errors import DONE, ConfigError
 
 if TYPE_CHECKING:
     from genlab.vae.forecast import Forecast
@@ -22,11 +20,8 @@ WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _KNOB = "model.kl_weight="
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The `genlab` command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="genlab", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
     forecast = commands.add_parser(
         "forecast",
         help="what each KL weight must do, from the data alone",
@@ -43,31 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="as for train.py; model.kl_weight takes several values, separated by commas",
     )
     forecast.set_defaults(run=_forecast)
-
-    report = commands.add_parser(
-        "report",
-        help="compare the runs of a sweep",
-        description="Print the comparison of all runs below a directory, and leave it there as "
-        "CSV, Markdown and PNG. Needs no torch and no network.",
-        epilog="example: genlab report runs/vae-kl_weight",
-    )
-    report.add_argument("directory", type=Path, help="a sweep's directory, or any that holds runs")
-    report.set_defaults(run=_report)
-
-    options = parser.parse_args(arguments)
-    try:
-        code: int = options.run(options)
-    except GenlabError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
-        return error.exit_code
-    return code
-
-
-def _report(options: argparse.Namespace) -> int:
-    from genlab.report import collect, print_sweep
-
-    print_sweep(collect(options.directory), options.directory)
-    return DONE
 
 
 def _weights(overrides: Sequence[str]) -> tuple[list[str], list[float]]:
@@ -163,7 +133,3 @@ def _reading(one: Forecast) -> str:
     if one.rate_ceiling is not None:
         lines.append("No decoder at a global optimum has a rate above the ceiling.")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Pictures of a diffusion model: the way into noise, the way out of it, and where the bound goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from genlab import charts, pictures
+from genlab.callbacks.pictures import PictureCallback, Pixels
+from genlab.diffusion.process import diffuse
+from genlab.errors import ConfigError
+from genlab.modules.ddpm import DDPM
+
+
+class _OverTime(PictureCallback):
+    """Columns are times.
+
+    Args:
+        steps: columns; 2 or more.
+    """
+
+    def __init__(
+        self, directory: Path, images: int = 4, every_n_epochs: int = 0, steps: int = 10
+    ) -> None:
+        super().__init__(directory, images, every_n_epochs)
+        if steps < 2:
+            raise ConfigError(f"callbacks.{self.name}.steps={steps}: both ends make 2")
+        self.steps = steps
+
+    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
+        return self.of(trainer, module) if isinstance(module, DDPM) else {}
+
+    def of(self, trainer: pl.Trainer, module: DDPM) -> dict[str, Pixels]:
+        """The pictures of a diffusion model."""
+        raise NotImplementedError
+
+    def from_model_space(self, module: DDPM, x: Tensor) -> Pixels:
+        """[-1, 1] to uint8; noise beyond that is cut off."""
+        return self.shown(module, (x + 1) / 2)
+
+
+class ForwardNoising(_OverTime):
+    """Validation images on their way into noise, at times even in t."""
+
+    name = "forward"
+
+    def of(self, trainer: pl.Trainer, module: DDPM) -> dict[str, Pixels]:
+        x0 = 2 * self.inputs(trainer, module, self.images) - 1
+        generator = torch.Generator().manual_seed(module.seed)
+        eps = torch.randn(x0.shape, generator=generator).to(x0)
+        times = torch.linspace(module.process.first, 1, self.steps, dtype=torch.float64)
+        log_snrs = module.process.log_snr(times.to(module.device)).detach()
+        columns = [x0] + [diffuse(x0, eps, log_snr.expand(len(x0))) for log_snr in log_snrs]
+        shown = self.from_model_space(module, torch.stack(columns, 1).flatten(0, 1))
+        low, high = float(log_snrs[0]), float(log_snrs[-1])
+        title = f"x_0, then x_t from log-SNR {low:.1f} to {high:.1f} in even steps of t"
+        caption = self.caption(trainer, module, title)
+        return {self.name: pictures.grid(shown, columns=len(columns), caption=caption)}
+
+
+class Trajectories(_OverTime):
+    """Samples on their way out of noise: above x_t, below it the image that the network sees there."""
+
+    name = "trajectory"
+
+    def of(self, trainer: pl.Trainer, module: DDPM) -> dict[str, Pixels]:
+        steps = module.sampler.path(module.process).steps
+        chosen = {round(i) for i in np.linspace(0, steps - 1, min(self.steps, steps))}
+        noisy: list[Tensor] = []
+        seen: list[Tensor] = []
+
+        def keep(i: int, t: float, x_t: Tensor, x0_hat: Tensor) -> None:
+            if i in chosen:
+                noisy.append(x_t.clone())
+                seen.append(x0_hat.clone())
+
+        with torch.no_grad():
+            module.sample(self.images, module.seed, on_step=keep)
+        # one image after the other, its x_t above its x0_hat
+        both = torch.stack([torch.stack(noisy, 1), torch.stack(seen, 1)], 1)
+        shown = self.from_model_space(module, both.flatten(0, 2))
+        return {
+            self.name: pictures.grid(
+                shown,
+                columns=len(noisy),
+                row_labels=["x_t", "x0_hat"] * self.images,
+                caption=self.caption(trainer, module, f"Sampling in {steps} steps"),
+            )
+        }
+
+
+class BoundOverTime(PictureCallback):
+    """Where the bound of the evaluated split is spent: by time, and by log-SNR."""
+
+    name = "bound"
+
+    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
+        if not module.final_curves:
+            return {}
+        curves = module.final_curves
+        figure, (by_time, by_log_snr) = charts.panels(2)
+        bins = len(curves["time"])
+        density = [share * bins for share in curves["nats"]]
+        charts.draw_lines(by_time, {"": (curves["time"], density)})
+        by_time.set(xlabel="t", ylabel="nats per image and unit of t", yscale="log")
+        edges = curves["log_snr_edges"]
+        by_log_snr.stairs(curves["nats_by_log_snr"], edges, color=charts.COLOURS[0], fill=True)
+        by_log_snr.set(xlabel="log-SNR (data on the right)", ylabel="nats per image in each bin")
+        title = self.caption(trainer, module, "Where the bound is spent")
+        figure.suptitle(title, fontsize="medium")
+        return {self.name: charts.pixels(figure)}

@@ -1,0 +1,113 @@
+"""Charts as PNG files: a figure without a display, and lines in it (no torch)."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from genlab.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = tuple[Sequence[float], Sequence[float]]
+
+#: Told apart by people who see red and green alike (Wong 2011, Nature Methods 8).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_STYLES = ("-", "--", ":", "-.")
+
+
+def figure(width: float = 8.0, height: float = 5.5) -> Figure:
+    """An empty figure, in inches, that no window belongs to."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def panels(count: int, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """A figure with so many axes side by side."""
+    made = figure(max(6.0, 4.2 * count), height)
+    return made, [made.add_subplot(1, count, i + 1) for i in range(count)]
+
+
+def draw_lines(
+    axes: Axes,
+    lines: Mapping[str, Points],
+    marker: str = "",
+    looks: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
+    """A line for each name.
+
+    Args:
+        looks: numbers of its colour and its style, where lines belong together; else the next
+            colour, and past the last one the next style.
+    """
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        colour, style = looks[name] if looks else (i, i // len(COLOURS))
+        axes.plot(
+            x,
+            y,
+            label=name,
+            color=COLOURS[colour % len(COLOURS)],
+            linestyle=_STYLES[style % len(_STYLES)],
+            linewidth=1.4,
+            marker=marker,
+            markersize=4,
+        )
+    axes.grid(color="#e3e5e8", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
+    """Both axes logarithmic, labelled by plain numbers; `ticks` on the horizontal one."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(ticks)
+    axes.tick_params(which="minor", labelbottom=False, labelleft=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def add_legend(made: Figure) -> None:
+    """One legend below all axes; a name that stands in several of them is given once."""
+    named: dict[str, Artist] = {}
+    for axes in made.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    if named:
+        made.legend(
+            list(named.values()),
+            list(named),
+            loc="outside lower left",
+            ncols=4,
+            fontsize=8,
+            frameon=False,
+        )
+
+
+def png(made: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def pixels(made: Figure) -> npt.NDArray[np.uint8]:
+    """The figure as a picture (H, W, 3)."""
+    canvas = made.canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
+def save(made: Figure, path: str | os.PathLike[str]) -> None:
+    """Write the figure as a PNG in one piece; its folder must exist."""
+    write_atomically(path, png(made))

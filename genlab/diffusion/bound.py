@@ -1,0 +1,286 @@
+"""The variational bound of a diffusion model, term by term, in nats per image.
+
+In T steps (Ho et al. 2020, eq. 5) it is the prior term L_T, the T - 1 KLs between Gaussians L_(t-1)
+and the decoder's L_0; in continuous time (Kingma et al. 2021, VDM, eq. 11) an integral takes the
+place of the KLs. Images are on the grid of 256 levels in [-1, 1]. Noise is from torch's default
+generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from genlab.checks import whole
+from genlab.diffusion.process import Process, alpha_sigma, diffuse, posterior_coefficients
+from genlab.diffusion.variances import Prediction, ReverseVariance, log_posterior_variance
+from genlab.distributions import DiscretizedGaussian
+from genlab.errors import ConfigError
+from genlab.protocols import ImageSpec
+from genlab.tensors import like_images, sum_except_batch
+
+LEVELS = 256
+
+#: Edges of the bins in log-SNR by which schedules are compared; the outermost bins are open.
+LOG_SNR_EDGES = tuple(range(-20, 21, 2))
+
+Predict = Callable[[Tensor, Tensor], Prediction]
+"""Noisy images x_t (B, C, H, W) and their times (B,) to what the network says of x_0."""
+
+
+class BoundTerms(NamedTuple):
+    """The bound of B images, and what each of the N predictions for it came to; float64.
+
+    Attributes:
+        prior: (B,), L_T.
+        reconstruction: (B,), L_0.
+        diffusion: (B,), the sum of L_(t-1), t = 2..T, or the integral.
+        t: (B, N), the times at which the network was asked. In discrete time the first is 1/T.
+        terms: (B, N), the shares of those times, weighted so that their sum over N is diffusion;
+            in discrete time with L_0 as the first, so that it is reconstruction + diffusion.
+        squared_error: (B, N), ||x_0 - x0_hat||^2 summed over dimensions.
+    """
+
+    prior: Tensor
+    reconstruction: Tensor
+    diffusion: Tensor
+    t: Tensor
+    terms: Tensor
+    squared_error: Tensor
+
+    @property
+    def kl(self) -> Tensor:
+        """(B,), L_T + the diffusion term: the KL between the forward and the reverse process."""
+        return self.prior + self.diffusion
+
+
+def check_levels(spec: ImageSpec) -> None:
+    """ConfigError unless the images are 8-bit, which L_0 is defined for."""
+    if spec.levels == LEVELS:
+        return
+    if spec.levels == 2:
+        raise ConfigError(
+            "data.binarisation: the bound of a DDPM is that of pixels of 256 levels, and these "
+            "have 2; set data.binarisation=none"
+        )
+    kind = "are real numbers" if spec.levels is None else f"have {spec.levels} levels"
+    raise ConfigError(
+        f"data: the pixels {kind}, and the bound of a DDPM is that of pixels of 256 levels; "
+        "choose data of 8 bits, for instance data=mnist"
+    )
+
+
+def prior_kl(x0: Tensor, log_snr: Tensor) -> Tensor:
+    """L_T = KL(q(x_T | x_0) || N(0, I)), (B,), at the log-SNR (B,) of the last time."""
+    log_snr = log_snr.double()
+    squared = sum_except_batch(x0.double().square())
+    dims = x0[0].numel()
+    return 0.5 * (torch.sigmoid(log_snr) * (squared - dims) + dims * softplus(log_snr))
+
+
+def variance_mismatch(log_snr_s: Tensor, log_snr_t: Tensor, log_variance: Tensor) -> Tensor:
+    """What a KL between steps would be with a perfect mean, per dimension, like `log_variance`.
+
+    It is (r - 1 - ln r) / 2, where r is the posterior variance over the model's.
+    """
+    log_posterior = log_posterior_variance(log_snr_s, log_snr_t)
+    log_ratio = like_images(log_posterior, log_variance) - log_variance
+    return 0.5 * (torch.expm1(log_ratio) - log_ratio)
+
+
+def step_kl(
+    x0: Tensor, x0_hat: Tensor, log_snr_s: Tensor, log_snr_t: Tensor, log_variance: Tensor
+) -> Tensor:
+    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), (B,), where p has the mean that x0_hat implies.
+
+    Args:
+        log_variance: of p, (B,) or (B, C, H, W).
+    """
+    log_variance = _spread(log_variance, x0)
+    from_x0, _, _ = posterior_coefficients(log_snr_s, log_snr_t)
+    weight = 0.5 * torch.exp(like_images(2 * from_x0.log(), x0) - log_variance)
+    error = weight * (x0 - x0_hat).square()
+    return sum_except_batch(error + variance_mismatch(log_snr_s, log_snr_t, log_variance))
+
+
+def diffusion_density(x0: Tensor, x0_hat: Tensor, log_snr: Tensor, slope: Tensor) -> Tensor:
+    """-1/2 SNR'(t) ||x_0 - x0_hat||^2, (B,), whose integral over [0, 1] is the diffusion term.
+
+    Kingma et al. (2021, VDM), eq. 14; slope is d log-SNR / dt, (B,).
+    """
+    return -0.5 * slope * log_snr.double().exp() * _squared_error(x0, x0_hat)
+
+
+def decoder_nll(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """L_0 in discrete time, (B,): a Gaussian rounded to 256 levels (Ho et al. 2020, eq. 13).
+
+    Args:
+        mean: x0_hat at the first step.
+        log_variance: (B,) or (B, C, H, W).
+    """
+    log_scale = _spread(0.5 * log_variance, x0).to(x0.dtype)
+    log_prob = DiscretizedGaussian(mean, log_scale, -1.0, 1.0, LEVELS).log_prob(x0)
+    return -sum_except_batch(log_prob.double())
+
+
+def continuous_decoder_nll(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """L_0 in continuous time, (B,): p(x_0 | x_t) in proportion to q(x_t | x_0) over 256 levels.
+
+    Kingma et al. (2021, VDM), eq. 8; `log_snr` (B,) is that of the first time. No network.
+    """
+    bin_width, precision = 2 / (LEVELS - 1), like_images(log_snr.double().exp(), x0)
+    alpha, _ = alpha_sigma(log_snr)
+    centre = (x_t.double() / like_images(alpha, x0) + 1) / bin_width
+    nearest = centre.round().clamp(0, LEVELS - 1)
+
+    def energy(level: Tensor) -> Tensor:
+        above = (centre - level).square() - (centre - nearest).square()
+        return 0.5 * bin_width**2 * precision * above
+
+    # Levels farther than this weigh less than e^-40 of the nearest one.
+    reach = 1 + math.ceil(math.sqrt(80 / float(precision.detach().min())) / bin_width)
+    total = torch.zeros_like(centre)
+    for offset in range(-min(reach, LEVELS), min(reach, LEVELS) + 1):
+        level = nearest + offset
+        is_level = (level >= 0) & (level < LEVELS)
+        total = total + torch.exp(-energy(level.clamp(0, LEVELS - 1))) * is_level
+    level = ((x0.double() + 1) / bin_width).round()
+    return sum_except_batch(energy(level) + total.log())
+
+
+def bound_term(
+    x0: Tensor, prediction: Prediction, process: Process, t: Tensor, variance: ReverseVariance
+) -> Tensor:
+    """The term of the discrete bound that belongs to each image's own time, (B,): L_0 at t = 1/T.
+
+    Args:
+        prediction: made from x_t ~ q(x_t | x_0).
+        t: (B,) float64, in 1/T, ..., 1.
+    """
+    log_variance = variance.log_variance(process, t, prediction)
+    first = t < 1.5 * process.first
+    term = t.new_empty(len(x0))
+    if first.any():
+        term[first] = decoder_nll(x0[first], prediction.x0_hat[first], log_variance[first])
+    if not first.all():
+        later = ~first
+        log_snr_s, log_snr_t = (
+            process.log_snr(process.previous(t[later])),
+            process.log_snr(t[later]),
+        )
+        term[later] = step_kl(
+            x0[later], prediction.x0_hat[later], log_snr_s, log_snr_t, log_variance[later]
+        )
+    return term
+
+
+def exact(x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance) -> BoundTerms:
+    """All T terms of the bound of images (B, C, H, W), by T predictions, N = T.
+
+    Every term is at one draw of x_t, so what is left to chance is the noise alone.
+
+    Raises:
+        ConfigError: in continuous time, which has no such sum.
+    """
+    if process.steps is None:
+        raise ConfigError(
+            "model.steps=null: the bound in continuous time is an integral and not a sum; "
+            "estimate it with many draws, or set model.steps"
+        )
+    times = torch.arange(1, process.steps + 1, dtype=torch.float64, device=x0.device)
+    columns = [
+        _discrete_column(x0, predict, process, variance, t.expand(len(x0)))
+        for t in times / process.steps
+    ]
+    return _assemble(x0, process, columns)
+
+
+def stratified(
+    x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance, draws: int
+) -> BoundTerms:
+    """An unbiased estimate of the bound of images (B, C, H, W), with L_0 and L_T in full.
+
+    Each image gets one time in each of `draws` equal parts of [0, 1), and in each part the times
+    of the batch are evenly spaced from a random start. Discrete time: N = 1 + draws, of which the
+    first is for L_0. Continuous time: N = draws.
+
+    Args:
+        variance: not looked at in continuous time, where every one gives the same bound.
+
+    Raises:
+        ConfigError: draws below 1.
+    """
+    whole("draws", draws, 1)
+    if process.steps == 1:
+        return exact(x0, predict, process, variance)
+    ranks = torch.arange(len(x0), dtype=torch.float64, device=x0.device) / len(x0)
+    columns = []
+    if process.steps is not None:
+        first = torch.full_like(ranks, process.first)
+        columns.append(_discrete_column(x0, predict, process, variance, first))
+    for part in range(draws):
+        start = torch.rand((), dtype=torch.float64, device=x0.device)
+        u = (part + (ranks + start) % 1) / draws
+        if process.steps is None:
+            t, term, error = _continuous_column(x0, predict, process, u)
+            columns.append((t, term / draws, error))
+        else:
+            later = process.steps - 1
+            t = (torch.floor(u * later).clamp(max=later - 1) + 2) / process.steps
+            t, term, error = _discrete_column(x0, predict, process, variance, t)
+            columns.append((t, term * (later / draws), error))
+    return _assemble(x0, process, columns)
+
+
+def by_log_snr(log_snr: Tensor, terms: Tensor, edges: tuple[float, ...] = LOG_SNR_EDGES) -> Tensor:
+    """The sums of `terms` by bins of log-SNR, both (B, N) to (len(edges) - 1,).
+
+    The values below the first edge and above the last count in the outermost bins. Sums of several
+    batches can be added; over the number of images they are each bin's share of the bound.
+    """
+    inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=log_snr.device)
+    bins = torch.bucketize(log_snr.double().flatten(), inner, right=True)
+    return terms.new_zeros(len(edges) - 1).index_add_(0, bins, terms.flatten())
+
+
+_Column = tuple[Tensor, Tensor, Tensor]
+
+
+def _discrete_column(
+    x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance, t: Tensor
+) -> _Column:
+    x_t = diffuse(x0, torch.randn_like(x0), process.log_snr(t))
+    prediction = predict(x_t, t)
+    term = bound_term(x0, prediction, process, t, variance)
+    return t, term, _squared_error(x0, prediction.x0_hat)
+
+
+def _continuous_column(x0: Tensor, predict: Predict, process: Process, t: Tensor) -> _Column:
+    log_snr = process.log_snr(t)
+    x0_hat = predict(diffuse(x0, torch.randn_like(x0), log_snr), t).x0_hat
+    term = diffusion_density(x0, x0_hat, log_snr, process.schedule.slope(t))
+    return t, term, _squared_error(x0, x0_hat)
+
+
+def _assemble(x0: Tensor, process: Process, columns: list[_Column]) -> BoundTerms:
+    t, terms, squared_error = (torch.stack(rows, 1) for rows in zip(*columns, strict=True))
+    ends = process.log_snr(t.new_tensor([process.first, 1.0]))[:, None].expand(2, len(x0))
+    if process.is_discrete:
+        reconstruction, diffusion = terms[:, 0], terms[:, 1:].sum(1)
+    else:
+        x_first = diffuse(x0, torch.randn_like(x0), ends[0])
+        reconstruction, diffusion = continuous_decoder_nll(x0, x_first, ends[0]), terms.sum(1)
+    return BoundTerms(prior_kl(x0, ends[1]), reconstruction, diffusion, t, terms, squared_error)
+
+
+def _squared_error(x0: Tensor, x0_hat: Tensor) -> Tensor:
+    return sum_except_batch((x0 - x0_hat).square().double())
+
+
+def _spread(log_variance: Tensor, images: Tensor) -> Tensor:
+    return log_variance if log_variance.ndim > 1 else like_images(log_variance, images)

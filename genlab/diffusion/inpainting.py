@@ -1,0 +1,35 @@
+"""Inpainting with a model that was never trained for it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from genlab.diffusion.process import diffuse
+from genlab.diffusion.samplers import Noise, Project
+from genlab.errors import ConfigError
+
+
+def inpaint(known: Tensor, mask: Tensor, noise: Noise) -> Project:
+    """Keep a part of the image: replace it in each x_s by q(x_s | known).
+
+    Song et al. (2021, score SDE), app. I.2; Lugmayr et al. (2022, RePaint) without resampling.
+
+    Args:
+        known: (B, C, H, W) in [-1, 1]; what it holds elsewhere is of no consequence.
+        mask: 1 where the image is known, 0 where it is wanted; broadcasts against `known`.
+    """
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ConfigError("mask: give 1 where the image is known and 0 where it is wanted")
+    is_known = mask.bool()
+
+    def project(x: Tensor, log_snr: float) -> Tensor:
+        there = known.to(x)
+        if log_snr < math.inf:
+            at = torch.full((len(x),), log_snr, dtype=torch.float64, device=x.device)
+            there = diffuse(there, noise().to(x), at)
+        return torch.where(is_known, there, x)
+
+    return project

@@ -1,0 +1,331 @@
+"""Samplers: from noise to images through `denoise(x_t, t) -> x0_hat`, which is all they see.
+
+Each is a rule that makes x_s of x_t and x0_hat, with coefficients that are plain floats, computed
+before the first step. Nothing is kept but x and at most one x0_hat, however many the steps. Adding
+one: a subclass of `Sampler` here and a YAML file in `conf/model/sampler/`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genlab.checks import number, whole
+from genlab.diffusion.grids import PURE_NOISE, Grid, Path, path
+from genlab.diffusion.process import Process, alpha_sigma, posterior_coefficients, scale
+from genlab.diffusion.variances import Prediction, ReverseVariance
+from genlab.errors import ConfigError, TrainingError
+from genlab.seeding import generator
+
+#: x_t (B, C, H, W) and t (B,) float64 to x0_hat, or to the Prediction that holds it.
+Denoise = Callable[[Tensor, Tensor], Tensor | Prediction]
+#: A denoiser that is told the classes too: (x_t, t, labels), labels (B,) int64, -1 for none.
+LabelledDenoise = Callable[[Tensor, Tensor, Tensor], Tensor | Prediction]
+#: The next standard normal noise, shaped like the images.
+Noise = Callable[[], Tensor]
+#: Called with i, t, x_t and x0_hat at every step.
+OnStep = Callable[[int, float, Tensor, Tensor], None]
+#: x_s and its log-SNR, infinite for clean data, to the x_s from which to go on.
+Project = Callable[[Tensor, float], Tensor]
+#: i, x_t and what the network says of it to x_s.
+Rule = Callable[[int, Tensor, Prediction], Tensor]
+
+
+class ImageNoise:
+    """Noise in which image i has a stream of its own, a function of (seed, i) alone.
+
+    So an image is the same whatever batch it is drawn in. Each call gives the next of all streams,
+    (len(indices), *shape) float32.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        indices: Sequence[int],
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._generators = [generator(seed, "noise", i) for i in indices]
+        self._shape, self._device = tuple(shape), device
+
+    def __call__(self) -> Tensor:
+        noise = torch.empty(len(self._generators), *self._shape)
+        for image, of_image in zip(noise, self._generators, strict=True):
+            image.normal_(generator=of_image)
+        return noise.to(self._device)
+
+
+class Walk(NamedTuple):
+    """What a rule may use: the path, the network at its i-th time, noise, the reverse variance."""
+
+    process: Process
+    path: Path
+    evaluate: Callable[[int, Tensor], Prediction]
+    noise: Noise
+    variance: ReverseVariance | None
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A way from noise to images.
+
+    Attributes:
+        steps: N; None takes each of the model's steps.
+        grid: how the steps are spaced (`genlab.diffusion.grids`).
+        clip: whether x0_hat is clipped to [-1, 1], and eps_hat derived from it again.
+
+    Raises:
+        ConfigError: for values out of range.
+    """
+
+    steps: int | None = 50
+    grid: Grid = "log_snr"
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            whole("model.sampler.steps", self.steps, 1)
+
+    @abstractmethod
+    def rule(self, walk: Walk) -> Rule:
+        """How to go from x_t at path.times[i] to x_s at path.times[i + 1]."""
+
+    def path(self, process: Process) -> Path:
+        """The times at which the network is evaluated.
+
+        Raises:
+            ConfigError: for more steps than a discrete process has.
+        """
+        if process.steps is None and self.steps is None:
+            raise ConfigError(
+                "model.sampler.steps=null takes each of the model's steps, and in continuous time "
+                "(model.steps=null) there are none to count: give a number"
+            )
+        if process.steps is not None and self.steps is not None and self.steps > process.steps:
+            raise ConfigError(
+                f"model.sampler.steps={self.steps}: the model has model.steps={process.steps}, "
+                f"each taken at most once; give at most {process.steps}"
+            )
+        return path(process, self.steps or process.steps or 1, self.grid)
+
+    def check(self, process: Process) -> None:
+        """Raise ConfigError where this sampler does not fit the process."""
+        self.path(process)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        process: Process,
+        noise: Noise,
+        on_step: OnStep | None = None,
+        project: Project | None = None,
+        variance: ReverseVariance | None = None,
+        along: Path | None = None,
+    ) -> Tensor:
+        """Images (B, C, H, W) from x, which is noise at t = 1, in model space.
+
+        Args:
+            noise: what stochastic samplers add.
+            project: changes x_s before the next step, for instance `inpainting.inpaint`.
+            variance: of p(x_s | x_t); only ancestral sampling has a use for it.
+            along: another path than that of the grid, which may end before clean data.
+
+        Raises:
+            ConfigError: if the steps do not fit the process or the variance not the network.
+            TrainingError: as soon as x is not finite, naming the step.
+        """
+        way = self.path(process) if along is None else along
+        times, log_snrs = way.times.tolist(), way.log_snrs.tolist()
+        on_device = way.times.to(x.device)
+
+        def evaluate(i: int, x_t: Tensor) -> Prediction:
+            said = denoise(x_t, on_device[i].expand(len(x_t)))
+            prediction = said if isinstance(said, Prediction) else Prediction(said)
+            if self.clip:
+                prediction = prediction._replace(x0_hat=prediction.x0_hat.clamp(-1, 1))
+            return prediction
+
+        advance = self.rule(Walk(process, way, evaluate, noise, variance))
+        if project is not None:
+            x = project(x, log_snrs[0])
+        for i in range(way.steps):
+            prediction = evaluate(i, x)
+            if on_step is not None:
+                on_step(i, times[i], x, prediction.x0_hat)
+            x = advance(i, x, prediction)
+            if project is not None:
+                x = project(x, log_snrs[i + 1])
+            # The sum is finite if all of them are, and costs one small number a step.
+            if not math.isfinite(x.sum().item()):
+                raise TrainingError(
+                    f"{type(self).__name__}: x is not finite after step {i + 1} of {way.steps} "
+                    f"(t={times[i]:.4g}); the network's output is not usable there, as after a "
+                    "divergence: use an earlier checkpoint, or model.sampler.clip=true"
+                )
+        return x
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """Draws from p(x_s | x_t) (Ho et al. 2020, algorithm 2); the last step returns its mean.
+
+    The variance is the posterior's unless another is given.
+    """
+
+    steps: int | None = None
+
+    def rule(self, walk: Walk) -> Rule:
+        log_snrs = walk.path.log_snrs
+        from_x0, from_x_t, variance = posterior_coefficients(log_snrs[1:], log_snrs[:-1])
+        table = list(zip(from_x_t.tolist(), from_x0.tolist(), strict=True))
+        std = variance.sqrt().tolist()
+        times = walk.path.times
+
+        def advance(i: int, x_t: Tensor, prediction: Prediction) -> Tensor:
+            mean = _combine(x_t, prediction.x0_hat, *table[i])
+            if math.isinf(log_snrs[i + 1]):
+                return mean
+            if walk.variance is None:
+                return mean.add_(walk.noise(), alpha=std[i])
+            return mean.add_(_reverse_noise(walk, walk.variance, times[i : i + 2], prediction))
+
+        return advance
+
+
+def _reverse_noise(
+    walk: Walk, variance: ReverseVariance, times: Tensor, prediction: Prediction
+) -> Tensor:
+    if variance.is_learned and prediction.variance_fraction is None:
+        raise ConfigError(
+            "model/reverse_variance=learned: this network puts out no variance, so that ancestral "
+            "sampling has none to draw with; choose model/reverse_variance=fixed_large"
+        )
+    x0_hat = prediction.x0_hat
+    t, s = times.to(x0_hat.device).unsqueeze(1).expand(2, len(x0_hat))
+    std = (variance.log_variance(walk.process, t, prediction, s) / 2).exp()
+    return scale(std, walk.noise()) if std.ndim == 1 else std.to(x0_hat.dtype) * walk.noise()
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """Song et al. (2021, DDIM), eq. 12, with the sigma of eq. 16.
+
+    Attributes:
+        eta: 0 is deterministic; 1 is ancestral sampling with the posterior variance.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("model.sampler.eta", self.eta, at_least=0, at_most=1)
+
+    def rule(self, walk: Walk) -> Rule:
+        table, std = _ddim(walk.path, self.eta)
+
+        def advance(i: int, x_t: Tensor, prediction: Prediction) -> Tensor:
+            x_s = _combine(x_t, prediction.x0_hat, *table[i])
+            return x_s.add_(walk.noise(), alpha=std[i]) if std[i] > 0 else x_s
+
+        return advance
+
+
+@dataclass(frozen=True)
+class DPMSolver(Sampler):
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), a multistep method of second order.
+
+    The first step and the one to clean data are of first order, which is DDIM.
+    """
+
+    steps: int | None = 20
+
+    def rule(self, walk: Walk) -> Rule:
+        table, _ = _ddim(walk.path, eta=0.0)
+        h = (walk.path.log_snrs.diff() / 2).tolist()
+        previous: Tensor | None = None
+
+        def advance(i: int, x_t: Tensor, prediction: Prediction) -> Tensor:
+            nonlocal previous
+            from_x_t, from_x0 = table[i]
+            before, previous = previous, prediction.x0_hat
+            if before is None or math.isinf(h[i]):
+                return _combine(x_t, previous, from_x_t, from_x0)
+            extrapolated = from_x0 * h[i] / (2 * h[i - 1])
+            x_s = _combine(x_t, previous, from_x_t, from_x0 + extrapolated)
+            return x_s.add_(before, alpha=-extrapolated)
+
+        return advance
+
+
+@dataclass(frozen=True)
+class Heun(Sampler):
+    """Karras et al. (2022), algorithm 1, whose x is x/alpha here: Euler, then the trapezoidal rule.
+
+    Two evaluations a step, but one where x_t is nothing but noise and at the step to clean data.
+    """
+
+    steps: int | None = 18
+
+    def rule(self, walk: Walk) -> Rule:
+        table, _ = _ddim(walk.path, eta=0.0)
+        log_snrs = walk.path.log_snrs.tolist()
+        alphas, sigmas = (values.tolist() for values in alpha_sigma(walk.path.log_snrs))
+
+        def advance(i: int, x_t: Tensor, prediction: Prediction) -> Tensor:
+            x_s = _combine(x_t, prediction.x0_hat, *table[i])
+            if math.isinf(log_snrs[i + 1]) or log_snrs[i] < PURE_NOISE:
+                return x_s
+            # dy/dsigma' is eps_hat; x_s has used its value at t, half of which is now exchanged.
+            half = (sigmas[i + 1] - alphas[i + 1] / alphas[i] * sigmas[i]) / 2
+            eps_t = _combine(x_t, prediction.x0_hat, 1 / sigmas[i], -alphas[i] / sigmas[i])
+            x0_hat = walk.evaluate(i + 1, x_s).x0_hat
+            eps_s = _combine(x_s, x0_hat, 1 / sigmas[i + 1], -alphas[i + 1] / sigmas[i + 1])
+            return x_s.add_(eps_s.sub_(eps_t), alpha=half)
+
+        return advance
+
+
+def _ddim(way: Path, eta: float) -> tuple[list[tuple[float, float]], list[float]]:
+    """What multiplies x_t and x0_hat at each step, and the standard deviation of the noise."""
+    _, _, variance = posterior_coefficients(way.log_snrs[1:], way.log_snrs[:-1])
+    alpha, sigma = alpha_sigma(way.log_snrs)
+    from_x_t = (sigma[1:].square() - eta**2 * variance).clamp(min=0).sqrt() / sigma[:-1]
+    from_x0 = alpha[1:] - from_x_t * alpha[:-1]
+    table = list(zip(from_x_t.tolist(), from_x0.tolist(), strict=True))
+    return table, (eta * variance.sqrt()).tolist()
+
+
+def _combine(x_t: Tensor, x0_hat: Tensor, from_x_t: float, from_x0: float) -> Tensor:
+    return torch.mul(x_t, from_x_t).add_(x0_hat, alpha=from_x0)
+
+
+def guided(denoise: LabelledDenoise, labels: Tensor, scale: float = 1.0) -> Denoise:
+    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
+
+    x0_hat = unconditional + scale * (conditional - unconditional), and likewise eps_hat: both are
+    linear in each other. Scale 1 is the plain conditional model, at one evaluation an image; others
+    take two, in one batch of 2 B. What is said of the variance is the conditional model's.
+    """
+    number("guidance", scale, at_least=0)
+
+    def conditional(x_t: Tensor, t: Tensor) -> Tensor | Prediction:
+        return denoise(x_t, t, labels)
+
+    def both(x_t: Tensor, t: Tensor) -> Prediction:
+        pair = torch.cat([labels, torch.full_like(labels, -1)])
+        said = denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), pair)
+        x0_hat, fraction = said if isinstance(said, Prediction) else (said, None)
+        with_label, without = x0_hat.chunk(2)
+        return Prediction(
+            torch.lerp(without, with_label, scale), None if fraction is None else fraction[: len(t)]
+        )
+
+    return conditional if scale == 1 else both

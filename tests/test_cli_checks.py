@@ -1,0 +1,186 @@
+"""`genlab check-sampler | check-schedule`: the known numbers, in a table and a picture."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from genlab import cli
+from genlab.errors import DONE, REFUSED
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+Rows = list[dict[str, str]]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Rows, str]:
+    """The rows of the table that a command prints, and all that it prints."""
+    assert cli.main(arguments) == DONE
+    said = capsys.readouterr().out
+    lines = [re.split(r" {2,}", line.strip()) for line in said.splitlines()]
+    head = next(i for i, cells in enumerate(lines) if len(cells) > 3)
+    rows = [cells for cells in lines[head:] if len(cells) == len(lines[head])]
+    return [dict(zip(rows[0], cells, strict=True)) for cells in rows[1:]], said
+
+
+def percent(cell: str) -> float:
+    return float(cell.strip("~ %"))
+
+
+def is_picture(path: str) -> bool:
+    with Image.open(path) as picture:
+        return len(picture.convert("L").getcolors() or []) > 10
+
+
+def test_diffusers_defaults_make_the_samples_too_even(capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers that were computed elsewhere, for data of standard deviation 1/4."""
+    rows, said = run(
+        capsys,
+        *("check-sampler", "--std", "0.25", "model.sampler.steps=10,20,100"),
+        *("--diffusers", "DDIMScheduler", "--diffusers", "DPMSolverMultistepScheduler"),
+        *("--diffusers", "DPMSolverMultistepScheduler,use_lu_lambdas=true"),
+        *("model/sampler=dpm_solver", "model/noise_schedule=linear_betas"),
+    )
+    errors = {(row["sampler"], int(row["steps"])): percent(row["std 0.25"]) for row in rows}
+    assert errors["DDIMScheduler", 10] == pytest.approx(-41, abs=0.5)
+    assert errors["DDIMScheduler", 100] == pytest.approx(-5, abs=0.1)
+    assert errors["DPMSolverMultistepScheduler", 20] == pytest.approx(-19, abs=0.1)
+    even = errors["DPMSolverMultistepScheduler,use_lu_lambdas=true", 20]
+    assert even == pytest.approx(1.3, abs=0.1)
+    assert errors["dpm_solver", 20] == pytest.approx(even, abs=0.1)
+    assert "plot: check-sampler.png" in said and is_picture("check-sampler.png")
+
+
+def test_our_default_spacing(capsys: pytest.CaptureFixture[str]) -> None:
+    rows, _ = run(
+        capsys, "check-sampler", "--std=0.25", "model/sampler=ddim,dpm_solver", "--plot=a.png"
+    )
+    assert [(row["sampler"], row["grid"], row["steps"]) for row in rows] == [
+        (sampler, "log_snr", str(steps))
+        for sampler in ("ddim", "dpm_solver")
+        for steps in (10, 20, 50, 100)
+    ]
+    assert all(float(row["order"]) == pytest.approx(1, abs=0.1) for row in rows[:4])
+    assert all(float(row["order"]) == pytest.approx(2, abs=0.1) for row in rows[4:])
+    assert percent(rows[5]["std 0.25"]) == pytest.approx(1.3, abs=0.1)
+    assert all(abs(float(row["mean"])) < 0.005 for row in rows)
+    assert is_picture("a.png")
+
+
+def test_all_samplers_on_all_grids(capsys: pytest.CaptureFixture[str]) -> None:
+    rows, _ = run(capsys, "check-sampler", "--all", "model.sampler.steps=20", "--std=0.25,1")
+    pairs = {(row["sampler"], row["grid"]) for row in rows}
+    assert len(rows) == len(pairs) == 16
+    assert {row["forwards"] for row in rows} == {"20", "39"}
+
+
+def test_a_stochastic_scheduler_is_estimated_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["check-sampler", "--std=0.25", "model.sampler.steps=100"]
+    estimate, said = run(capsys, *arguments, "--diffusers=DDPMScheduler,timestep_spacing=trailing")
+    exact, _ = run(
+        capsys,
+        *(*arguments, "model.sampler.grid=uniform", "model/sampler=ancestral"),
+        *("model/noise_schedule=linear_betas", "model/reverse_variance=fixed_small"),
+    )
+    assert estimate[0]["std 0.25"].startswith("~") and "from samples" in said
+    assert percent(estimate[0]["std 0.25"]) == pytest.approx(percent(exact[0]["std 0.25"]), abs=0.7)
+
+
+def test_schedules_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    rows, said = run(
+        capsys, "check-schedule", "model/noise_schedule=linear_betas,cosine,linear_log_snr"
+    )
+    table = {row["schedule"]: row for row in rows}
+    assert list(table) == ["linear_betas", "cosine", "linear_log_snr"]
+    assert float(table["linear_betas"]["L_T, bits/dim"]) == pytest.approx(2.9e-5, rel=0.01)
+    assert float(table["linear_betas"]["alpha-bar(1)"]) == pytest.approx(4.04e-5, rel=0.01)
+    assert float(table["cosine"]["alpha-bar(0.5)"]) == pytest.approx(0.494, abs=0.001)
+    assert float(table["linear_log_snr"]["to"]) == -9
+    assert "warning" not in said and is_picture("check-schedule.png")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model/noise_schedule=linear_betas", "model.noise_schedule.rescale=false"],
+        ["--diffusers", "DDPMScheduler"],
+    ],
+    ids=["ours", "diffusers"],
+)
+def test_a_schedule_that_ends_too_early_is_warned_of(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The betas of T = 1000 taken for T = 100 leave 36 % of the variance to the image."""
+    steps = "model.steps=100"
+    if "--diffusers" in arguments:
+        arguments, steps = ["--diffusers"], "DDPMScheduler,num_train_timesteps=100"
+    assert cli.main(["check-schedule", *arguments, steps]) == DONE
+    said = capsys.readouterr().out
+    assert "alpha-bar is 0.364" in said and "0.326 bits/dim, 326 times" in said
+    assert "rescaled by 1000/T" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check-sampler", "model=vae"], "model: there is no noise schedule"),
+        (["check-sampler", "model.sampler.steps=2000"], "model.sampler.steps=2000"),
+        (["check-sampler", "model.sampler.steps=few"], "model.sampler.steps=few"),
+        (["check-sampler", "model.sampler.grid=even"], "choose one of uniform, quadratic"),
+        (["check-sampler", "model/sampler=dimm"], "did you mean ddim?"),
+        (["check-sampler", "--std=0"], "std=0"),
+        (["check-sampler", "--plot=there/a.png"], "there is no folder there"),
+        (["check-sampler", "--diffusers=DIMScheduler"], "did you mean DDIMScheduler?"),
+        (["check-sampler", "--diffusers=DDIMScheduler,spacing=1"], "DDIMScheduler has no spacing"),
+        (["check-sampler", "--diffusers=FlowMatchEulerDiscreteScheduler"], "no alpha-bar"),
+        (["check-schedule", "model/noise_schedule=linaer"], "did you mean linear?"),
+        (["check-schedule", "model.steps=0"], "steps=0"),
+        (["check-schedule", "model.steps=null"], "model.steps=null"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusals(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == REFUSED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
+    assert not list(Path().iterdir())
+
+
+def test_without_diffusers_the_remedy_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert cli.main(["check-schedule", "--diffusers=DDIMScheduler"]) == REFUSED
+    assert "pip install 'genlab[diffusers]'" in capsys.readouterr().err
+
+
+def test_help_needs_neither_torch_nor_hydra() -> None:
+    code = (
+        "import sys; from genlab import cli\n"
+        "try: cli.main(['check-sampler', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'hydra', 'matplotlib'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "genlab.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("forecast", "check-sampler", "check-schedule", "report"):
+        assert command in told.stdout
