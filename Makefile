@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test quick lint format bench lock clean
+.PHONY: help env demo plane test quick lint format bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## forecast, then train, a VAE at KL weights 0, 1 and 30, and compare them
 	$(BIN)/genlab forecast experiment=$(DEMO_EXPERIMENT) model.kl_weight=$(DEMO_WEIGHTS)
 	$(BIN)/python train.py -m experiment=$(DEMO_EXPERIMENT) model.kl_weight=$(DEMO_WEIGHTS) $(DEMO_ARGS)
+
+plane: $(STAMP) ## VAEs at five KL weights and a DDPM on one rate-distortion plane (half an hour)
+	$(BIN)/python train.py -m experiment=vae/rate_distortion group=rate_distortion model.kl_weight=0,0.1,1,4,30
+	$(BIN)/python train.py experiment=ddpm/rate_distortion
+	$(BIN)/genlab report runs/rate_distortion
 
 test: lint ## everything that must hold: lint, then the whole suite, slow tests last
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

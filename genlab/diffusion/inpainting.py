@@ -23,13 +23,12 @@ def inpaint(known: Tensor, mask: Tensor, noise: Noise) -> Project:
     """
     if not ((mask == 0) | (mask == 1)).all():
         raise ConfigError("mask: give 1 where the image is known and 0 where it is wanted")
-    is_known = mask.bool()
 
     def project(x: Tensor, log_snr: float) -> Tensor:
         there = known.to(x)
         if log_snr < math.inf:
             at = torch.full((len(x),), log_snr, dtype=torch.float64, device=x.device)
             there = diffuse(there, noise().to(x), at)
-        return torch.where(is_known, there, x)
+        return torch.where(mask.to(x.device).bool(), there, x)
 
     return project

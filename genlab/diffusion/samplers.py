@@ -102,17 +102,18 @@ class Sampler(ABC):
         Raises:
             ConfigError: for more steps than a discrete process has.
         """
-        if process.steps is None and self.steps is None:
+        steps = process.steps if self.steps is None else self.steps
+        if steps is None:
             raise ConfigError(
                 "model.sampler.steps=null takes each of the model's steps, and in continuous time "
                 "(model.steps=null) there are none to count: give a number"
             )
-        if process.steps is not None and self.steps is not None and self.steps > process.steps:
+        if process.steps is not None and steps > process.steps:
             raise ConfigError(
-                f"model.sampler.steps={self.steps}: the model has model.steps={process.steps}, "
+                f"model.sampler.steps={steps}: the model has model.steps={process.steps}, "
                 f"each taken at most once; give at most {process.steps}"
             )
-        return path(process, self.steps or process.steps or 1, self.grid)
+        return path(process, steps, self.grid)
 
     def check(self, process: Process) -> None:
         """Raise ConfigError where this sampler does not fit the process."""

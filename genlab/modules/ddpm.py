@@ -14,6 +14,7 @@ from genlab.diffusion.curves import Curves
 from genlab.diffusion.parameterizations import Parameterization
 from genlab.diffusion.process import Process, diffuse
 from genlab.diffusion.samplers import Denoise, ImageNoise, OnStep, Sampler, guided
+from genlab.diffusion.schedule_check import ScheduleSummary
 from genlab.diffusion.schedules import NoiseSchedule
 from genlab.diffusion.time_samplers import TimeSampler
 from genlab.diffusion.variances import Optimal, Prediction, ReverseVariance
@@ -24,8 +25,6 @@ from genlab.modules.optimization import Adam
 from genlab.protocols import ImageSpec
 from genlab.tensors import nats_to_bits_per_dim, sum_except_batch
 
-#: A prior term below this many bits/dim is lost in any comparison.
-HARMLESS_PRIOR = 1e-3
 _BINS = 40
 
 
@@ -45,7 +44,7 @@ class DDPM(GenerativeModule):
         label_drop: the share of training images whose class is hidden, for guidance.
         guidance: scale of classifier-free guidance in the samples that training draws; 1 is none.
         variance_loss_weight: of the bound in the loss where the variance is learned.
-        clip: whether x0_hat is clipped to [-1, 1] in the bound and by what is sampled.
+        clip: whether x0_hat is clipped to [-1, 1] in the bound; a sampler has a key of its own.
         val_draws: times at which the bound is measured for each validation image.
         test_draws: the same for the test; null takes all T terms.
         optimizer, seed: see `GenerativeModule`.
@@ -125,29 +124,14 @@ class DDPM(GenerativeModule):
     def label(self) -> str:
         return f"{type(self.noise_schedule).__name__} schedule"
 
-    def prior_bits_per_dim(self) -> float:
-        """L_T in bits/dim for data of unit second moment, which images in [-1, 1] do not exceed."""
-        with torch.no_grad():
-            log_snr = self.process.log_snr(torch.ones(1, dtype=torch.float64))
-        return float(nats_to_bits_per_dim(bound.prior_kl(torch.ones(1, 1), log_snr), 1))
-
     def meaning(self) -> str:
-        with torch.no_grad():
-            ends = self.process.log_snr(
-                torch.tensor([self.process.first, 1.0], dtype=torch.float64)
-            ).tolist()
+        schedule = ScheduleSummary.of(self.label(), self.process)
         steps = "continuous time" if self.process.steps is None else f"T = {self.process.steps}"
-        prior = self.prior_bits_per_dim()
         sentence = (
-            f"{self.label()}, {steps}: log-SNR {ends[0]:.2f} to {ends[1]:.2f}, "
-            f"prior term at most {prior:.1e} bits/dim"
+            f"{self.label()}, {steps}: log-SNR {float(schedule.log_snr[0]):.2f} to "
+            f"{float(schedule.log_snr[-1]):.2f}, L_T at most {schedule.prior_bits:.1e} bits/dim"
         )
-        if prior > HARMLESS_PRIOR:
-            sentence += (
-                f"; warning: it ends too early, {prior / HARMLESS_PRIOR:.3g} times what is harmless "
-                f"({HARMLESS_PRIOR:g}): samples start from noise that training never saw"
-            )
-        return sentence
+        return sentence if schedule.warning is None else f"{sentence}\nwarning {schedule.warning}"
 
     def _network(self, x_t: Tensor, log_snr: Tensor, labels: Tensor | None) -> Prediction:
         """The network's output in its own terms, beside what it says of the variance."""
@@ -160,8 +144,7 @@ class DDPM(GenerativeModule):
         """What the network says of x_0, given x_t (B, C, H, W) at times t (B,) and the classes."""
         log_snr = self.process.log_snr(t)
         output, fraction = self._network(x_t, log_snr, labels)
-        x0_hat = self.parameterization.x0_hat(output, x_t, log_snr)
-        return Prediction(x0_hat.clamp(-1, 1) if self.clip else x0_hat, fraction)
+        return Prediction(self.parameterization.x0_hat(output, x_t, log_snr), fraction)
 
     def _hidden(self, labels: Tensor | None) -> Tensor | None:
         """Labels of which some are hidden (-1), so that the network also learns to do without."""
@@ -224,7 +207,10 @@ class DDPM(GenerativeModule):
         x0 = 2 * x - 1
 
         def predict(x_t: Tensor, t: Tensor) -> Prediction:
-            return self.predict(x_t, t, labels)
+            prediction = self.predict(x_t, t, labels)
+            if not self.clip:
+                return prediction
+            return prediction._replace(x0_hat=prediction.x0_hat.clamp(-1, 1))
 
         if draws is None:
             return bound.exact(x0, predict, self.process, self.reverse_variance)
