@@ -40,7 +40,22 @@ PARTNERS = {
     "model/kl_dialect/half_sum_squared_error": ["model/likelihood=gaussian"],
     "model/kl_dialect/mean_squared_error": ["model/likelihood=gaussian"],
     "model/kl_dialect/sum_squared_error": ["model/likelihood=gaussian"],
+    "model/noise_schedule/learned": [
+        "model/weighting=vlb",
+        "model.steps=null",
+        "model.test_draws=2",
+    ],
+    "model/noise_schedule/zero_terminal_snr": ["model/parameterization=v"],
     "trainer/gpu": ["trainer.accelerator=cpu"],
+}
+# What makes a step of any of a model's experiments a matter of a second.
+SMALL = {
+    "VAE": ["data.val_images=1000", "model.iwae_samples=2"],
+    "DDPM": [
+        *(f"data.{key}=4" for key in ("batch_size", "eval_batch_size")),
+        *(f"model.{key}=1" for key in ("val_draws", "test_draws")),
+        "model.net.channels=8",
+    ],
 }
 
 
@@ -57,6 +72,12 @@ def name(path: Path) -> str:
     return path.relative_to(CONF).with_suffix("").as_posix()
 
 
+def groups(model: str) -> set[str]:
+    """The config groups that a model is composed of."""
+    defaults = OmegaConf.load(CONF / "model" / f"{model}.yaml").defaults
+    return {key for entry in defaults if isinstance(entry, DictConfig) for key in entry}
+
+
 def choice(path: Path) -> list[str]:
     """The overrides that bring a file into `train.yaml`."""
     top = path.relative_to(CONF).parts[0]
@@ -67,7 +88,9 @@ def choice(path: Path) -> list[str]:
     in_model = top == "model" and len(path.relative_to(CONF).parts) == 3
     group = path.parent.relative_to(CONF).as_posix() if in_model else top
     chosen = path.relative_to(CONF / group).with_suffix("").as_posix()
-    return [f"{group}={chosen}", *PARTNERS.get(name(path), [])]
+    of_ddpm = path.parent.name in groups("ddpm") - groups("vae") or chosen.startswith("unet_")
+    model = ["model=ddpm"] if in_model and of_ddpm else []
+    return [*model, f"{group}={chosen}", *PARTNERS.get(name(path), [])]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -122,13 +145,15 @@ def test_every_key_is_explained(path: Path) -> None:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
 def test_every_experiment_trains(path: Path, tmp_path: Path) -> None:
     given_by_experiment = resolve(*choice(path))
+    model = given_by_experiment["model"]["_target_"].rpartition(".")[2]
     outcome = run.run(
         configs.compose(
             [
                 *choice(path),
                 "data=mnist_mini",
-                "data.val_images=1000",
-                "model.iwae_samples=2",
+                *SMALL[model],
+                "trainer.accelerator=cpu",
+                "compile=false",
                 "trainer.max_epochs=2",
                 *(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")),
                 "trainer.check_val_every_n_epoch=1",
