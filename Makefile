@@ -51,8 +51,9 @@ format: $(STAMP) ## let ruff repair and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure training speed on this machine, into benchmarks/results
+bench: $(STAMP) ## measure speed on this machine, into benchmarks/results (half an hour)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/diffusion.py
 
 # A local version such as 2.13.0+cpu names one build of a package, and the CUDA packages are chosen
 # by torch for the platform: neither belongs into a lock for everyone.

@@ -50,6 +50,11 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
     """
     content = read(path)
     there, here = content["state_dict"], module.state_dict()
+    resized = {
+        f"{prefix}.{name}"
+        for prefix, part in module.named_modules()
+        for name in getattr(part, "resized_by_checkpoint", ())
+    }
     for name in sorted({*there, *here}):
         if name not in there or name not in here:
             where = "the model" if name in here else "the checkpoint"
@@ -57,7 +62,7 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
                 f"{path} is of another architecture: {name} is in {where} alone; use the config "
                 "that it was trained with"
             )
-        if there[name].shape != here[name].shape:
+        if name not in resized and there[name].shape != here[name].shape:
             raise ConfigError(
                 f"{path} is of another architecture: {name} has shape "
                 f"{tuple(there[name].shape)}, the model needs {tuple(here[name].shape)}; use the "

@@ -245,7 +245,9 @@ def _coerce_to_one_of(value: Any, members: Sequence[Any], key: str) -> Any:
 
 
 def _said(value: Any) -> str:
-    """A value as YAML has it."""
+    """A value as YAML has it; of a mapping the keys."""
+    if isinstance(value, dict) and value:
+        return "{" + ", ".join(f"{key}: ..." for key in value) + "}"
     plain = {None: "null", True: "true", False: "false"}
     return plain[value] if value is None or isinstance(value, bool) else repr(value)
 
@@ -258,17 +260,32 @@ def need(node: Any, kind: type, key: str, partial: bool = False) -> Any:
     """
     wanted = "component" if kind is object else kind.__name__
     if not isinstance(node, dict) or "_target_" not in node:
-        group = key.replace(".", "/")
         parameters = ", ".join(inspect.signature(kind).parameters)
         remedy = f"give its keys, {parameters}" if is_dataclass(kind) else "give its _target_"
-        if choices := ", ".join(options(group)):
-            remedy = f"choose one as {group}=NAME, of {choices}"
-        raise ConfigError(f"{key}={_said(node)}: {wanted} is needed; {remedy}")
+        raise ConfigError(
+            f"{key}={_said(node)}: {wanted} is needed; {_choices(kind, key) or remedy}"
+        )
     if not issubclass(target(node["_target_"], key), kind):
-        raise ConfigError(f"{key}._target_={node['_target_']!r}: {wanted} is needed")
+        known = _choices(kind, key)
+        raise ConfigError(
+            f"{key}._target_={node['_target_']!r}: {wanted} is needed" + (known and f"; {known}")
+        )
     if bool(node.get("_partial_")) is not partial:
         raise ConfigError(f"{key}._partial_={_said(not partial)}: {_said(partial)} is needed here")
     return node
+
+
+def _choices(kind: type, key: str) -> str:
+    """The files at `key` that describe an object of this kind; empty if there are none."""
+    group = key.replace(".", "/")
+    fitting = []
+    for name in options(group):
+        node: Any = OmegaConf.load(directory() / group / f"{name}.yaml")
+        # one that adds to another file leaves the _target_ to it
+        is_open = is_dataclass(kind) or "defaults" in node
+        fits = issubclass(target(node["_target_"], key), kind) if "_target_" in node else is_open
+        fitting += [name] if fits else []
+    return f"choose one as {group}=NAME, of {', '.join(fitting)}" if fitting else ""
 
 
 def takes(node: Config, name: str) -> bool:

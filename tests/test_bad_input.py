@@ -201,6 +201,141 @@ def test_a_wrong_setting_is_refused_by_name(
     assert len(message) < 500
 
 
+CONTINUOUS = ["model/noise_schedule=linear_log_snr", "model.steps=null", "model.test_draws=4"]
+WRONG_DIFFUSION = [
+    # steps and schedules
+    (["model.steps=0"], ["model.steps=0", "a whole number of at least 1"]),
+    (["model.steps=2.5"], ["model.steps=2.5", "a whole number"]),
+    (
+        ["model/noise_schedule=linear_betas", "model.noise_schedule.beta_end=1.5"],
+        ["model.noise_schedule.beta_end=1.5", "above 0 and below 1"],
+    ),
+    (
+        ["model/noise_schedule=scaled_linear_betas", "model.noise_schedule.beta_start=0"],
+        ["model.noise_schedule.beta_start=0", "above 0 and below 1"],
+    ),
+    (
+        ["model/noise_schedule=linear_betas", "model.steps=10"],
+        ["beta_end=0.02", "rescaled by 1000/steps=100 it is 2", "more steps", "such as linear"],
+    ),
+    (
+        ["model/noise_schedule=cosine_betas", "model.noise_schedule.max_beta=1"],
+        ["model.noise_schedule.max_beta=1", "below 1"],
+    ),
+    (["model.noise_schedule.beta_max=0.01"], ["beta_max=0.01", "at least 0.1"]),
+    (
+        ["model/noise_schedule=linear_log_snr", "model.noise_schedule.log_snr_max=-10"],
+        ["log_snr_max=-10.0, log_snr_min=-9.0", "falls from data to noise"],
+    ),
+    (
+        ["model.noise_schedule.log_snr_min=-30"],
+        ["log_snr_min=-30", "runs from inf to -10.05", "between, or null"],
+    ),
+    (["model/noise_schedule=cosin"], ["model/noise_schedule=cosin", "did you mean cosine?"]),
+    (["model.noise_schedule=cosine"], ["model/noise_schedule=NAME", "cosine_betas", "sigmoid"]),
+    (
+        ["model/noise_schedule=learned"],
+        ["model/noise_schedule=learned", "model/weighting=vlb", "model.steps=null"],
+    ),
+    # what is predicted
+    (
+        ["model/noise_schedule=zero_terminal_snr"],
+        ["model.parameterization=Epsilon", "SNR of 0", "model/parameterization=v"],
+    ),
+    (
+        ["model/noise_schedule=cosine", "model.noise_schedule.log_snr_min=null"],
+        ["model.parameterization=Epsilon", "log_snr_min, for instance -20"],
+    ),
+    # continuous time
+    (["model.steps=null"], ["model.test_draws=null", "for instance 64"]),
+    (
+        ["model.steps=null", "model.test_draws=4"],
+        ["model.steps=null", "from inf to -10.05", "log_snr_max", "model.steps, for instance"],
+    ),
+    (
+        [*CONTINUOUS, "model.sampler.steps=null"],
+        ["model.sampler.steps=null", "model.steps=null", "give a number"],
+    ),
+    (
+        [*CONTINUOUS, "model/reverse_variance=learned"],
+        ["model/reverse_variance=learned", "set model.steps", "reverse_variance=fixed_large"],
+    ),
+    # samplers and variances
+    (["model.steps=20"], ["model.sampler.steps=50", "model.steps=20", "give at most 20"]),
+    (["model.sampler.steps=1001"], ["model.sampler.steps=1001", "give at most 1000"]),
+    (["model.sampler.grid=even"], ["model.sampler.grid='even'", "uniform, quadratic, log_snr"]),
+    (["model.sampler.eta=2"], ["model.sampler.eta=2", "at most 1"]),
+    (
+        ["model.steps=1", "model.sampler.steps=1", "model/reverse_variance=fixed_small"],
+        ["reverse_variance=fixed_small", "model.steps=1", "reverse_variance=fixed_large"],
+    ),
+    (["model.val_draws=0"], ["model.val_draws=0", "at least 1"]),
+    (["model.test_draws=0"], ["model.test_draws=0", "at least 1"]),
+    (["model.variance_loss_weight=-1"], ["model.variance_loss_weight=-1", "at least 0"]),
+    (
+        ["model/weighting=min_snr", "model.weighting.gamma=0"],
+        ["model.weighting.gamma=0", "above 0"],
+    ),
+    # classes
+    (
+        ["model.guidance=2"],
+        ["model.guidance=2", "model.conditional=true", "model.label_drop=0.1"],
+    ),
+    (
+        ["model.guidance=2", "model.conditional=true", "model.label_drop=0"],
+        ["model.guidance=2", "with and without their class", "model.label_drop=0.1"],
+    ),
+    (["model.guidance=-1"], ["model.guidance=-1", "at least 0"]),
+    (["model.label_drop=1.5"], ["model.label_drop=1.5", "at most 1"]),
+    # data that the bound is not for
+    (
+        ["data.binarisation=static"],
+        ["data.binarisation", "256 levels", "set data.binarisation=none"],
+    ),
+    (["data=gaussian"], ["real numbers", "256 levels", "data=mnist"]),
+    # a training that is too short for its history
+    (
+        ["model/time_sampler=importance"],
+        ["bins=100", "history=10", "at least 1000 images", "sees 512", "low_discrepancy"],
+    ),
+    # parts of another model
+    (["model/net=mlp"], ["model.net={encoder: ..., decoder: ...}", "model/net=NAME, of unet_"]),
+    (["model=vae", "model/net=unet_tiny"], ["UNet'", "model/net=NAME, of conv, conv_plain"]),
+    (["model/likelihood=gaussian"], ["model/likelihood=gaussian", "no such part"]),
+    (["model.kl_weight=3"], ["model.kl_weight=3", "there is no such key"]),
+    (["model.net.attention=[5]"], ["model.net.attention=[5]", "28, 14, 7"]),
+    (["callbacks=pictures", "callbacks.forward.steps=1"], ["forward.steps=1", "both ends make 2"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"), WRONG_DIFFUSION, ids=[" ".join(o) for o, _ in WRONG_DIFFUSION]
+)
+def test_a_diffusion_model_that_cannot_be_is_refused_by_name(
+    tmp_path: Path, overrides: list[str], said: list[str]
+) -> None:
+    base = [] if overrides[0].startswith("model=") else ["model=ddpm"]
+    message = refusal(tmp_path, *QUICK, *base, *overrides)
+    for part in said:
+        assert part in message
+    assert len(message) < 500
+
+
+def test_a_schedule_that_ends_too_early_is_warned_of_by_how_much(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["model.net.channels=8", "model.net.attention=[]", "model.test_draws=1"]
+    few = ["data.batch_size=8", "data.eval_batch_size=8", "model.steps=100"]
+    table = ["model/noise_schedule=linear_betas", "model.noise_schedule.rescale=false"]
+    assert train(tmp_path, *QUICK, "model=ddpm", *small, *few, *table).exit_code == 0
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if "warning" in line)
+    # alpha-bar and the prior term of pixels of mean square 1: -ln(1 - 0.364) / 2 nats
+    for part in ("ends too early", "alpha-bar is 0.364", "0.326 bits/dim, 326 times the 0.001"):
+        assert part in warning
+    assert train(tmp_path, *QUICK, "model=ddpm", *small, *few, table[0]).exit_code == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_bernoulli_takes_colour_by_binarisation_or_as_a_stated_choice(tmp_path: Path) -> None:
     grey_levels = ["data=cifar10", f"data.data_dir={tmp_path}", "model/likelihood=bernoulli"]
     message = refusal(tmp_path, *grey_levels)
@@ -258,6 +393,8 @@ def script(
         (["model.net.encoder._target_=os.system"], "model.net.encoder._target_='os.system' is ref"),
         (["data=folder"], "no value for data.source.root"),
         (["trainer=null"], "trainer=null: a choice is needed"),
+        (["model=ddpm", "model.steps=0"], "model.steps=0: give a whole number of at least 1"),
+        (["model=ddpm", "model.steps=20"], "model.sampler.steps=50: .*give at most 20"),
         (["model.latent_dim=0", "+seed=1"], "'seed'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -312,6 +449,7 @@ def test_one_refused_job_of_a_multirun_leaves_the_others_whole(tmp_path: Path) -
         (["forecast", "model.kl_weight=-1"], "model.kl_weight=-1"),
         (["forecast", "model.kl_wieght=1"], "did you mean model.kl_weight?"),
         (["forecast", "data=gaussian"], "model/likelihood=bernoulli"),
+        (["forecast", "model=ddpm"], "model=ddpm: a DDPM has no KL weight; give model=vae"),
         (["report", "nowhere"], "nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

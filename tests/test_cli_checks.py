@@ -182,5 +182,5 @@ def test_the_package_runs_as_a_module() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "genlab.cli", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("forecast", "check-sampler", "check-schedule", "report"):
+    for command in ("forecast", "check-sampler", "check-schedule", "sample", "report"):
         assert command in told.stdout

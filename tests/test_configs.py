@@ -37,6 +37,7 @@ PARTNERS = {
     "data/folder": ["data.source.root=images", "model.likelihood.colour_targets=true"],
     "data/cifar10": ["model.likelihood.colour_targets=true"],
     "data/gaussian": ["model/likelihood=gaussian"],
+    "experiment/ddpm/cifar10": ["trainer.accelerator=cpu"],
     "model/kl_dialect/half_sum_squared_error": ["model/likelihood=gaussian"],
     "model/kl_dialect/mean_squared_error": ["model/likelihood=gaussian"],
     "model/kl_dialect/sum_squared_error": ["model/likelihood=gaussian"],
@@ -106,6 +107,21 @@ def test_every_file_composes_and_everything_in_it_is_built(path: Path, tmp_path:
         assert isinstance(configs.build(node, key, directory=tmp_path), PictureCallback)
     if checked.logger:
         configs.need(checked.logger, Logger, "logger")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "data").glob("[!_]*.yaml")), ids=name)
+def test_a_diffusion_model_is_built_for_every_8_bit_data_set(path: Path) -> None:
+    config = resolve(
+        "model=ddpm",
+        f"data={path.stem}",
+        *(["data.source.root=images"] if path.stem == "folder" else []),
+    )
+    spec = configs.build(config["data"], "data").spec
+    if spec.levels is None:
+        with pytest.raises(ConfigError, match="real numbers"):
+            configs.build(config["model"], "model", spec=spec, seed=0)
+    else:
+        configs.build(config["model"], "model", spec=spec, seed=0)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -256,7 +256,7 @@ def test_a_step_that_shrinks_is_the_density_of_continuous_time() -> None:
     s, later = schedule.log_snr(t - dt), schedule.log_snr(t)
     steps = step_kl(x0, x0_hat, s, later, FixedSmall().log_variance(Process(schedule, 10**6), t,
                     NO_PREDICTION))  # fmt: skip
-    density = diffusion_density(x0, x0_hat, later, schedule.slope(t))
+    density = -schedule.slope(t) * diffusion_density(x0, x0_hat, later)
     torch.testing.assert_close(steps / dt, density, rtol=1e-4, atol=0)
 
 
@@ -364,7 +364,7 @@ def test_two_schedules_with_equal_ends_have_one_bound_in_continuous_time() -> No
                 t = u.expand(64)
                 log_snr = process.log_snr(t)
                 x0_hat = network.predict(process, diffuse(x0, eps, log_snr), t).x0_hat
-                total += weight * diffusion_density(x0, x0_hat, log_snr, schedule.slope(t))
+                total += weight * -schedule.slope(t) * diffusion_density(x0, x0_hat, log_snr)
         totals.append(total)
     torch.testing.assert_close(totals[0], totals[1], rtol=1e-8, atol=0)
 

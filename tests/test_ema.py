@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from genlab.callbacks.checkpoint import best_checkpoint
 from genlab.callbacks.ema import WeightAverage
 from genlab.errors import ConfigError
 
@@ -31,7 +32,7 @@ class Line(pl.LightningModule):
         self.raw.append(self.w.item())
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        pass
+        self.log("val/loss", self.w.item())
 
     def on_validation_epoch_end(self) -> None:
         self.seen.append(self.w.item())
@@ -54,9 +55,8 @@ def fit(module: Line, ema: WeightAverage, tmp_path: Path, **options: Any) -> pl.
     checkpoint = options.pop("ckpt_path", None)
     trainer = pl.Trainer(
         accelerator="cpu",
-        callbacks=[ema],
+        callbacks=[ema, best_checkpoint(tmp_path, "val/loss")],
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -75,6 +75,18 @@ def test_validation_sees_the_average_and_training_goes_on_raw(tmp_path: Path, de
     assert module.seen == pytest.approx([expected[7], expected[15], expected[23]], rel=1e-5)
     # the gradient does not depend on w, so that the raw weights fall by 0.1 * 36 an epoch
     assert module.raw[-1] == pytest.approx(-0.1 * 36 * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"max_epochs": 3}, {"max_epochs": 1, "val_check_interval": 3}])
+def test_the_best_checkpoint_holds_what_was_validated(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    module = Line()
+    fit(module, WeightAverage(0.9), tmp_path, **options)
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    # w falls without end, so that the last one is the best
+    assert best["state_dict"]["w"].item() == module.seen[-1]
+    assert module.seen[-1] > module.raw[-1]
 
 
 def test_a_checkpoint_holds_the_average_and_a_resume_takes_the_raw_weights(tmp_path: Path) -> None:

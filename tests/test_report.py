@@ -31,7 +31,7 @@ from genlab.report import (
     swept_keys,
     write_sweep,
 )
-from genlab.report.tables import number_text, short_names
+from genlab.report.naming import number_text, short_names
 from genlab.results import RunDirectory
 
 SWEEP = {

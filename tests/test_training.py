@@ -124,7 +124,7 @@ def test_importance_samples_tighten_the_bound(tmp_path: Path) -> None:
         "model/likelihood=gaussian_calibrated",
         "model/likelihood=discretized_logistic_mixture",
         "model/net=conv model.net.encoder.channels=[8,8] model.net.decoder.channels=[8,8]",
-        "trainer.precision=bf16-mixed",
+        "trainer.precision=bf16-mixed trainer.gradient_clip_val=1.0",
         "model/kl_schedule=capacity model.kl_schedule.nats=5 model.kl_schedule.steps=10",
         "model.free_bits.kind=per_dimension model.free_bits.nats=0.1",
         "trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=1.0 channels_last=true",

@@ -1,7 +1,8 @@
-"""Pictures of a diffusion model: the way into noise, the way out of it, and where the bound goes."""
+"""Pictures of a diffusion model: into noise, out of it again, and where the bound goes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from genlab import charts, pictures
 from genlab.callbacks.pictures import PictureCallback, Pixels
 from genlab.diffusion.process import diffuse
+from genlab.diffusion.samplers import OnStep
 from genlab.errors import ConfigError
 from genlab.modules.ddpm import DDPM
 
@@ -39,10 +41,6 @@ class _OverTime(PictureCallback):
         """The pictures of a diffusion model."""
         raise NotImplementedError
 
-    def from_model_space(self, module: DDPM, x: Tensor) -> Pixels:
-        """[-1, 1] to uint8; noise beyond that is cut off."""
-        return self.shown(module, (x + 1) / 2)
-
 
 class ForwardNoising(_OverTime):
     """Validation images on their way into noise, at times even in t."""
@@ -56,7 +54,7 @@ class ForwardNoising(_OverTime):
         times = torch.linspace(module.process.first, 1, self.steps, dtype=torch.float64)
         log_snrs = module.process.log_snr(times.to(module.device)).detach()
         columns = [x0] + [diffuse(x0, eps, log_snr.expand(len(x0))) for log_snr in log_snrs]
-        shown = self.from_model_space(module, torch.stack(columns, 1).flatten(0, 1))
+        shown = _from_model_space(module, torch.stack(columns, 1).flatten(0, 1))
         low, high = float(log_snrs[0]), float(log_snrs[-1])
         title = f"x_0, then x_t from log-SNR {low:.1f} to {high:.1f} in even steps of t"
         caption = self.caption(trainer, module, title)
@@ -64,34 +62,55 @@ class ForwardNoising(_OverTime):
 
 
 class Trajectories(_OverTime):
-    """Samples on their way out of noise: above x_t, below it the image that the network sees there."""
+    """Samples on their way out of noise, as `trajectory` pictures them."""
 
     name = "trajectory"
 
     def of(self, trainer: pl.Trainer, module: DDPM) -> dict[str, Pixels]:
         steps = module.sampler.path(module.process).steps
-        chosen = {round(i) for i in np.linspace(0, steps - 1, min(self.steps, steps))}
-        noisy: list[Tensor] = []
-        seen: list[Tensor] = []
-
-        def keep(i: int, t: float, x_t: Tensor, x0_hat: Tensor) -> None:
-            if i in chosen:
-                noisy.append(x_t.clone())
-                seen.append(x0_hat.clone())
-
-        with torch.no_grad():
-            module.sample(self.images, module.seed, on_step=keep)
-        # one image after the other, its x_t above its x0_hat
-        both = torch.stack([torch.stack(noisy, 1), torch.stack(seen, 1)], 1)
-        shown = self.from_model_space(module, both.flatten(0, 2))
         return {
-            self.name: pictures.grid(
-                shown,
-                columns=len(noisy),
-                row_labels=["x_t", "x0_hat"] * self.images,
-                caption=self.caption(trainer, module, f"Sampling in {steps} steps"),
+            self.name: trajectory(
+                module,
+                lambda keep: module.sample(self.images, module.seed, on_step=keep),
+                steps,
+                self.steps,
+                self.caption(trainer, module, f"Sampling in {steps} steps"),
             )
         }
+
+
+def _from_model_space(module: DDPM, x: Tensor) -> Pixels:
+    """[-1, 1] to uint8; noise beyond that is cut off."""
+    return np.asarray(module.codec.decode((x.float().cpu() + 1) / 2).numpy())
+
+
+def trajectory(
+    module: DDPM, draw: Callable[[OnStep], object], steps: int, columns: int, caption: str
+) -> Pixels:
+    """Samples on their way out of noise: x_t above the image that the network sees in it.
+
+    Args:
+        draw: samples in `steps` steps and shows each of them to the function that it is given.
+        columns: times that are pictured, at most.
+    """
+    chosen = {round(i) for i in np.linspace(0, steps - 1, min(columns, steps))}
+    noisy: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def keep(i: int, t: float, x_t: Tensor, x0_hat: Tensor) -> None:
+        if i in chosen:
+            noisy.append(x_t.clone())
+            seen.append(x0_hat.clone())
+
+    draw(keep)
+    # one image after the other, its x_t above its x0_hat
+    both = torch.stack([torch.stack(noisy, 1), torch.stack(seen, 1)], 1)
+    return pictures.grid(
+        _from_model_space(module, both.flatten(0, 2)),
+        columns=len(noisy),
+        row_labels=["x_t", "x0_hat"] * len(both),
+        caption=caption,
+    )
 
 
 class BoundOverTime(PictureCallback):

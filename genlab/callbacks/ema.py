@@ -19,9 +19,9 @@ class WeightAverage(pl.Callback):
     ride in this callback's state, from where a resumed run takes them back.
 
     Lightning's own callback swaps the weights back before `on_validation_epoch_end`, so that what
-    samples there looks at the raw ones. This one swaps from `on_validation_start` until
-    `on_validation_end`; it must be the first callback, and others look no later than
-    `on_validation_epoch_end`.
+    samples there looks at the raw ones. This one swaps from `on_validation_start` until training
+    goes on, since a checkpoint of weights alone, which `best.ckpt` is, is written in
+    `on_validation_end` and asks no callback. It must be the first callback.
 
     Args:
         decay: the limit of d, in (0, 1); the ratio above lets the average follow quickly at first.
@@ -75,7 +75,13 @@ class WeightAverage(pl.Callback):
         if trainer.state.fn == "fit":
             self._swap(pl_module)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.swapped:
+            self._swap(pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.swapped:
             self._swap(pl_module)
 

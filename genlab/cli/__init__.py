@@ -14,6 +14,7 @@ import genlab.cli.check_sampler as check_sampler
 import genlab.cli.check_schedule as check_schedule
 import genlab.cli.forecast as forecast
 import genlab.cli.report as report
+import genlab.cli.sample as sample
 from genlab.errors import GenlabError
 
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="What can be said before a training, and what is read after it.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (forecast, check_sampler, check_schedule, report):
+    for module in (forecast, check_sampler, check_schedule, sample, report):
         module.add(commands)
     options, rest = parser.parse_known_args(arguments)
     # argparse gives up on KEY=VALUE after an option, where it stands as well as before it.

@@ -63,7 +63,8 @@ def _forecast(options: argparse.Namespace) -> int:
     data = configs.build(config["data"], "data")
     module = configs.build(config["model"], "model", spec=data.spec, seed=0)
     if not hasattr(module, "weight"):
-        raise ConfigError(f"model={type(module).__name__} has no KL weight to forecast")
+        name = type(module).__name__
+        raise ConfigError(f"model={name.lower()}: a {name} has no KL weight; give model=vae")
     dialect = configs.build(config["model"]["kl_dialect"])
     meanings = [
         effective(weight, dialect, module.likelihood, data.spec, module.latent_dim)

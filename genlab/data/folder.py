@@ -86,12 +86,11 @@ class ImageFolder(ImageSource):
         self._unreadable, self._test_fraction = unreadable, test_fraction
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else cache_home / "genlab"
-        self._classes: tuple[str, ...] = ()
 
     @property
     def spec(self) -> ImageSpec:
-        """`classes` is empty until the folder has been read."""
-        return ImageSpec(self._channels, self._size, self._size, classes=self._classes)
+        """`classes` are the names of the folders; empty if the tree is not there."""
+        return ImageSpec(self._channels, self._size, self._size, classes=self._classes())
 
     def prepare(self, data_dir: Path) -> None:
         self._cache()
@@ -110,7 +109,7 @@ class ImageFolder(ImageSource):
 
     def _cache(self) -> Path:
         """The cache's folder, made now if there is none."""
-        self._classes, splits = self._scan()
+        splits = self._scan()
         cache = self.cache_dir / "folder" / self._key(splits)
         if not cache.is_dir():
             with exclusive(cache.parent):
@@ -118,18 +117,26 @@ class ImageFolder(ImageSource):
                     self._decode_all(splits, cache)
         return cache
 
-    def _scan(self) -> tuple[tuple[str, ...], dict[SourceSplit, list[_File]]]:
+    @property
+    def _class_root(self) -> Path:
+        """The folder of the classes' folders."""
+        train_root = self.root / "train"
+        return train_root if train_root.is_dir() else self.root
+
+    def _classes(self) -> tuple[str, ...]:
+        root = self._class_root
+        return tuple(sorted(_subfolders(root))) if root.is_dir() else ()
+
+    def _scan(self) -> dict[SourceSplit, list[_File]]:
         if not self.root.is_dir():
             raise DataError(f"data.source.root={self.root}: there is no such folder")
-        train_root, test_root = self.root / "train", self.root / "test"
-        two_folders = train_root.is_dir()
-        class_root = train_root if two_folders else self.root
-        classes = tuple(sorted(_subfolders(class_root)))
+        class_root, test_root = self._class_root, self.root / "test"
+        classes = self._classes()
         train = _images(class_root, classes)
-        if two_folders and test_root.is_dir():
+        if class_root != self.root and test_root.is_dir():
             if strangers := set(_subfolders(test_root)) - set(classes):
                 raise DataError(
-                    f"{test_root / min(strangers)} is a class without a folder in {train_root}: "
+                    f"{test_root / min(strangers)} is a class without a folder in {class_root}: "
                     "add or remove it"
                 )
             test = _images(test_root, classes)
@@ -143,7 +150,7 @@ class ImageFolder(ImageSource):
                 f"data.source.root={self.root} holds {len(train)} training and {len(test)} test "
                 "images: put PNG, JPEG or WebP files into one folder per class"
             )
-        return classes, {"train": train, "test": test}
+        return {"train": train, "test": test}
 
     def _key(self, splits: dict[SourceSplit, list[_File]]) -> str:
         digest = hashlib.sha256(

@@ -108,12 +108,12 @@ def step_kl(
     return sum_except_batch(error + variance_mismatch(log_snr_s, log_snr_t, log_variance))
 
 
-def diffusion_density(x0: Tensor, x0_hat: Tensor, log_snr: Tensor, slope: Tensor) -> Tensor:
-    """-1/2 SNR'(t) ||x_0 - x0_hat||^2, (B,), whose integral over [0, 1] is the diffusion term.
+def diffusion_density(x0: Tensor, x0_hat: Tensor, log_snr: Tensor) -> Tensor:
+    """1/2 SNR ||x_0 - x0_hat||^2, (B,), whose integral over the log-SNR is the diffusion term.
 
-    Kingma et al. (2021, VDM), eq. 14; slope is d log-SNR / dt, (B,).
+    Kingma et al. (2021, VDM), eq. 18: the schedule is in its ends alone.
     """
-    return -0.5 * slope * log_snr.double().exp() * _squared_error(x0, x0_hat)
+    return 0.5 * log_snr.double().exp() * _squared_error(x0, x0_hat)
 
 
 def decoder_nll(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -205,9 +205,9 @@ def stratified(
 ) -> BoundTerms:
     """An unbiased estimate of the bound of images (B, C, H, W), with L_0 and L_T in full.
 
-    Each image gets one time in each of `draws` equal parts of [0, 1), and in each part the times
-    of the batch are evenly spaced from a random start. Discrete time: N = 1 + draws, of which the
-    first is for L_0. Continuous time: N = draws.
+    Each image gets one time in each of `draws` equal parts of the steps, or of the log-SNR in
+    continuous time, and in each part the times of the batch are evenly spaced from a random start.
+    Discrete time: N = 1 + draws, of which the first is for L_0. Continuous time: N = draws.
 
     Args:
         variance: not looked at in continuous time, where every one gives the same bound.
@@ -260,10 +260,13 @@ def _discrete_column(
     return t, term, _squared_error(x0, prediction.x0_hat)
 
 
-def _continuous_column(x0: Tensor, predict: Predict, process: Process, t: Tensor) -> _Column:
+def _continuous_column(x0: Tensor, predict: Predict, process: Process, u: Tensor) -> _Column:
+    # even in the log-SNR, not in t: the integral is the same, and a steep schedule adds no noise
+    first, last = process.log_snr(u.new_tensor([0.0, 1.0]))
+    t = process.schedule.time_at(last + (first - last) * u)
     log_snr = process.log_snr(t)
     x0_hat = predict(diffuse(x0, torch.randn_like(x0), log_snr), t).x0_hat
-    term = diffusion_density(x0, x0_hat, log_snr, process.schedule.slope(t))
+    term = (first - last) * diffusion_density(x0, x0_hat, log_snr)
     return t, term, _squared_error(x0, x0_hat)
 
 

@@ -120,6 +120,8 @@ class Optimal(ReverseVariance):
 
     log_snr: Tensor
     log_squared_error: Tensor
+    #: A checkpoint holds as many knots as were measured, and a module is loaded whatever it holds.
+    resized_by_checkpoint: ClassVar[tuple[str, ...]] = ("log_snr", "log_squared_error")
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,8 +168,7 @@ class Optimal(ReverseVariance):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # A checkpoint holds as many knots as were measured, and a new module has none.
-        for name in ("log_snr", "log_squared_error"):
+        for name in self.resized_by_checkpoint:
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, getattr(self, name).new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -257,15 +257,16 @@ class VAE(GenerativeModule):
         return metrics
 
     def sample(self, n: int, seed: int) -> Tensor:
-        return self._images(self._prior_latents(n, seed))
+        return self.sample_with(range(n), seed)
 
-    def _prior_latents(self, n: int, seed: int) -> Tensor:
+    def sample_with(self, indices: Sequence[int], seed: int) -> Tensor:
+        """Images (n, C, H, W) in [0, 1]; image i depends on (seed, indices[i]) alone."""
         prior = self.prior.distribution(self.encode)
         draws = []
-        for i in range(n):
+        for i in indices:
             seeding.reseed(seed, "sample", i)
             draws.append(prior.sample((1,)))
-        return torch.cat(draws)
+        return self._images(torch.cat(draws))
 
     def sample_aggregate(self, n: int, seed: int) -> Tensor:
         """Images from a full Gaussian fitted to q(z), the mean over the evaluated split of q(z|x).

@@ -39,6 +39,10 @@ _IGNORED = (
     "trainer.profiler",
 )
 
+MODEL = "model._target_"
+# What is trained on differs between families only if somebody chose so; all else is a recipe.
+_RECIPE_OF_DATA = ("data.batch_size", "data.eval_batch_size", "data.flip")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -51,6 +55,7 @@ class Record:
         config: nested, empty where there is none; `flat` has the same under dotted keys.
         result: the content of result.json, empty where there is none.
         error: one line on why there is no result, or None.
+        bound: the content of bound.json, empty where there is none.
     """
 
     path: Path
@@ -60,6 +65,7 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    bound: dict[str, Any] = field(default_factory=dict)
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -73,6 +79,22 @@ class Record:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
         return float(value) if math.isfinite(value) else None
+
+    @property
+    def family(self) -> str:
+        """The class of its model, for instance `VAE`; empty where the configuration has none."""
+        return str(self.flat.get(MODEL) or "").rpartition(".")[2]
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether its KL term is that of a diffusion model."""
+        return self.metric("test/kl_diffusion") is not None
+
+    @property
+    def bits_per_nat(self) -> float | None:
+        """bits/dim of one nat per image, 1 / (D ln 2), or None where the metrics do not tell."""
+        nats, bits = self.metric("test/neg_elbo"), self.metric("test/bits_per_dim")
+        return None if not nats or not bits else bits / nats
 
 
 def collect(
@@ -97,6 +119,7 @@ def _record(run: Run) -> Record:
     path = run.path.absolute()
     config: dict[str, Any] = {}
     result: dict[str, Any] = {}
+    bound: dict[str, Any] = {}
     try:
         status = run.status
         state = "interrupted" if run.is_interrupted else run.state
@@ -105,6 +128,7 @@ def _record(run: Run) -> Record:
         if state == "completed":
             result = run.result or {}
             error = None if result else "status.json says completed, but there is no result.json"
+            bound = run.bound or {}
     except (RunDirectoryError, OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         state, error = "unreadable", one_line(str(problem))
     group = config.get("group")
@@ -116,6 +140,7 @@ def _record(run: Run) -> Record:
         config=config,
         result=result,
         error=error,
+        bound=bound,
     )
 
 
@@ -163,7 +188,8 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
     """The configuration keys in which the records differ, without what only follows from another.
 
     Left out are paths, logger and hardware; of keys with equal values all but the shortest; texts
-    that only repeat another key's value; and the keys of a component whose class differs.
+    that only repeat another key's value; and the keys of a component whose class differs. Where
+    the model's class differs, so does the recipe by which each family is trained.
     """
     flats = [record.flat for record in records if record.config]
     keys = {key for flat in flats for key in flat if not _is_ignored(key)}
@@ -199,6 +225,8 @@ def _targets(key: str, values: Mapping[str, Sequence[str]]) -> list[str]:
     """The swept classes of the components that hold this key, outermost first."""
     parts = key.split(".")
     above = [".".join((*parts[:depth], "_target_")) for depth in range(len(parts))]
+    if parts[0] not in ("model", "data") or key in _RECIPE_OF_DATA:
+        above.append(MODEL)
     return [target for target in above if target in values and target != key]
 
 

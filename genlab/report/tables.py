@@ -14,7 +14,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from genlab.errors import RunDirectoryError
-from genlab.report.collect import Record, one_line, swept_keys
+from genlab.report.collect import MODEL, Record, one_line, swept_keys
+from genlab.report.naming import number_text, short_names, sort_key, value_text
 
 Row = Mapping[str, Any]
 _CONTRACT = ("reconstruction", "kl", "neg_elbo", "bits_per_dim", "active_units")
@@ -27,6 +28,10 @@ _FACTS = (
     "forecast_verdict",
 )
 _CAPTION = "reconstruction, kl and neg_elbo (at weight 1) in nats per image of the test set"
+_CAPTION_OF_DIFFUSION = (
+    "reconstruction (L_0), kl (L_T + diffusion) and neg_elbo in nats per image of the test set; "
+    "+- is one standard error of bits/dim over its images"
+)
 
 
 @dataclass(frozen=True)
@@ -171,15 +176,26 @@ def sweep_table(records: Sequence[Record]) -> Table:
     columns += [
         Column("reconstruction", _number("test/reconstruction", decimals)),
         Column("kl", _number("test/kl", 2)),
+        Column("L_T", _number("test/kl_prior", 2)),
+        Column("diffusion", _number("test/kl_diffusion", 2)),
         Column("neg_elbo", _number("test/neg_elbo", decimals)),
         Column("bits/dim", _number("test/bits_per_dim", 3)),
+        Column("+-", _error_in_bits),
         Column("active units", _active_units),
         Column("forecast", _forecast, numeric=False),
         Column("verdict", lambda row: str(row["verdict"] or ""), numeric=False),
         Column("state", lambda row: row["state"], numeric=False),
     ]
-    shown = [column for column in columns if any(column.text(row) for row in rows)]
-    return Table(rows, shown)
+    kinds = _families(rows)
+    shown = [c for c in columns if all(any(c.text(row) for row in rows) for rows in kinds)]
+    caption = _CAPTION_OF_DIFFUSION if any(c.heading == "diffusion" for c in shown) else _CAPTION
+    return Table(rows, shown, caption)
+
+
+def _families(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows of each model's class that has a result, or all: what one lacks is no comparison."""
+    classes = {row.get(MODEL) for row in rows if row["state"] == "completed"}
+    return [[row for row in rows if row.get(MODEL) == name] for name in classes] or [rows]
 
 
 def _row(record: Record, flat: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
@@ -190,7 +206,8 @@ def _row(record: Record, flat: Mapping[str, Any], swept: Sequence[str]) -> dict[
     row |= {"state": record.state, "verdict": record.result.get("verdict")}
     row |= {f"test/{name}": record.metric(f"test/{name}") for name in _CONTRACT}
     row |= {name: record.metric(name) for name in sorted(names)}
-    row |= {"model.latent_dim": flat.get("model.latent_dim")}
+    if "model.latent_dim" in flat or not flat:
+        row["model.latent_dim"] = flat.get("model.latent_dim")
     row |= {name: record.result.get(name) for name in _FACTS if name not in row}
     return row | {"error": record.error}
 
@@ -200,53 +217,19 @@ def _order(row: Mapping[str, Any]) -> list[str]:
     return sorted(row, key=lambda name: name == "error")
 
 
-def sort_key(value: Any) -> tuple[int, float, str]:
-    """Numbers in their order, then words, then nothing."""
-    if value is None:
-        return (2, 0.0, "")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key with the shortest end of it that no other one shares."""
-    short = {}
-    for key in keys:
-        parts = key.removesuffix("._target_").split(".")
-        others = [f".{other.removesuffix('._target_')}" for other in keys if other != key]
-        ends = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
-        short[key] = next((e for e in ends if not any(o.endswith(f".{e}") for o in others)), key)
-    return short
-
-
-def value_text(key: str, value: Any) -> str:
-    """A value of the configuration as a person would type it; of a class, its name alone."""
-    if value is None:
-        return "-"
-    if key.endswith("_target_"):
-        return str(value).rpartition(".")[2]
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return str(value)
-
-
 def _swept_text(key: str) -> Callable[[Row], str]:
     return lambda row: value_text(key, row[key])
 
 
-def number_text(value: float | None, decimals: int) -> str:
-    """A number for people; one too small to be seen says so."""
-    if value is None:
-        return ""
-    if 0 < value < 0.5 * 10**-decimals:
-        return f"<{10**-decimals:.{decimals}f}"
-    text = f"{value:.{decimals}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
 def _number(name: str, decimals: int) -> Callable[[Row], str]:
     return lambda row: number_text(row.get(name), decimals)
+
+
+def _error_in_bits(row: Row) -> str:
+    error, nats, bits = (
+        row.get(f"test/{name}") for name in ("neg_elbo_se", "neg_elbo", "bits_per_dim")
+    )
+    return number_text(error * bits / nats, 3) if error and bits and nats else ""
 
 
 def _active_units(row: Row) -> str:

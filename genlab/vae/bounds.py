@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from genlab.errors import ConfigError
 from genlab.checks import number, whole
+from genlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from genlab.vae.likelihoods import Likelihood

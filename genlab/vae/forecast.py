@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 from torch import Tensor
 
-from genlab.protocols import ImageSpec
 from genlab.checks import number, whole
+from genlab.protocols import ImageSpec
 from genlab.vae.likelihoods import (
     Bernoulli,
     CalibratedGaussian,

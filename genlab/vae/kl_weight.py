@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from genlab.checks import number
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
-from genlab.checks import number
 from genlab.vae.likelihoods import Bernoulli, Likelihood
 
 _CHOICES = {

@@ -16,6 +16,7 @@ from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional
 
+from genlab.checks import number, whole
 from genlab.distributions import (
     MIN_LOG_SCALE,
     ContinuousBernoulli,
@@ -25,7 +26,6 @@ from genlab.distributions import (
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
 from genlab.tensors import sum_except_batch
-from genlab.checks import number, whole
 
 # (1/255)^2 / 1000: far below the rounding of 8-bit data, and keeps a perfect fit finite.
 _MIN_VARIANCE = 1e-8

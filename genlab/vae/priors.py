@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from genlab.checks import number, whole
 from genlab.protocols import ImageSpec
 from genlab.vae.bounds import gaussian_kl
-from genlab.checks import number, whole
 from genlab.vae.posterior import DiagonalGaussian
 
 Encode = Callable[[Tensor], Normal]

@@ -1,0 +1,113 @@
+"""Where diffusion models spend their bounds, one line a run, as a PNG."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from genlab import charts
+from genlab.report.collect import Record, swept_keys
+from genlab.report.naming import data_name, run_label, short_names, sort_key
+
+_LONGEST_NAME = 30
+
+
+class _Curve(NamedTuple):
+    """Shares of a bound in nats per image, between edges of log-SNR, one more than shares."""
+
+    edges: tuple[float, ...]
+    nats: tuple[float, ...]
+
+    def points(self, left: float, right: float) -> tuple[list[float], list[float]]:
+        """The centres of the bins between two log-SNRs, and their shares."""
+        bins = zip(self.edges[:-1], self.edges[1:], self.nats, strict=True)
+        inside = [((a + b) / 2, nats) for a, b, nats in bins if a >= left and b <= right]
+        return [x for x, _ in inside], [y for _, y in inside]
+
+
+def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]) -> bool:
+    """Draw how many nats per image the bound of each run has in each bin of log-SNR.
+
+    Of several runs with the same bins a second panel has the difference from the lowest bound,
+    where lines come apart that fall together in the first. Returns False, with nothing written, if
+    no run has such curves.
+    """
+    records = [record for record in records if _curve(record.bound)]
+    if not records:
+        return False
+    swept = swept_keys(records)
+    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in swept])
+    found = [curve for record in records if (curve := _curve(record.bound))]
+    names = _names(records, swept)
+    curves = dict(zip(names, found, strict=True))
+    bounds = [record.metric("test/neg_elbo") or math.inf for record in records]
+    lowest = names[bounds.index(min(bounds))]
+
+    alike = len({curve.edges for curve in curves.values()}) == 1
+    figure, panels = charts.panels(2 if alike and len(curves) > 1 else 1)
+    left, right = _shown(list(curves.values()))
+    lines = {name: curve.points(left, right) for name, curve in curves.items()}
+    charts.draw_lines(panels[0], lines, "o")
+    is_discrete = any(record.flat.get("model.steps") is not None for record in records)
+    # In discrete time L_0 is the term of the first step, and in continuous time that of no time.
+    panels[0].set_ylabel(f"nats per image in each bin{', with L_0' if is_discrete else ''}")
+    for axes in panels[1:]:
+        base = lines[lowest][1]
+        differences = {
+            name: (x, [a - b for a, b in zip(y, base, strict=True)])
+            for name, (x, y) in lines.items()
+        }
+        charts.draw_lines(axes, differences, "o")
+        base_name = lowest if len(lowest) <= _LONGEST_NAME else "the lowest bound"
+        axes.set_ylabel(f"difference from {base_name} (nats)")
+    for axes in panels:
+        edges = {edge for curve in curves.values() for edge in curve.edges}
+        axes.set_xticks(sorted(edge for edge in edges if left <= edge <= right)[::2])
+        axes.set(xlabel="log-SNR (data on the right)", xlim=(left, right))
+    figure.suptitle(_title(records, swept), fontsize="medium")
+    if len(curves) > 1:
+        charts.add_legend(figure)
+    charts.save(figure, path)
+    return True
+
+
+def _curve(bound: Mapping[str, Any]) -> _Curve | None:
+    """None for the content of a bound.json that has no such curve, or a broken one."""
+    edges, nats = bound.get("log_snr_edges"), bound.get("nats_by_log_snr")
+    if not isinstance(edges, list) or not isinstance(nats, list) or len(edges) != len(nats) + 1:
+        return None
+    if not all(isinstance(value, int | float) for value in [*edges, *nats]):
+        return None
+    return _Curve(tuple(map(float, edges)), tuple(map(float, nats)))
+
+
+def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
+    """What distinguishes each; of a single key its value alone, and of equals their directory."""
+    labels = [run_label(record, swept) or record.run_id for record in records]
+    if len(swept) == 1:
+        labels = [label.removeprefix(f"{short_names(swept)[swept[0]]} ") for label in labels]
+    return [
+        label if labels.count(label) == 1 else f"{label} ({record.group}/{record.run_id})"
+        for label, record in zip(labels, records, strict=True)
+    ]
+
+
+def _shown(curves: Sequence[_Curve]) -> tuple[float, float]:
+    """From the first bin in which any curve has something to the last."""
+    used = [
+        (low, high)
+        for curve in curves
+        for low, high, nats in zip(curve.edges[:-1], curve.edges[1:], curve.nats, strict=True)
+        if nats != 0
+    ]
+    lows, highs = zip(*(used or [(0.0, 1.0)]), strict=True)
+    return min(lows), max(highs)
+
+
+def _title(records: Sequence[Record], swept: Sequence[str]) -> str:
+    data = " and ".join(sorted({data_name(record) for record in records}))
+    knobs = list(short_names([key for key in swept if key != "seed"]).values())
+    by_knob = f", by {' and '.join(knobs)}" if 0 < len(knobs) <= 2 else ""
+    return f"Where the bound on the test set of {data} is spent{by_knob}"

@@ -1,0 +1,76 @@
+"""What things are called in a report: keys, values, numbers, data, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from genlab.report.collect import MODEL, Record
+
+KL_WEIGHT = "model.kl_weight"
+
+
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Numbers in their order, then words, then nothing."""
+    if value is None:
+        return (2, 0.0, "")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Each dotted key with the shortest end of it that no other one shares."""
+    short = {}
+    for key in keys:
+        parts = key.removesuffix("._target_").split(".")
+        others = [f".{other.removesuffix('._target_')}" for other in keys if other != key]
+        ends = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+        short[key] = next((e for e in ends if not any(o.endswith(f".{e}") for o in others)), key)
+    return short
+
+
+def value_text(key: str, value: Any) -> str:
+    """A value of the configuration as a person would type it; of a class, its name alone."""
+    if value is None:
+        return "-"
+    if key.endswith("_target_"):
+        return str(value).rpartition(".")[2]
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return str(value)
+
+
+def number_text(value: float | None, decimals: int) -> str:
+    """A number for people; one too small to be seen says so."""
+    if value is None:
+        return ""
+    if 0 < value < 0.5 * 10**-decimals:
+        return f"<{10**-decimals:.{decimals}f}"
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def data_name(record: Record) -> str:
+    """What the run was trained on, as far as its configuration says."""
+    flat = record.flat
+    for key in ("data.name", "data.source.name", "data.source._target_", "data._target_"):
+        if flat.get(key):
+            return value_text(key, flat[key])
+    return "unnamed data"
+
+
+def run_label(record: Record, swept: Sequence[str]) -> str:
+    """What distinguishes a run from the others, for instance `kl_weight 30`.
+
+    Among models of several classes the class comes first, as in `DDPM, steps 250`, except before
+    the KL weight, which a VAE alone has, and what a model does not have is passed over.
+    """
+    flat = record.flat
+    named = short_names(swept)
+    shown = [key for key in swept if key != MODEL]
+    names = []
+    if MODEL in swept:
+        shown = [key for key in shown if flat.get(key) is not None]
+        names = [] if KL_WEIGHT in shown else [record.family]
+    return ", ".join([*names, *(f"{named[key]} {value_text(key, flat.get(key))}" for key in shown)])

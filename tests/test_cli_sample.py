@@ -1,0 +1,302 @@
+"""`genlab sample`: what the images are a function of, where they lie, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from genlab import checkpoints, cli, configs, run
+from genlab.cli.sources import class_number
+from genlab.diffusion.inpainting import inpaint
+from genlab.diffusion.samplers import ImageNoise
+from genlab.errors import DONE, REFUSED, ConfigError
+from genlab.modules.ddpm import DDPM
+from genlab.results import Run
+
+Pixels = npt.NDArray[np.uint8]
+
+N = 5
+TINY = [
+    "trainer=smoke",
+    "callbacks=none",
+    "logger=none",
+    "forecast=false",
+    "data.eval_batch_size=20",
+]
+SMALL = ["model=ddpm", "model.steps=20", "model.sampler.steps=5", "model.net.channels=8"]
+# large enough that a few steps already tell the classes apart
+CONDITIONAL = ["model.conditional=true", "model.optimizer.lr=0.01"]
+
+
+def train(folder: Path, *overrides: str) -> Path:
+    outcome = run.run(configs.compose([*TINY, f"runs_dir={folder}", *overrides]))
+    assert outcome.path is not None
+    return outcome.path
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    return train(folder, *SMALL, *CONDITIONAL, "trainer.limit_train_batches=12")
+
+
+@pytest.fixture(scope="module")
+def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs"), *SMALL)
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs"))
+
+
+def sample(out: Path, *arguments: object) -> Pixels:
+    """The images that a command leaves in `out`."""
+    said = ["sample", *map(str, arguments), "--out", str(out)]
+    if "--n" not in said:
+        said += ["--n", str(N)]
+    assert cli.main(said) == DONE
+    with np.load(out / "samples.npz") as content:
+        return np.asarray(content["images"])
+
+
+def difference(a: Pixels, b: Pixels) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+@pytest.mark.parametrize("model", ["conditional", "vae"])
+def test_an_image_does_not_depend_on_the_batch_that_it_is_drawn_in(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """To one level: other shapes take other kernels, which round otherwise."""
+    path = request.getfixturevalue(model)
+    noisy = ["--sampler", "ancestral", "--guidance", 3] if model == "conditional" else []
+    drawn = {
+        size: sample(tmp_path / str(size), path, *noisy, "--batch-size", size)
+        for size in (1, 3, 64)
+    }
+    assert drawn[1].shape == (N, 28, 28, 1) and drawn[1].dtype == np.uint8
+    assert difference(drawn[1], drawn[3]) <= 1 and difference(drawn[1], drawn[64]) <= 1
+    fewer = sample(tmp_path / "fewer", path, *noisy, "--n", 2)
+    assert difference(fewer, drawn[64][:2]) <= 1
+    assert difference(drawn[64][0], drawn[64][1]) > 1
+
+
+@pytest.mark.parametrize("model", ["conditional", "vae"])
+def test_seed_0_is_what_training_pictures(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    path = request.getfixturevalue(model)
+    module, _ = checkpoints.load(path)
+    expected = module.codec.decode(module.sample(N, seed=0)).permute(0, 2, 3, 1).numpy()  # type: ignore[operator]
+    assert difference(sample(tmp_path / "a", path), expected) <= 1
+
+
+def test_what_changes_the_images(conditional: Path, tmp_path: Path) -> None:
+    plain = sample(tmp_path / "plain", conditional, "--class", 3)
+    for i, changed in enumerate(
+        [
+            ["--class", 3, "--seed", 1],
+            ["--class", 4],
+            ["--class", 3, "--guidance", 5],
+            ["--class", 3, "--steps", 20],
+            ["--class", 3, "--grid", "quadratic"],
+            ["--class", 3, "--eta", 1],
+            ["--class", 3, "--sampler", "heun", "--steps", 5],
+        ]
+    ):
+        assert difference(plain, sample(tmp_path / str(i), conditional, *changed)) > 1, changed
+    both = sample(tmp_path / "both", conditional, "--class", "3,4")
+    assert difference(both[0], plain[0]) <= 1
+    other = sample(tmp_path / "other", conditional, "--class", 4)
+    assert difference(both[1], other[1]) <= 1
+
+
+def test_the_files_hold_the_same_images_and_what_made_them(
+    conditional: Path, tmp_path: Path
+) -> None:
+    images = sample(tmp_path, conditional, "--n", 12, "--seed", 7, "--trajectory")
+    files = sorted((tmp_path / "images").iterdir())
+    assert [file.name for file in files] == [f"{i:02}.png" for i in range(12)]
+    for file, image in zip(files, images, strict=True):
+        with Image.open(file) as picture:
+            assert picture.mode == "L" and np.array_equal(np.asarray(picture), image[:, :, 0])
+    with np.load(tmp_path / "samples.npz") as content:
+        facts = {key: content[key].tolist() for key in content.files if key != "images"}
+    assert facts["labels"] == [*range(10), 0, 1]
+    known = {"seed": 7, "n": 12, "sampler": "DDIM", "steps": 5, "grid": "log_snr", "eta": 0}
+    known |= {"guidance": 1, "run": conditional.name, "model": "DDPM", "checkpoint": "best"}
+    assert {key: facts[key] for key in known} == known
+    with Image.open(tmp_path / "grid.png") as grid:
+        # a column for each class, two pixels between them, and a margin
+        assert grid.width == 10 * 58 - 2 + 12
+    sample(tmp_path / "two", conditional, "--class", "3,7", "--n", 16)
+    with Image.open(tmp_path / "two" / "grid.png") as grid:
+        assert grid.height > 4 * 58 > grid.height - 58
+    with Image.open(tmp_path / "trajectory.png") as trajectory:
+        assert trajectory.height > 8 * 58 and trajectory.width > 5 * 58
+
+
+def test_the_same_command_finds_its_images_again(
+    unconditional: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sample", str(unconditional), "--n", "2"]
+    assert cli.main(command) == DONE
+    (folder,) = (unconditional / "samples").iterdir()
+    assert folder.name.startswith("ddim-5-n2-seed0-") and str(folder) in capsys.readouterr().out
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    assert cli.main([*command, "--batch-size", "1"]) == DONE
+    assert "drawn before" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    assert cli.main([*command, "--checkpoint", "last", "--seed", "1"]) == DONE
+    (other,) = {*(unconditional / "samples").iterdir()} - {folder}
+    assert other.name.startswith("ddim-5-n2-seed1-last-")
+    shutil.rmtree(unconditional / "samples")
+
+
+def test_nothing_else_is_overwritten(
+    unconditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample(tmp_path / "a", unconditional)
+    content = (tmp_path / "a" / "samples.npz").read_bytes()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").touch()
+    for name in ("a", "b"):
+        arguments = ["sample", str(unconditional), "--seed", "1", "--out", str(tmp_path / name)]
+        assert cli.main(arguments) == REFUSED
+        assert "holds other files" in capsys.readouterr().err
+    assert (tmp_path / "a" / "samples.npz").read_bytes() == content
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.tex"]
+
+
+def side_by_side(folder: Path, n: int) -> list[Pixels]:
+    """The rows of a comparison as they are seen: every second pixel, right of the names."""
+    (path,) = folder.glob("side-by-side-*.png")
+    with Image.open(path) as picture:
+        seen = np.asarray(picture)
+    right = seen[:, -6 - (n * 58 - 2) : -6]
+    rows = (len(seen) - 6) // 58
+    top = len(seen) - 6 - (rows * 58 - 2)
+    return [
+        np.stack([right[top + 58 * r :, 58 * i :][:56:2, :56:2, None] for i in range(n)])
+        for r in range(rows)
+    ]
+
+
+def test_samplers_side_by_side_start_from_the_same_noise(
+    unconditional: Path, tmp_path: Path
+) -> None:
+    """In one step all of them return the image that the network sees in the noise."""
+    own = tmp_path / "own.yaml"
+    own.write_text("_target_: genlab.diffusion.samplers.Heun\nsteps: 1\n")
+    arguments = ["--sampler", "ddim,dpm_solver", "--sampler", own, "--steps", "1,7", "--n", "20"]
+    said = ["sample", unconditional, *arguments, "--out", tmp_path / "out"]
+    assert cli.main(list(map(str, said))) == DONE
+    rows = side_by_side(tmp_path / "out", 16)
+    assert len(rows) == 6
+    folders = [*(tmp_path / "out").glob("*-n20-seed0-*")]
+    assert len(folders) == 6
+    for row in rows[2], rows[4]:
+        assert difference(rows[0], row) <= 1
+    assert not np.array_equal(rows[0], rows[1])
+    (folder,) = (tmp_path / "out").glob("ddim-7-*")
+    with np.load(folder / "samples.npz") as content:
+        assert np.array_equal(rows[1], content["images"][:16])
+
+
+def test_models_side_by_side(vae: Path, unconditional: Path, tmp_path: Path) -> None:
+    said = ["sample", vae, unconditional, "--n", 3, "--out", tmp_path]
+    assert cli.main(list(map(str, said))) == DONE
+    rows = side_by_side(tmp_path, 3)
+    for path, row in zip((vae, unconditional), rows[-2:], strict=True):
+        (file,) = (tmp_path / path.name).glob("*/samples.npz")
+        with np.load(file) as content:
+            assert np.array_equal(row, content["images"])
+
+
+def test_a_class_is_its_name_before_it_is_its_number() -> None:
+    known = ("cat", "7", "dog")
+    assert [class_number(word, known) for word in ("cat", "2", "7")] == [0, 2, 1]
+    with pytest.raises(ConfigError, match="did you mean dog"):
+        class_number("dogs", known)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        ("conditional", ["--class", "10"], ["--class 10", "from 0 to 9"]),
+        ("conditional", ["--class", "3,cat"], ["--class cat", "from 0 to 9"]),
+        ("unconditional", ["--class", "3"], ["--class 3", "model.conditional=true"]),
+        ("unconditional", ["--guidance", "2"], ["--guidance=2", "model.conditional=true"]),
+        ("conditional", ["--guidance", "-1"], ["guidance=-1", "at least 0"]),
+        ("unconditional", ["--steps", "21"], ["--steps=21", "model.steps=20", "at most 20"]),
+        ("unconditional", ["--steps", "few"], ["--steps few", "whole numbers"]),
+        ("unconditional", ["--sampler", "dimm"], ["--sampler dimm", "did you mean ddim?"]),
+        ("unconditional", ["--sampler", "heun,ddim"], ["--steps=50", "at most 20"]),
+        ("unconditional", ["--sampler", "heun", "--eta", "1"], ["--eta 1", "--sampler ddim"]),
+        ("unconditional", ["--eta", "2"], ["--eta=2", "at most 1"]),
+        ("unconditional", ["--grid", "even"], ["--grid='even'", "log_snr"]),
+        ("unconditional", ["--n", "0"], ["--n=0", "at least 1"]),
+        ("unconditional", ["--batch-size", "0"], ["--batch-size=0", "at least 1"]),
+        ("unconditional", ["--seed", "-1"], ["--seed -1", "from 0"]),
+        ("unconditional", ["--device", "cuda:99"], ["--device cuda:99", "cpu"]),
+        ("unconditional", ["--device", "gpu"], ["--device gpu", "cpu"]),
+        ("vae", ["--sampler", "ddim"], ["--sampler", "VAE", "leave"]),
+        ("vae", ["--eta", "0"], ["--eta", "VAE", "leave"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_refusals(
+    model: str,
+    arguments: list[str],
+    words: list[str],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = request.getfixturevalue(model)
+    capsys.readouterr()
+    assert cli.main(["sample", str(path), *arguments, "--out", str(tmp_path / "out")]) == REFUSED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_cannot_be_read_are_refused(
+    unconditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for path, words in (
+        (tmp_path / "none", ["is not a directory"]),
+        (copy, ["no config.yaml"]),
+        (copy, ["no checkpoints/best.ckpt", "train it first"]),
+        (copy, ["no checkpoints/best.ckpt", "--checkpoint last"]),
+    ):
+        if "train it first" in words:
+            shutil.copy(Run(unconditional).config_path, copy)
+        if "--checkpoint last" in words:
+            (copy / "checkpoints").mkdir()
+            shutil.copy(unconditional / "checkpoints" / "last.ckpt", copy / "checkpoints")
+        assert cli.main(["sample", str(path)]) == REFUSED
+        said = capsys.readouterr().err
+        assert all(word in said for word in words), said
+
+
+def test_inpainting_keeps_what_is_known(unconditional: Path) -> None:
+    module, _ = checkpoints.load(unconditional)
+    assert isinstance(module, DDPM)
+    known = torch.rand(2, 1, 28, 28)
+    mask = torch.zeros(1, 1, 28, 28)
+    mask[..., :14] = 1
+    keep = inpaint(2 * known - 1, mask, ImageNoise(1, range(2), known.shape[1:]))
+    images = module.sample_with(range(2), 0, project=keep)
+    free = module.sample_with(range(2), 0)
+    torch.testing.assert_close(images[..., :14], known[..., :14])
+    assert not torch.allclose(images[..., 14:], free[..., 14:])
