@@ -31,8 +31,8 @@ demo: $(STAMP) ## forecast, then train, a VAE at KL weights 0, 1 and 30, and com
 	$(BIN)/genlab forecast experiment=$(DEMO_EXPERIMENT) model.kl_weight=$(DEMO_WEIGHTS)
 	$(BIN)/python train.py -m experiment=$(DEMO_EXPERIMENT) model.kl_weight=$(DEMO_WEIGHTS) $(DEMO_ARGS)
 
-plane: $(STAMP) ## VAEs at five KL weights and a DDPM on one rate-distortion plane (half an hour)
-	$(BIN)/python train.py -m experiment=vae/rate_distortion group=rate_distortion model.kl_weight=0,0.1,1,4,30
+plane: $(STAMP) ## VAEs at five KL weights and a DDPM on one rate-distortion plane (a quarter of an hour)
+	$(BIN)/python train.py -m experiment=vae/rate_distortion group=rate_distortion model.kl_weight=0,0.1,1,4,30 trainer.max_epochs=20
 	$(BIN)/python train.py experiment=ddpm/rate_distortion
 	$(BIN)/genlab report runs/rate_distortion
 
@@ -51,7 +51,7 @@ format: $(STAMP) ## let ruff repair and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure speed on this machine, into benchmarks/results (half an hour)
+bench: $(STAMP) ## measure speed on this machine, into benchmarks/results (a quarter of an hour)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/diffusion.py
 

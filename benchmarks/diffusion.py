@@ -168,7 +168,10 @@ def measure(options: argparse.Namespace, folder: Path) -> list[str]:
             f"python benchmarks/diffusion.py --rounds {options.rounds}"
             f"{' --peers DIR --peers-python PY' if options.peers else ''}"
         ),
-        f"Median (lowest to highest) of {options.rounds} interleaved rounds. `bf16` is autocast.",
+        f"Median (lowest to highest) of {options.rounds} interleaved rounds. `bf16` is autocast; "
+        "`averaged` has `ema_decay` and gradient clipping on, as the peers' loops and Trainer do;",
+        "`diffusers, bare loop` is a `UNet2DModel` of the same number of parameters in the plain "
+        "loop. The other peers have 2.61 M.",
         "",
         f"## A training step, batch {BATCH}",
         "",

@@ -65,7 +65,7 @@ UNITS = {
     "kl": "nats/image",
     "kl_prior": "nats/image",
     "kl_diffusion": "nats/image",
-    r"kl_log_snr_[+-]\d+": "nats/image",
+    r"bound_log_snr_[+-]\d+": "nats/image",
     "neg_elbo_se": "nats/image",
     "neg_elbo": "nats/image",
     "nll_iwae": "nats/image",

@@ -275,7 +275,7 @@ def test_the_terms_sum_to_the_bound(steps: int | None, split: str) -> None:
     assert kl == pytest.approx(metrics["kl_prior"] + metrics["kl_diffusion"], rel=1e-6)
     assert metrics["bits_per_dim"] == pytest.approx(neg_elbo / (16 * math.log(2)), rel=1e-6)
     by_network = metrics["kl_diffusion"] + (metrics["reconstruction"] if steps else 0)
-    by_log_snr = [v for name, v in metrics.items() if name.startswith("kl_log_snr_")]
+    by_log_snr = [v for name, v in metrics.items() if name.startswith("bound_log_snr_")]
     for shares in (curves["nats"], curves["nats_by_log_snr"], by_log_snr):
         assert sum(shares) == pytest.approx(by_network, rel=1e-6)
     assert len(curves["nats"]) == (steps if split == "test" and steps else 40)

@@ -23,6 +23,7 @@ STEPS = (10, 20, 50, 100)
 #: Standard deviations of the data, in the units of images in [-1, 1]: fine detail to full contrast.
 STDS = (0.0316, 0.25, 1.0)
 _SAMPLER = "model/sampler"
+_VARIANCE = "model/reverse_variance"
 _STEPS_KEY, _GRID_KEY = "model.sampler.steps", "model.sampler.grid"
 
 
@@ -117,13 +118,14 @@ def _of_genlab(
         if "model.steps" in choice.overrides:
             label += f" T={process.steps}"
         variance = configs.build(choice.model["reverse_variance"], "model.reverse_variance")
+        name = choice.name("sampler", _SAMPLER)
+        if _VARIANCE in choice.overrides:
+            name += f" {choice.overrides[_VARIANCE]}"
         for grid in grids or [node["grid"]]:
             for count in steps or [n for n in STEPS if n <= (process.steps or n)]:
                 asked = configs.check({**node, "grid": grid, "steps": count}, "model.sampler")
                 sampler = configs.build(asked, "model.sampler")
-                yield _row(
-                    label, choice.name("sampler", _SAMPLER), sampler, process, data, variance
-                )
+                yield _row(label, name, sampler, process, data, variance)
 
 
 def _row(

@@ -22,6 +22,7 @@ from genlab.diffusion.schedules import LinearLogSNR
 from genlab.diffusion.variances import Optimal, ReverseVariance
 
 _ORDER_STEPS = (160, 320)
+_ROUNDING = 1e-10
 _ORDER_ENDS = (10.0, -10.0)
 
 
@@ -79,8 +80,12 @@ def response(
     return Response(float(changes[0]), float(x[0]), noise_variance, evaluations)
 
 
-def order(sampler: Sampler, data: GaussianData, variance: ReverseVariance | None = None) -> float:
+def order(
+    sampler: Sampler, data: GaussianData, variance: ReverseVariance | None = None
+) -> float | None:
     """How the error of the standard deviation falls with the number of steps: as steps^-order.
+
+    None where there is no error but that of rounding.
 
     Measured between two numbers of steps, uniform in the log-SNR between two finite ends, where
     the exact answer is the marginal of the process.
@@ -95,5 +100,7 @@ def order(sampler: Sampler, data: GaussianData, variance: ReverseVariance | None
         _, std = data.marginal(way.log_snrs[[0, -1]])
         begin, end = std.flatten().tolist()
         errors.append(abs(response(sampler, process, data, variance, way).std(begin) / end - 1))
+    if min(errors) < _ROUNDING:
+        return None
     fewer, more = _ORDER_STEPS
     return math.log(errors[0] / errors[1]) / math.log(more / fewer)

@@ -283,7 +283,7 @@ class DDPM(GenerativeModule):
         shares = (curves.nats_by_log_snr / images).tolist()
         for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True):
             if share != 0:
-                metrics[f"kl_log_snr_{(low + high) / 2:+g}"] = share
+                metrics[f"bound_log_snr_{(low + high) / 2:+g}"] = share
         return metrics
 
     def _reduced_curves(self) -> Curves:
