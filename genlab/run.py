@@ -35,7 +35,7 @@ from genlab.callbacks.checkpoint import (
     best_checkpoint,
 )
 from genlab.callbacks.ema import WeightAverage
-from genlab.callbacks.pictures import PictureBook, PictureCallback
+from genlab.callbacks.idle import without_idle_hooks
 from genlab.callbacks.profiler import Silent
 from genlab.callbacks.progress import SHOWN, progress
 from genlab.composition import refusal
@@ -230,7 +230,7 @@ def _train_in(
     watchers: list[pl.Callback] = []
     if run_config.ema_decay is not None:
         watchers.append(WeightAverage(run_config.ema_decay))  # first: see its docstring
-    chosen: list[pl.Callback] = [
+    watchers += [
         configs.build(
             node,
             f"callbacks.{name}",
@@ -238,12 +238,14 @@ def _train_in(
         )
         for name, node in callback_nodes.items()
     ]
-    watchers += [c for c in chosen if not isinstance(c, PictureCallback)]
-    watchers.append(PictureBook([c for c in chosen if isinstance(c, PictureCallback)]))
     watchers += [progress(), last, StopOnSignal(last)]
     watchers.append(best_checkpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
         watchers.append(EarlyStopping("val/loss", patience=run_config.early_stopping_epochs))
+
+    for watcher in watchers:
+        without_idle_hooks(watcher, pl.Callback)
+    without_idle_hooks(module, pl.LightningModule)
 
     tracker = _tracker(directory, run_config, config)
     exit_code = TRAINING_FAILED

@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def best_checkpoint(directory: Path, monitor: str) -> ModelCheckpoint:
     """`best.ckpt`: the weights of the validation at which `monitor` was lowest."""
-    return ModelCheckpoint(
+    best = ModelCheckpoint(
         dirpath=directory,
         filename="best",
         monitor=monitor,
@@ -54,6 +54,8 @@ def best_checkpoint(directory: Path, monitor: str) -> ModelCheckpoint:
         save_on_train_epoch_end=False,  # after the validation, so that last.ckpt knows of it
         enable_version_counter=False,
     )
+    best.on_train_batch_end = None  # type: ignore[assignment, method-assign]  # costs, saves nothing
+    return best
 
 
 class LastCheckpoint(pl.Callback):

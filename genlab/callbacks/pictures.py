@@ -7,7 +7,6 @@ look at the end of a validation, where averaged weights are in place, and once m
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,25 +83,6 @@ class PictureCallback(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._draw(trainer, pl_module, "final")
-
-
-class PictureBook(pl.Callback):
-    """Several picture callbacks as one.
-
-    Lightning walks through all callbacks at six places of every step, whether they do anything
-    there or not, at some 3 us for each; these are only ever needed after an epoch.
-    """
-
-    def __init__(self, pages: Sequence[PictureCallback]) -> None:
-        self.pages = pages
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for page in self.pages:
-            page.on_validation_epoch_end(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for page in self.pages:
-            page.on_test_epoch_end(trainer, pl_module)
 
 
 class Reconstructions(PictureCallback):
