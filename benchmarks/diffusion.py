@@ -81,7 +81,7 @@ def loop(mode: str, settings: Sequence[str]) -> list[float]:
 
 def sample(net: str, repeats: int, settings: Sequence[str]) -> dict[str, list[float]]:
     """CPU microseconds per image of genlab's sampler, and in turns of its forward passes alone."""
-    arguments = ["sample", str(SAMPLED), str(max(1, repeats))]
+    arguments = ["sample", str(SAMPLED), str(repeats)]
     taken: dict[str, list[float]] = script("bare_ddpm.py", *arguments, *settings)
     return {f"{net}|{name}": values for name, values in taken.items()}
 
@@ -153,7 +153,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[str]:
     trained = interleaved(jobs, options.rounds)
     jobs = {}
     for net in nets:
-        repeats = options.repeats // DIVISORS[net]
+        repeats = max(2, options.repeats // DIVISORS[net])
         jobs[net] = lambda n=net, r=repeats: sample(n, r, settings[n])
     if "2.6M" in nets and options.peers:
         jobs["2.6M|diffusers' DDIMPipeline"] = lambda: peer(

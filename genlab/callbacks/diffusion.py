@@ -123,12 +123,16 @@ class BoundOverTime(PictureCallback):
             return {}
         curves = module.final_curves
         figure, (by_time, by_log_snr) = charts.panels(2)
-        bins = len(curves["time"])
-        density = [share * bins for share in curves["nats"]]
-        charts.draw_lines(by_time, {"": (curves["time"], density)})
+        times = np.array([0.0, *curves["time"]])
+        if (steps := module.process.steps) is not None:
+            times = np.floor(times * steps + 1e-6) / steps  # bins hold whole steps, not equally many
+        density = np.array(curves["nats"]) / np.diff(times)
+        charts.draw_lines(by_time, {"": (times[1:].tolist(), density.tolist())})
         by_time.set(xlabel="t", ylabel="nats per image and unit of t", yscale="log")
-        edges = curves["log_snr_edges"]
-        by_log_snr.stairs(curves["nats_by_log_snr"], edges, color=charts.COLOURS[0], fill=True)
+        edges, shares = curves["log_snr_edges"], curves["nats_by_log_snr"]
+        by_log_snr.stairs(shares, edges, color=charts.COLOURS[0], fill=True)
+        visited = np.flatnonzero(shares)
+        by_log_snr.set_xlim(edges[visited[0]], edges[visited[-1] + 1])
         by_log_snr.set(xlabel="log-SNR (data on the right)", ylabel="nats per image in each bin")
         title = self.caption(trainer, module, "Where the bound is spent")
         figure.suptitle(title, fontsize="medium")

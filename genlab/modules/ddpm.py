@@ -235,7 +235,8 @@ class DDPM(GenerativeModule):
         draws = self.test_draws if self.trainer.testing else self.val_draws
         terms, unclipped = self._bound_terms(x, labels, draws)
         log_snr = self.process.log_snr(terms.t)
-        curves = Curves.of(terms, log_snr, self._steps if draws is None else _BINS)
+        bins = self._steps if draws is None else min(_BINS, self.process.steps or _BINS)
+        curves = Curves.of(terms, log_snr, bins)
         self._curves = curves if self._curves is None else self._curves.plus(curves)
         neg_elbo = terms.reconstruction + terms.kl
         return {
