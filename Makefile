@@ -60,7 +60,7 @@ bench: $(STAMP) ## measure speed on this machine, into benchmarks/results (a qua
 lock: ## renew requirements.lock with the newest versions that pyproject.toml admits
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[dev,video]"
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[dev]"
 	{ sed -n '/^#/p' requirements.lock; \
 	  build/lock/bin/python -m pip freeze --exclude genlab \
 	  | grep -v -E '^(nvidia-|cuda-|triton)' | sed -E 's/\+[a-z0-9.]+$$//'; } > build/requirements.lock

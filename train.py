@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 
 import genlab.sweeps  # noqa: F401  (names what a multirun is called)
 from genlab import configs, run
+from genlab.outcome import Outcome
 
 
 @hydra.main(version_base="1.3", config_path=str(configs.directory()), config_name="train")
-def main(cfg: DictConfig) -> run.Outcome:
+def main(cfg: DictConfig) -> Outcome:
     return run.train(cfg)
 
 

@@ -13,7 +13,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -49,6 +48,7 @@ from genlab.errors import (
     GenlabError,
 )
 from genlab.modules.base import GenerativeModule
+from genlab.outcome import Outcome
 from genlab.results import Run, RunDirectory, set_aside
 from genlab.run_config import RunConfig
 from genlab.tracking.record import RecordLogger
@@ -79,16 +79,6 @@ UNITS = {
     "images_per_second": "images/s",
     "squared_error": "summed squared error/image",
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one job ended: its directory where it got one, its result where it has one."""
-
-    exit_code: int
-    path: Path | None = None
-    result: dict[str, Any] | None = None
-    message: str = ""
 
 
 def command_line(main: Callable[[], Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a Hydra multirun needs: a name, and a comparison at its end."""
+"""A multirun is named before its first job, and its runs are compared after the last."""
 
 from __future__ import annotations
 
@@ -7,33 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.errors import DONE, TRAINING_FAILED
+from genlab.outcome import Outcome
 from genlab.report import collect, print_sweep
-from genlab.run import Outcome
-
-
-def swept_keys(overrides: list[str]) -> list[str]:
-    """The keys of a command line that have several values."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [str(o.key_or_group) for o in parsed if o.is_sweep_override()]
-
-
-def group_name(overrides: list[str]) -> str:
-    """What a multirun without a `group` is called: the knobs that it turns, without a clock."""
-    names = [key.rsplit(".", 1)[-1].rsplit("/", 1)[-1] for key in swept_keys(overrides)]
-    return f"sweep-{'-'.join(sorted(names))}" if names else "sweep"
-
-
-def _sweep_group(group: str | None) -> str:
-    return group or os.environ.get("GENLAB_SWEEP_GROUP", "sweep")
-
-
-OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
+from genlab.sweeps.naming import group_name
 
 
 class SweepSummary(Callback):

@@ -1,0 +1,111 @@
+"""What a sweep is: its question and every job with its config, frozen before the first one starts.
+
+`manifest.json` lies in the sweep's directory, beside the run directories. Only the standard library
+is needed, so that a report can be made where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from genlab.errors import RunDirectoryError
+from genlab.files import write_json_atomically
+
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        run_id: the name of its run directory.
+        overrides: what it was composed from, as on a command line.
+        point: value of each swept key, the seed excepted: runs with the same point are replicates.
+        seed: of everything random in it.
+        config: the composed config, with Hydra's own part under `hydra`; references unresolved.
+    """
+
+    run_id: str
+    overrides: tuple[str, ...]
+    point: Mapping[str, Any]
+    seed: int
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The jobs of a sweep, in their order.
+
+    Attributes:
+        name: of the sweep, which is its group and the name of its directory.
+        swept: the keys with several values, the seed last if it is among them.
+        jobs: every job that was ever asked for here, in the order of the last request.
+        question: what the sweep is to answer, in one sentence; None if nobody said.
+        command: the command line that asked for it last.
+        code: a digest of the code and configs that the jobs are made from, and the git commit.
+        created: ISO 8601, UTC.
+    """
+
+    name: str
+    swept: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    question: str | None = None
+    command: tuple[str, ...] = ()
+    code: Mapping[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @classmethod
+    def read(cls, directory: str | os.PathLike[str]) -> Self | None:
+        """That of a sweep's directory; None if it has none.
+
+        Raises:
+            RunDirectoryError: it cannot be read.
+        """
+        path = Path(directory) / FILE_NAME
+        try:
+            content = json.loads(path.read_bytes())
+            jobs = tuple(
+                Job(**{**job, "overrides": tuple(job["overrides"])}) for job in content.pop("jobs")
+            )
+            swept, command = (tuple(content.pop(key)) for key in ("swept", "command"))
+            return cls(jobs=jobs, swept=swept, command=command, **content)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{path} is no manifest of a sweep ({error}): mend it or move it away; the runs "
+                "beside it are found without it"
+            ) from error
+
+    def write(self, directory: str | os.PathLike[str]) -> None:
+        """Replace that of a sweep's directory in one piece, making the directory."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        write_json_atomically(Path(directory) / FILE_NAME, asdict(self))
+
+    def after(self, before: Manifest | None) -> Manifest:
+        """This one with the jobs of an earlier one that it does not ask for behind its own."""
+        if before is None:
+            return self
+        mine = {job.run_id for job in self.jobs}
+        others = tuple(job for job in before.jobs if job.run_id not in mine)
+        keys = dict.fromkeys((*before.swept, *self.swept) if others else self.swept)
+        swept = (*(key for key in keys if key != "seed"), *(["seed"] if "seed" in keys else []))
+        return replace(
+            self,
+            jobs=(*self.jobs, *others),
+            swept=swept,
+            question=self.question or before.question,
+            created=before.created,
+        )
+
+    def missing(self, run_ids: Iterable[str]) -> tuple[Job, ...]:
+        """The jobs whose run directory is not among these."""
+        there = set(run_ids)
+        return tuple(job for job in self.jobs if job.run_id not in there)
