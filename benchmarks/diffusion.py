@@ -15,6 +15,7 @@ diffusers and denoising-diffusion-pytorch.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rounds import HERE, Job, interleaved, peer, save, script, spread, train, written_by
+from rounds import HERE, Job, interleaved, output, peer, save, script, spread, train, written_by
 
 from genlab import configs
 
@@ -77,6 +78,13 @@ def loop(mode: str, settings: Sequence[str]) -> list[float]:
     """CPU microseconds per image of each epoch but the first, of a plain loop."""
     epochs: list[float] = script("bare_ddpm.py", "train", mode, *settings)
     return epochs[1:]
+
+
+def peer_loop(python: str, mode: str, batches: int) -> list[float]:
+    """CPU microseconds per image of lucidrains' network in the same plain loop."""
+    command = [python, str(HERE / "peer_ddpm.py"), mode, *map(str, (BATCH, batches, EPOCHS))]
+    epochs: list[float] = json.loads(output(command).splitlines()[-1])
+    return epochs
 
 
 def sample(net: str, repeats: int, settings: Sequence[str]) -> dict[str, list[float]]:
@@ -137,6 +145,10 @@ def measure(options: argparse.Namespace, folder: Path) -> list[str]:
             if net == "small":
                 other = [s.replace("unet_small", "unet_diffusers") for s in settings[net]]
                 jobs[f"{net}|{mode}|diffusers, bare loop"] = lambda m=mode, s=other: loop(m, s)
+            if net == "small" and options.peers:
+                jobs[f"{net}|{mode}|lucidrains, bare loop"] = lambda m=mode, n=batches[net]: (
+                    peer_loop(options.peers_python, m, n)
+                )
             if net != "small":
                 jobs[f"{net}|{mode}|genlab, averaged"] = lambda r=run: train(*r, *AVERAGED)
             if net == "2.6M" and options.peers:
@@ -171,7 +183,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[str]:
         f"Median (lowest to highest) of {options.rounds} interleaved rounds. `bf16` is autocast; "
         "`averaged` has `ema_decay` and gradient clipping on, as the peers' loops and Trainer do;",
         "`diffusers, bare loop` is a `UNet2DModel` of the same number of parameters in the plain "
-        "loop. The other peers have 2.61 M.",
+        "loop, `lucidrains, bare loop` a `Unet` of 1.13 M. The other peers have 2.61 M.",
         "",
         f"## A training step, batch {BATCH}",
         "",
