@@ -3,7 +3,7 @@
     PEERS_PYTHON benchmarks/peer_ddpm.py MODE BATCH BATCHES EPOCHS    CPU us per image of each epoch
                                                                but the first
 
-The same plain loop as in `bare_ddpm.py`, on noise of 32 x 32 pixels in place of images. Width 24 and
+The plain loop of `bare_ddpm.py`, on noise of 32 x 32 pixels in place of images. Width 24 and
 multipliers 1, 2, 3 give 1.13 million parameters; genlab's network has 1.19.
 """
 
