@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +14,42 @@ from torch import nn
 from genlab import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, RunDirectoryError
+from genlab.files import before
 from genlab.modules.base import GenerativeModule
 from genlab.results import Run
 
+log = logging.getLogger(__name__)
+
+
+class UnreadableCheckpointError(RunDirectoryError):
+    """A checkpoint is torn, altered, or holds more than tensors and plain containers."""
+
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU.
+    """A checkpoint's content, on the CPU, if it is what was written: torch checks no checksum, but
+    the file is a zip archive, and those have one of each entry.
 
     Raises:
-        RunDirectoryError: if there is none, or it is torn, or holds more than tensors and plain
-            containers.
+        RunDirectoryError: if there is none, or it is torn or altered, or holds more than tensors
+            and plain containers.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (altered := archive.testzip()) is not None:
+                raise ValueError(f"{altered} does not match its checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunDirectoryError(
             f"{path}: there is no such checkpoint; give a run directory or a .ckpt file"
         ) from error
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
+    except (
+        *(EOFError, OSError, RuntimeError, ValueError),
+        *(pickle.UnpicklingError, zipfile.BadZipFile),
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
         if "Weights only load failed" in reason:
             reason = "it holds more than tensors and plain containers"
-        raise RunDirectoryError(
+        raise UnreadableCheckpointError(
             f"{path} is no readable checkpoint ({reason[:120]}): give another; of a run that is to "
             "go on, remove it, or start anew with overwrite=true"
         ) from error
@@ -71,17 +87,30 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
     return content
 
 
-def check_resumes(module: nn.Module, path: Path) -> None:
-    """Refuse a checkpoint from which a training of `module` cannot go on.
+def to_resume(module: nn.Module, last: Path) -> Path | None:
+    """The checkpoint from which a training of `module` goes on; None if there is none.
+
+    That is `last`, or the one before it, with a warning, where `last` cannot be read.
 
     Raises:
         ConfigError, RunDirectoryError: see `check_fits`, or for one that holds weights alone.
     """
-    if "optimizer_states" not in check_fits(module, path):
+    if not last.exists():
+        return None
+    try:
+        path, content = last, check_fits(module, last)
+    except UnreadableCheckpointError as error:
+        path = before(last)
+        if not path.exists():
+            raise
+        content = check_fits(module, path)
+        log.warning("%s; going on from the one before it, %s", error, path.name)
+    if "optimizer_states" not in content:
         raise RunDirectoryError(
             f"{path} holds weights alone, from which a run cannot go on: remove it, or move it and "
             "start from its weights with overwrite=true init_from=FILE"
         )
+    return path
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -57,6 +57,8 @@ NOT_IDENTITY = (
     "tags",
     "logger",
     "launcher",
+    "checkpoint_every_n_steps",
+    "checkpoint_every_n_minutes",
     "data.data_dir",
     "data.num_workers",
     "data.source.cache_dir",

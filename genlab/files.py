@@ -7,25 +7,46 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file in one piece; its folder must exist."""
+@contextmanager
+def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when all of it is on the disk, and only then.
+
+    The folder must exist. With `keep`, the file that was there is `before(path)` from then on.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            kept = temporary.with_suffix(".kept.tmp")
+            os.link(path, kept)
+            kept.replace(before(path))
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def before(path: str | os.PathLike[str]) -> Path:
+    """Where `replacing` keeps the file that was at `path`: `last.before.ckpt` for `last.ckpt`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace a file in one piece; its folder must exist."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_json_atomically(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

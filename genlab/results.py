@@ -93,7 +93,7 @@ class RunDirectory(_Layout):
         try:
             self._take_lock(self._lock)
             _open_writers.add(self)
-            for debris in self.path.glob(".*.tmp"):
+            for debris in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
                 debris.unlink()
             self._open_metrics()
         except BaseException:

@@ -206,17 +206,18 @@ def _train_in(
     callback_nodes: dict[str, Any],
 ) -> dict[str, Any]:
     path = directory.path
-    last_path = directory.checkpoints / "last.ckpt"
-    resumed = last_path.exists()
-    if resumed:
-        checkpoints.check_resumes(module, last_path)
-    _introduce(path, config, data, module, resumed)
+    resumed = checkpoints.to_resume(module, directory.checkpoints / "last.ckpt")
+    _introduce(path, config, data, module, resumed is not None)
     expected = module.forecast(data.pixels("train")) if run_config.forecast else None
     if expected is not None:
         print(f"expect {expected.sentence}")
     print(flush=True)
 
-    last = LastCheckpoint(directory.checkpoints, run_config.checkpoint_every_n_steps)
+    last = LastCheckpoint(
+        directory.checkpoints,
+        run_config.checkpoint_every_n_steps,
+        run_config.checkpoint_every_n_minutes,
+    )
     watchers: list[pl.Callback] = []
     if run_config.ema_decay is not None:
         watchers.append(WeightAverage(run_config.ema_decay))  # first: see its docstring
@@ -258,7 +259,7 @@ def _train_in(
         if run_config.compile:
             for network in module.networks().values():
                 network.compile()  # in place: the names in checkpoints stay what they are
-        trainer.fit(module, datamodule=data, ckpt_path=str(last_path) if resumed else None)
+        trainer.fit(module, datamodule=data, ckpt_path=resumed)
         best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
         evaluated = "best" if best else "last"
         checkpoints.load_weights(module, directory.checkpoints / f"{evaluated}.ckpt")

@@ -42,6 +42,7 @@ class RunConfig:
     ema_decay: float | None
     early_stopping_epochs: int | None
     checkpoint_every_n_steps: int | None
+    checkpoint_every_n_minutes: float | None
     init_from: str | None
     evaluate: Literal["best", "last"]
     forecast: bool
@@ -53,6 +54,11 @@ class RunConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"{key}={value}: 1 or more is needed, or null")
+        minutes = self.checkpoint_every_n_minutes
+        if minutes is not None and not minutes > 0:
+            raise ConfigError(
+                f"checkpoint_every_n_minutes={minutes}: more than 0 is needed, or null"
+            )
         if self.group is not None and not re.fullmatch(r"(?!\.+$)[\w.=,+-]+", self.group):
             raise ConfigError(
                 f"group={self.group!r}: a name of letters, digits and . _ - = , + is needed"

@@ -155,6 +155,7 @@ def test_sigkill_at_random_moments_changes_nothing(
     [
         ("vae", signal.SIGTERM, 143, 14),
         ("vae", signal.SIGINT, 130, 22),
+        ("vae", signal.SIGUSR1, 143, 8),
         ("ddpm", signal.SIGTERM, 143, 17),
     ],
 )
@@ -168,6 +169,74 @@ def test_a_stop_saves_the_step_and_says_so(
     last_row = max(row["step"] for row in run.metrics())
     assert saved >= last_row - 1
     assert_same(finish(model, tmp_path), reference(model))
+
+
+def test_who_handled_a_signal_of_slurm_before_does_so_after_the_checkpoint(tmp_path: Path) -> None:
+    """As submitit, whose handler puts the job back into the queue."""
+    requeue = "import runpy, signal, sys; signal.signal(signal.SIGUSR2, lambda *_: sys.exit(85)); "
+    chosen = [*SMALL, *MODELS["vae"], f"runs_dir={tmp_path}", "trainer.max_epochs=1000"]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"{requeue}runpy.run_path('train.py', run_name='__main__')",
+            *chosen,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    while not any(p.stat().st_size for p in tmp_path.glob("*/*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait() == 85
+    (run,) = find_runs(tmp_path)
+    assert run.state == "preempted"
+    assert (run.checkpoints / "last.ckpt").exists()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def flip(path: Path) -> None:
+    """64 bytes in the middle of the weights, which torch loads without a word."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [truncate, empty, flip])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_is_used(
+    reference: Reference, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    assert stop_after(14, signal.SIGTERM, "vae", tmp_path) == 143
+    (run,) = find_runs(tmp_path)
+    damage(run.checkpoints / "last.ckpt")
+    process = start("vae", tmp_path)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "last.ckpt is no readable checkpoint" in output
+    assert "going on from the one before it, last.before.ckpt" in output
+    assert_same(run, reference("vae"))
+
+
+def test_without_a_checkpoint_that_can_be_read_nothing_is_trained_anew(tmp_path: Path) -> None:
+    assert stop_after(5, signal.SIGKILL, "vae", tmp_path) == -signal.SIGKILL
+    (run,) = find_runs(tmp_path)
+    for path in run.checkpoints.glob("last*.ckpt"):
+        truncate(path)
+    process = start("vae", tmp_path)
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "overwrite=true" in output
 
 
 @pytest.mark.slow

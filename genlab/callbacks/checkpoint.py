@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import math
 import signal
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,13 +16,15 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from genlab.errors import INTERRUPTED, PREEMPTED
+from genlab.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, brings it to the disk, then renames: the old file or the new one.
 
     Lightning's own goes through the temporary folder, which on another filesystem means a copy over
-    the old checkpoint, and a kill in the middle of that loses both.
+    the old checkpoint, and a kill in the middle of that loses both. The one before is kept as
+    `NAME.before.ckpt`, for the day on which a disk gives back something else than was written.
     """
 
     def save_checkpoint(
@@ -31,16 +32,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(target, keep=True) as file:
+            torch.save(checkpoint, file)
 
 
 def best_checkpoint(directory: Path, monitor: str) -> ModelCheckpoint:
@@ -59,14 +52,22 @@ def best_checkpoint(directory: Path, monitor: str) -> ModelCheckpoint:
 
 
 class LastCheckpoint(pl.Callback):
-    """`last.ckpt`, after every epoch and every `every_n_steps` steps: where an ended run goes on.
+    """`last.ckpt`, where an ended run goes on: after every epoch, step count and span of time.
 
-    On an epoch's last step nothing is written before that epoch's validation: a run resumed from
-    there would skip it.
+    `every_n_steps` and `every_n_minutes` are about the time within an epoch, None for never. On an
+    epoch's last step nothing is written before that epoch's validation: a run resumed from there
+    would skip it.
     """
 
-    def __init__(self, directory: Path, every_n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
+    ) -> None:
         self.path, self.every_n_steps = directory / "last.ckpt", every_n_steps
+        self._every_n_seconds = math.inf if every_n_minutes is None else 60 * every_n_minutes
+        self._saved = time.monotonic()
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._seconds = 0.0
 
@@ -82,13 +83,14 @@ class LastCheckpoint(pl.Callback):
         self._seconds_before = self._seconds = state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = time.monotonic()
+        self._started = self._saved = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._seconds = self._seconds_before + time.monotonic() - self._started
 
     def save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)
+        self._saved = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -98,11 +100,10 @@ class LastCheckpoint(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if (
-            self.every_n_steps is not None
-            and trainer.global_step % self.every_n_steps == 0
-            and not trainer.is_last_batch
-        ):
+        every = self.every_n_steps
+        due = every is not None and trainer.global_step % every == 0
+        due = due or time.monotonic() - self._saved > self._every_n_seconds
+        if due and not trainer.is_last_batch:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -118,10 +119,11 @@ class Stopped(BaseException):
 
 
 class StopOnSignal(pl.Callback):
-    """SIGINT and SIGTERM finish the step, write `last.ckpt` and raise `Stopped`.
+    """SIGINT, SIGTERM and SLURM's SIGUSR1 and SIGUSR2 finish the step and write `last.ckpt`.
 
-    A second SIGINT stops at once. Signals reach the main thread alone, so that elsewhere nothing is
-    installed.
+    Then whoever handled the signal before is called, as submitit, which puts the job back into the
+    queue; if that was nobody, `Stopped` is raised. A second SIGINT stops at once. Signals reach the
+    main thread alone, so that elsewhere nothing is installed.
     """
 
     def __init__(self, last: LastCheckpoint) -> None:
@@ -135,7 +137,7 @@ class StopOnSignal(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if threading.current_thread() is threading.main_thread() and not self._before:
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                 self._before[signum] = signal.signal(signum, self._on_signal)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -153,10 +155,15 @@ class StopOnSignal(pl.Callback):
     ) -> None:
         # the last step of an epoch stops after the validation, which a resumed run would skip
         if self.received and not trainer.is_last_batch:
-            self.last.save(trainer)
-            raise Stopped(self.received)
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.received:
-            self.last.save(trainer)
-            raise Stopped(self.received)
+            self._stop(trainer)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        self.last.save(trainer)
+        earlier = self._before.get(self.received)
+        if self.received in (signal.SIGUSR1, signal.SIGUSR2) and callable(earlier):
+            earlier(self.received, None)
+        raise Stopped(self.received)
