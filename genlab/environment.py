@@ -25,7 +25,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout, with `-dirty` where it was changed; None outside of one."""
+    """The commit of the checkout, with `-dirty` where it was changed.
+
+    Outside of one it is what GENLAB_REVISION says, as an image does, or None.
+    """
     here = Path(__file__).parent
     try:
         done = subprocess.run(
@@ -36,7 +39,7 @@ def git_commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("GENLAB_REVISION")
     return done.stdout.strip()
 
 

@@ -1,0 +1,67 @@
+# The image: docker build --tag genlab . && docker run genlab model=vae model.kl_weight=4
+#
+#   BASE_IMAGE   any with Python >= 3.11 and apt; for GPUs the slim one does too, since torch brings
+#                its own CUDA libraries
+#   TORCH_INDEX  an index that is asked before PyPI, which has torch for CUDA alone; empty for GPUs
+#   UID, GID     of the user in the image, who owns /app/runs
+#   EXTRAS       of pyproject.toml
+ARG BASE_IMAGE=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
+
+FROM ${BASE_IMAGE} AS packages
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS="video search"
+ENV PATH=/opt/genlab/bin:$PATH
+RUN python3 -m venv /opt/genlab
+WORKDIR /build
+COPY pyproject.toml requirements.lock ./
+# The secret is optional: a pip.conf for those who reach the index through a proxy.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pipconf,target=/etc/pip.conf \
+    python -c "import sys, tomllib; \
+project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+extras = [p for name in sys.argv[1:] for p in project['optional-dependencies'][name]]; \
+print(*project['dependencies'], *extras, sep='\n')" ${EXTRAS} > wanted.txt \
+    && pip install --requirement wanted.txt --constraint requirements.lock \
+       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"}
+
+FROM packages AS project
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pipconf,target=/etc/pip.conf \
+    pip install --constraint requirements.lock hatchling \
+    && pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
+
+FROM ${BASE_IMAGE}
+ARG UID=10001
+ARG GID=10001
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="genlab" \
+      org.opencontainers.image.description="Generative image models whose knobs can be compared" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}"
+# tini is process 1: it hands signals on, and a training that is told to stop writes a checkpoint.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid "${GID}" genlab \
+    && useradd --uid "${UID}" --gid "${GID}" --create-home genlab \
+    && install --directory --owner="${UID}" --group="${GID}" /app /app/runs /app/data
+COPY --from=packages /opt/genlab /opt/genlab
+RUN --mount=type=bind,from=project,source=/wheels,target=/wheels \
+    /opt/genlab/bin/pip install --no-cache-dir --no-deps --no-index /wheels/genlab-*.whl
+WORKDIR /app
+COPY train.py sweep.py ./
+# Everything that is written outside of runs/ goes to /tmp, so that the rest can be read-only.
+ENV PATH=/opt/genlab/bin:$PATH \
+    GENLAB_REVISION="${REVISION}" \
+    HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONUNBUFFERED=1 \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
+USER ${UID}:${GID}
+VOLUME ["/app/runs", "/app/data"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tini", "--", "python", "train.py"]
+# With no network: the comparison of three KL weights on the images inside the package.
+CMD ["-m", "experiment=vae/kl_weight", "model.kl_weight=0,1,30", "launcher=process", "logger=none"]
