@@ -124,6 +124,18 @@ def stack(shown: Sequence[npt.ArrayLike]) -> Pixels:
     return np.concatenate(wide)
 
 
+def heading(text: str, width: int) -> Pixels:
+    """Text as it stands above a picture, wrapped at its width: grey, (h, width, 1)."""
+    font = ImageFont.load_default(_FONT_SIZE)
+    lines = _wrap(text, font, width - 2 * _MARGIN)
+    line_height = _FONT_SIZE + 4
+    canvas = Image.new("L", (width, len(lines) * line_height + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(lines):
+        draw.text((_MARGIN, i * line_height + _MARGIN), line, _INK, font)
+    return np.asarray(canvas)[..., None]
+
+
 def read_png(path: str | os.PathLike[str]) -> Pixels:
     """A picture from a file, (H, W, 3)."""
     with Image.open(path) as picture:
@@ -183,17 +195,10 @@ def _with_row_labels(picture: Pixels, labels: Sequence[str], row_height: int) ->
 
 
 def _with_caption(picture: Pixels, caption: str) -> Pixels:
-    font = ImageFont.load_default(_FONT_SIZE)
-    width = max(picture.shape[1], _NARROWEST_CAPTION)
-    lines = _wrap(caption, font, width - 2 * _MARGIN)
-    line_height = _FONT_SIZE + 4
-    canvas = Image.new("L", (width, len(lines) * line_height + _MARGIN), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for i, line in enumerate(lines):
-        draw.text((_MARGIN, i * line_height + _MARGIN), line, _INK, font)
-    right = ((0, 0), (0, width - picture.shape[1]), (0, 0))
+    strip = heading(caption, max(picture.shape[1], _NARROWEST_CAPTION))
+    right = ((0, 0), (0, strip.shape[1] - picture.shape[1]), (0, 0))
     picture = np.pad(picture, right, constant_values=_PAPER)
-    return np.concatenate([_as_channels(canvas, picture), picture])
+    return np.concatenate([np.broadcast_to(strip, (*strip.shape[:2], picture.shape[2])), picture])
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:

@@ -24,6 +24,12 @@ from genlab.protocols import CanInterpolate, CanReconstruct, CanSample
 Pixels = npt.NDArray[np.uint8]
 
 
+def encoded(module: Any, pixels: npt.ArrayLike) -> Tensor:
+    """Stored pixels (N, C, H, W) in model space, where the module is."""
+    x: Tensor = module.codec.encode(torch.from_numpy(np.array(pixels)))
+    return x.to(module.device)
+
+
 class PictureCallback(pl.Callback):
     """Draws every `every_n_epochs` epochs, after the last one, and in the test.
 
@@ -49,9 +55,7 @@ class PictureCallback(pl.Callback):
 
     def inputs(self, trainer: pl.Trainer, module: Any, count: int) -> Tensor:
         """The first validation images in model space, the same in every run on these data."""
-        pixels = trainer.datamodule.pixels("val")[:count]  # type: ignore[attr-defined]
-        encoded: Tensor = module.codec.encode(torch.from_numpy(np.array(pixels)))
-        return encoded.to(module.device)
+        return encoded(module, trainer.datamodule.pixels("val")[:count])  # type: ignore[attr-defined]
 
     def shown(self, module: Any, x: Tensor) -> Pixels:
         """Model space to uint8 (N, C, H, W); real-valued data are stretched to their range."""
@@ -65,15 +69,19 @@ class PictureCallback(pl.Callback):
     def caption(self, trainer: pl.Trainer, module: Any, title: str) -> str:
         return ", ".join(filter(None, [title, module.label(), f"step {trainer.global_step}"]))
 
+    def keep(self, trainer: pl.Trainer, name: str, picture: Pixels, when: str) -> None:
+        """Into the run directory, and to the loggers that take pictures."""
+        path = self.directory / f"{name}-{when}.png"
+        pictures.save_png(path, picture)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(f"pictures/{name}", path, trainer.global_step)
+
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule, when: str) -> None:
         if not trainer.is_global_zero:
             return
         for name, picture in self.draw(trainer, module).items():
-            path = self.directory / f"{name}-{when}.png"
-            pictures.save_png(path, picture)
-            for logger in trainer.loggers:
-                if hasattr(logger, "log_image"):
-                    logger.log_image(f"pictures/{name}", path, trainer.global_step)
+            self.keep(trainer, name, picture, when)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit" or self.every_n_epochs == 0:

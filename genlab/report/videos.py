@@ -1,0 +1,88 @@
+"""The videos of a sweep: those of its runs side by side, with the knob's value above each."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from genlab import videos
+from genlab.errors import RunDirectoryError
+from genlab.files import write_atomically
+from genlab.report.collect import Record, swept_keys
+from genlab.report.naming import run_label
+from genlab.report.tables import in_order
+
+log = logging.getLogger(__name__)
+
+#: What a person can follow at once.
+MOST = 9
+
+
+def compared(records: Sequence[Record]) -> list[tuple[str, Record]]:
+    """The runs to lay side by side, each with its label: of replicates the first; at most `MOST`.
+
+    More are left out evenly, so that both ends of a knob stay in.
+    """
+    keys = [key for key in swept_keys(records) if key != "seed"]
+    first: dict[str, Record] = {}
+    for record in in_order(records):
+        if record.state == "completed":
+            first.setdefault(run_label(record, keys), record)
+    labelled = list(first.items())
+    count = min(len(labelled), MOST)
+    return [labelled[round(i * (len(labelled) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:
+    """Write `videos/KIND.mp4` and `.webp` for every kind that two runs have, and return the files.
+
+    What was made of the same videos before is left as it is; a kind of which one cannot be read is
+    passed over with a warning.
+    """
+    chosen = compared(records)
+    kinds = {
+        path.name.removesuffix("-final.webp")
+        for _, record in chosen
+        for path in (record.path / "videos").glob("*-final.webp")
+    }
+    written: list[Path] = []
+    for kind in sorted(kinds):
+        sources = {
+            label: path
+            for label, record in chosen
+            if (path := _video(record.path / "videos" / f"{kind}-final")) is not None
+        }
+        try:
+            if len(sources) > 1:
+                written += _side_by_side(sources, Path(directory) / "videos" / kind)
+        except RunDirectoryError as error:
+            log.warning("no %s videos side by side: %s", kind, error)
+    return written
+
+
+def _video(stem: Path) -> Path | None:
+    """The MP4 where it can be read, else the WebP."""
+    suffixes = (".mp4", ".webp") if videos.has_av() else (".webp",)
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _side_by_side(sources: dict[str, Path], stem: Path) -> list[Path]:
+    digest = hashlib.sha256(repr(videos.has_av()).encode())
+    for label, path in sources.items():
+        digest.update(f"{label}\n{path.suffix}\n".encode() + path.read_bytes())
+    made_of = stem.with_name(f".{stem.name}.sha256")
+    made = [
+        path
+        for suffix in (".mp4", ".webp")
+        if (path := stem.with_name(stem.name + suffix)).is_file()
+    ]
+    if made and made_of.is_file() and made_of.read_text() == digest.hexdigest():
+        return made
+    title = f"{stem.name.replace('_', ' ')}: {', '.join(sources)}"
+    made = videos.side_by_side(list(sources.values()), list(sources), stem, title)
+    write_atomically(made_of, digest.hexdigest().encode())
+    return made

@@ -1,0 +1,342 @@
+"""Videos for people: frames tiled, labelled and captioned, as H.264 in MP4 and as animated WebP.
+
+Frames are a uint8 array (T, H, W) for grey or (T, H, W, 3) for colour. MP4 is written and read by
+PyAV, which brings its own codecs: nothing needs to be on the system. Without it WebP is made alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from genlab.errors import ConfigError, RunDirectoryError
+from genlab.files import write_atomically
+from genlab.pictures import Pixels, heading
+
+log = logging.getLogger(__name__)
+
+FPS = 20.0
+
+_WEBP_FPS = 10.0
+_CELL = 84
+_GAP, _WIDE_GAP = 2, 12
+_PAPER = 255
+# x264 looks at blocks of 16 pixels; a part of one it fills from memory that it never wrote, so that
+# of a hundred encodings some would differ.
+_BLOCK = 16
+# Grey comes back from a compressed file with channels that differ by so little.
+_GREY = 8
+_INSTALL = "pip install genlab[video]"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a player would find in a file."""
+
+    codec: str
+    pixel_format: str
+    frames: int
+    width: int
+    height: int
+    fps: float
+    title: str
+
+
+def panels(
+    images: npt.ArrayLike, labels: Sequence[str] | None = None, columns: int | None = None
+) -> Pixels:
+    """Images (T, N, C, H, W) as T frames of N panels, enlarged, by default about a square.
+
+    Raises:
+        ValueError: they are not uint8 of that shape with C = 1 or 3.
+    """
+    batch = np.asarray(images)
+    if batch.dtype != np.uint8 or batch.ndim != 5 or batch.shape[2] not in (1, 3):
+        raise ValueError(
+            f"images of {batch.dtype} {batch.shape}: uint8 (T, N, C, H, W) with C = 1 or 3 is "
+            "needed"
+        )
+    scale = math.ceil(_CELL / batch.shape[3])
+    large = batch.transpose(1, 0, 3, 4, 2).repeat(scale, axis=2).repeat(scale, axis=3)
+    return tile(list(large), labels, columns, _GAP)
+
+
+def tile(
+    films: Sequence[npt.ArrayLike],
+    labels: Sequence[str] | None = None,
+    columns: int | None = None,
+    gap: int = _WIDE_GAP,
+) -> Pixels:
+    """Several films in one, each below its label; a shorter one holds its last frame.
+
+    Raises:
+        ValueError: no films, or not a label for each.
+    """
+    if not films or (labels is not None and len(labels) != len(films)):
+        raise ValueError(f"{len(films)} films, {len(labels or ())} labels: give one for each")
+    arrays = [_with_channels(film) for film in films]
+    length, height, width, channels = (max(a.shape[i] for a in arrays) for i in range(4))
+    columns = math.ceil(math.sqrt(len(arrays))) if columns is None else columns
+    rows = math.ceil(len(arrays) / columns)
+    strips = [heading(label, width) for label in labels or ()]
+    top = max((strip.shape[0] for strip in strips), default=0)
+    cell_height, cell_width = top + height, width
+    made = np.full(
+        (
+            length,
+            rows * (cell_height + gap) - gap,
+            columns * (cell_width + gap) - gap,
+            channels,
+        ),
+        _PAPER,
+        np.uint8,
+    )
+    for i, film in enumerate(arrays):
+        y, x = i // columns * (cell_height + gap), i % columns * (cell_width + gap)
+        if strips:
+            made[:, y : y + len(strips[i]), x : x + cell_width] = strips[i]
+        y += top
+        place = made[:, y : y + film.shape[1], x : x + film.shape[2]]
+        place[: len(film)] = film
+        place[len(film) :] = film[-1]
+    return made[..., 0] if channels == 1 else made
+
+
+def captioned(frames: npt.ArrayLike, captions: Sequence[str]) -> Pixels:
+    """Frames with a line above each, for instance its time.
+
+    Raises:
+        ValueError: not a caption for each frame.
+    """
+    film = _with_channels(frames)
+    if len(captions) != len(film):
+        raise ValueError(f"{len(captions)} captions for {len(film)} frames: give one for each")
+    strips = {text: heading(text, film.shape[2]) for text in captions}
+    top = max(len(strip) for strip in strips.values())
+    made = np.pad(film, ((0, 0), (top, 0), (0, 0), (0, 0)), constant_values=_PAPER)
+    for frame, text in zip(made, captions, strict=True):
+        frame[: len(strips[text])] = strips[text]
+    return made[..., 0] if made.shape[3] == 1 else made
+
+
+def save(stem: str | os.PathLike[str], frames: npt.ArrayLike, fps: float, title: str) -> list[Path]:
+    """Write `stem`.mp4 and `stem`.webp, making their folder, and return what was written.
+
+    The WebP, for pages that play no video, leaves out frames until 10 or so a second are left. The
+    title goes into the MP4's metadata. Equal frames make equal bytes.
+
+    Raises:
+        ValueError: no frames, or not uint8 of shape (T, H, W) or (T, H, W, 3).
+    """
+    film = _with_channels(frames)
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    if has_av():
+        written.append(stem.with_name(f"{stem.name}.mp4"))
+        write_atomically(written[-1], _mp4(film, fps, title))
+    written.append(stem.with_name(f"{stem.name}.webp"))
+    stride = max(1, round(fps / _WEBP_FPS))
+    write_atomically(written[-1], _webp(film[::stride], fps / stride))
+    return written
+
+
+@functools.cache
+def has_av() -> bool:
+    """Whether PyAV is there; says once that MP4 is left out where it is not."""
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        log.warning("videos are written as WebP alone; for MP4 as well: %s", _INSTALL)
+        return False
+    return True
+
+
+def read_video(path: str | os.PathLike[str], fps: float = FPS) -> Pixels:
+    """The frames of a file, (T, H, W) where all are grey; those of a WebP as seen at `fps`.
+
+    Raises:
+        ConfigError: PyAV is missing.
+        RunDirectoryError: the file cannot be read.
+    """
+    try:
+        if Path(path).suffix == ".webp":
+            frames = _read_webp(Path(path), fps)
+        else:
+            with _av().open(os.fspath(path)) as container:
+                decoded = container.decode(video=0)
+                frames = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
+    except (OSError, ValueError, IndexError) as error:  # PyAV's own, and no stream to decode
+        raise RunDirectoryError(
+            f"{path} cannot be read as a video ({error}): remove it, and make it again with "
+            "genlab video"
+        ) from error
+    red, green, blue = np.moveaxis(frames, 3, 0)
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    is_grey = spread.max() <= _GREY
+    return frames[..., 0] if is_grey else frames
+
+
+def probe(path: str | os.PathLike[str]) -> Probe:
+    """What a player would find in an MP4.
+
+    Raises:
+        ConfigError: PyAV is missing.
+    """
+    with _av().open(os.fspath(path)) as container:
+        stream = container.streams.video[0]
+        return Probe(
+            stream.codec_context.name,
+            stream.codec_context.pix_fmt,
+            stream.frames,
+            stream.codec_context.width,
+            stream.codec_context.height,
+            float(stream.average_rate),
+            container.metadata.get("title", ""),
+        )
+
+
+def side_by_side(
+    sources: Sequence[str | os.PathLike[str]],
+    labels: Sequence[str],
+    stem: str | os.PathLike[str],
+    title: str,
+) -> list[Path]:
+    """Videos in one, each below its label, at their own frame rate, as `save` writes them.
+
+    Raises:
+        ConfigError: a source is MP4, and PyAV is missing.
+        RunDirectoryError: a source cannot be read.
+    """
+    films = [read_video(source) for source in sources]
+    fps = probe(sources[0]).fps if Path(sources[0]).suffix == ".mp4" else FPS
+    return save(stem, beside(films, labels), fps, title)
+
+
+def beside(films: Sequence[npt.ArrayLike], labels: Sequence[str]) -> Pixels:
+    """Films of several runs in one, each below its label, in a row while they are few."""
+    columns = len(films) if len(films) <= 4 else math.ceil(math.sqrt(len(films)))
+    made = _with_channels(tile(films, labels, columns))
+    made = np.pad(made, ((0, 0), *2 * ((_WIDE_GAP // 2,) * 2,), (0, 0)), constant_values=_PAPER)
+    return made[..., 0] if made.shape[3] == 1 else made
+
+
+def _with_channels(frames: npt.ArrayLike) -> Pixels:
+    """(T, H, W, C)."""
+    film: npt.NDArray[Any] = np.asarray(frames)
+    if film.ndim == 3:
+        film = film[..., None]
+    if film.dtype != np.uint8 or film.ndim != 4 or film.shape[3] not in (1, 3) or 0 in film.shape:
+        raise ValueError(
+            f"frames of {film.dtype} {np.shape(frames)}: uint8 (T, H, W) or (T, H, W, 3) with at "
+            "least one frame is needed"
+        )
+    return film
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ConfigError(
+            f"videos: MP4 needs the package av, which is missing: {_INSTALL}"
+        ) from error
+    return av
+
+
+def _mp4(film: Pixels, fps: float, title: str) -> bytes:
+    av = _av()
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    blocks = [-size % _BLOCK for size in film.shape[1:3]]
+    around = [(0, 0), *((missing // 2, missing - missing // 2) for missing in blocks), (0, 0)]
+    film = np.pad(film, around, constant_values=_PAPER)
+    # The index can go before the frames only in a file that can be read again.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+            container.metadata["title"] = title
+            stream = container.add_stream(
+                "libx264",
+                rate=Fraction(fps).limit_denominator(1001),
+                options={"crf": "20", "preset": "veryfast", "x264-params": "threads=1"},
+            )
+            stream.height, stream.width = film.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
+            context.thread_count = 1
+            context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+            for frame in film:
+                container.mux(stream.encode(_yuv420p(frame)))
+            container.mux(stream.encode())
+        return path.read_bytes()
+
+
+def _yuv420p(frame: Pixels) -> Any:
+    """(H, W, C) as PyAV's frame, in BT.709 with the range of video."""
+    av = _av()
+    if frame.shape[2] == 1:
+        height, width = frame.shape[:2]
+        planes = np.full((height + height // 2, width), 128, np.uint8)
+        planes[:height] = (16 + frame[..., 0] * np.float32(219 / 255) + np.float32(0.5)).astype(
+            "u1"
+        )
+        return av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    made = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    return made.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+
+
+def _webp(film: Pixels, fps: float) -> bytes:
+    ends = [round(1000 * (i + 1) / fps) for i in range(len(film))]
+    kept: list[Image.Image] = []
+    durations: list[int] = []
+    for i, (before, frame) in enumerate(itertools.pairwise(itertools.chain([None], film))):
+        lasts = ends[i] - (ends[i - 1] if i else 0)
+        if before is not None and np.array_equal(before, frame):
+            durations[-1] += lasts
+        else:
+            kept.append(Image.fromarray(frame[..., 0] if frame.shape[2] == 1 else frame))
+            durations.append(lasts)
+    buffer = io.BytesIO()
+    kept[0].save(
+        buffer,
+        "webp",
+        save_all=True,
+        append_images=kept[1:],
+        duration=durations,
+        loop=0,
+        quality=60,
+        method=2,
+    )
+    return buffer.getvalue()
+
+
+def _read_webp(path: Path, fps: float) -> Pixels:
+    with Image.open(path) as picture:
+        frames, durations = zip(*_webp_frames(picture), strict=True)
+    ends = np.cumsum(durations)
+    count = max(1, round(ends[-1] * fps / 1000))  # one that never changes has no duration
+    seen = np.searchsorted(ends[:-1], np.arange(count) * 1000 / fps, "right")
+    return np.stack([frames[i] for i in seen])
+
+
+def _webp_frames(picture: Image.Image) -> Iterator[tuple[Pixels, int]]:
+    for i in range(getattr(picture, "n_frames", 1)):
+        picture.seek(i)
+        picture.load()
+        yield np.asarray(picture.convert("RGB")), int(picture.info.get("duration", 0))
