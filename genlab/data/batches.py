@@ -41,9 +41,15 @@ def _binarised(pixels: npt.NDArray[np.uint8], u: npt.NDArray[np.uint8]) -> npt.N
     return np.negative((u < pixels).view(np.uint8))
 
 
-def binarise(pixels: npt.NDArray[np.uint8], random: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """255 with probability x / 255, else 0, for every pixel x."""
-    return _binarised(pixels, _uniform(pixels.shape, random))
+def binarise(
+    pixels: npt.NDArray[np.uint8], random: np.random.Generator, rank: int = 0, world: int = 1
+) -> npt.NDArray[np.uint8]:
+    """255 with probability x / 255, else 0, for every pixel x.
+
+    `pixels` are every `world`-th image from `rank` on, and get what they would get among the rest.
+    """
+    u = _uniform((len(pixels) * world, *pixels.shape[1:]), random)
+    return _binarised(pixels, u[rank::world])
 
 
 def binarise_static(
@@ -92,7 +98,7 @@ class Batches(Dataset[Batch]):
         flip: mirror each image left to right with probability 1/2.
         binarised: draw the bits anew in every epoch.
 
-    Both are functions of (seed, epoch, batch number, rank).
+    Both are functions of (seed, epoch, batch number, place in the global batch).
     """
 
     def __init__(
@@ -105,14 +111,15 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, batch: BatchIndex) -> Batch:
         pixels, labels = self._split.gather(batch.positions)
-        place = (batch.epoch, batch.number, batch.rank)
+        place = (batch.epoch, batch.number, 0)
         if self._flip:
-            flipped = numpy_generator(self._seed, "flip", *place).random(len(pixels)) < 0.5
+            random = numpy_generator(self._seed, "flip", *place)
+            flipped = random.random(len(pixels) * batch.world)[batch.rank :: batch.world] < 0.5
             pixels[flipped] = pixels[flipped, :, :, ::-1]
         if self._binarised:
-            pixels = binarise(
-                cast(npt.NDArray[np.uint8], pixels), numpy_generator(self._seed, "binarise", *place)
-            )
+            random = numpy_generator(self._seed, "binarise", *place)
+            levels = cast(npt.NDArray[np.uint8], pixels)
+            pixels = binarise(levels, random, batch.rank, batch.world)
         return {
             "image": torch.from_numpy(pixels),
             "label": torch.from_numpy(labels),

@@ -125,6 +125,10 @@ class ImageData(lightning.LightningDataModule):
         """How many images the split has."""
         return len(self._part(split))
 
+    def rows(self, split: SplitName, number: int) -> int:
+        """How many images the evaluation's batch of this number has, on all processes together."""
+        return min(self.eval_batch_size, self.size(split) - number * self.eval_batch_size)
+
     def pixels(self, split: SplitName) -> PixelArray:
         """(N, C, H, W) as the model sees them, but grey where the bits change by epoch."""
         part = self._part(split)
@@ -150,7 +154,7 @@ class ImageData(lightning.LightningDataModule):
         rank, world = self._place()
         order = TrainOrder(
             len(part),
-            self.batch_size,
+            self.batch_size // world,
             self.seed,
             lambda: self._batches_seen(len(order)),
             rank,
@@ -168,12 +172,18 @@ class ImageData(lightning.LightningDataModule):
         return self._eval_loader("test")
 
     def _check_batch_size(self, images: int) -> None:
-        _, world = self._place()
-        if self.batch_size * world > images:
+        if self.batch_size > images:
             raise ConfigError(
-                f"data.batch_size={self.batch_size} on {world} process(es) is more than the "
-                f"{images:,} training images: give at most {images // world}"
+                f"data.batch_size={self.batch_size} is more than the {images:,} training images: "
+                f"give at most {images}"
             )
+        _, world = self._place()
+        for key in ("batch_size", "eval_batch_size"):
+            if getattr(self, key) % world:
+                raise ConfigError(
+                    f"data.{key}={getattr(self, key)} cannot be dealt out evenly to {world} "
+                    f"processes: give a multiple of {world}"
+                )
 
     def _eval_loader(self, split: SplitName) -> BatchLoader:
         part, (rank, world) = self._part(split), self._place()
@@ -182,7 +192,7 @@ class ImageData(lightning.LightningDataModule):
                 f"{len(part)} {split} images cannot be shared by {world} processes: give more "
                 "images or fewer processes"
             )
-        order = EvalOrder(len(part), self.eval_batch_size, rank, world)
+        order = EvalOrder(len(part), self.eval_batch_size // world, rank, world)
         return self._loader(Batches(part, self.seed), order)
 
     def _loader(self, dataset: Batches, order: Sampler[BatchIndex]) -> BatchLoader:

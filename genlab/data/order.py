@@ -21,6 +21,8 @@ class BatchIndex(NamedTuple):
     number: int
     """within the epoch, the same on every rank"""
     rank: int
+    world: int
+    """how many ranks there are, each with every `world`-th image of the global batch"""
     positions: Indices
     """(B,) of the images in their split"""
 
@@ -61,6 +63,7 @@ class TrainOrder(Sampler[BatchIndex]):
                 epoch,
                 number,
                 self._rank,
+                self._world,
                 permutation[number * step + self._rank : (number + 1) * step : self._world],
             )
             for number in range(offset, len(self))
@@ -72,7 +75,7 @@ class EvalOrder(Sampler[BatchIndex]):
 
     def __init__(self, images: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self._mine: Indices = np.arange(rank, images, world)
-        self._batch_size, self._rank = batch_size, rank
+        self._batch_size, self._rank, self._world = batch_size, rank, world
 
     def __len__(self) -> int:
         return -(-len(self._mine) // self._batch_size)
@@ -80,6 +83,8 @@ class EvalOrder(Sampler[BatchIndex]):
     def __iter__(self) -> Iterator[BatchIndex]:
         size = self._batch_size
         return (
-            BatchIndex(0, number, self._rank, self._mine[number * size : (number + 1) * size])
+            BatchIndex(
+                0, number, self._rank, self._world, self._mine[number * size : (number + 1) * size]
+            )
             for number in range(len(self))
         )

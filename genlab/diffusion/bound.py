@@ -22,6 +22,7 @@ from genlab.diffusion.variances import Prediction, ReverseVariance, log_posterio
 from genlab.distributions import DiscretizedGaussian
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
+from genlab.seeding import batch_fractions
 from genlab.tensors import like_images, sum_except_batch
 
 LEVELS = 256
@@ -218,7 +219,7 @@ def stratified(
     whole("draws", draws, 1)
     if process.steps == 1:
         return exact(x0, predict, process, variance)
-    ranks = torch.arange(len(x0), dtype=torch.float64, device=x0.device) / len(x0)
+    ranks = batch_fractions(len(x0), x0.device)
     columns = []
     if process.steps is not None:
         first = torch.full_like(ranks, process.first)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from genlab.checks import number, whole
 from genlab.errors import ConfigError, TrainingError
+from genlab.seeding import batch_fractions
 
 
 class TimeSampler(nn.Module, ABC):
@@ -51,7 +52,7 @@ class LowDiscrepancy(TimeSampler):
 
     def sample(self, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         start = torch.rand(1, dtype=torch.float64, device=device)
-        u = (start + torch.arange(n, dtype=torch.float64, device=device) / n) % 1
+        u = (start + batch_fractions(n, device)) % 1
         return u, torch.ones_like(u)
 
 

@@ -34,9 +34,10 @@ class GenerativeModule(pl.LightningModule):
     """A generative model under training.
 
     A model gives `objective` (what is optimised) and `evaluate` (what is measured, per image); this
-    class draws the randomness of each step from (seed, epoch, batch, rank), so that nothing of it
-    needs to be saved, sets the learning rate as a function of the step, averages the measured terms
-    over images, and sends both kinds of numbers to every logger under the names of the contract.
+    class draws the randomness of each step from (seed, epoch, batch), so that nothing of it needs
+    to be saved and the number of processes does not matter, sets the learning rate as a function of
+    the step, averages the measured terms over images, and sends both kinds of numbers to every
+    logger under the names of the contract.
 
     Args:
         spec: the images.
@@ -72,6 +73,11 @@ class GenerativeModule(pl.LightningModule):
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
         """The networks by name: what `torch.compile` and a count of parameters are about."""
+
+    def on_evaluated(self) -> None:
+        """The last batch of an evaluation was seen: the place to gather from other processes what
+        callbacks, which come next, may ask of one process alone.
+        """
 
     def summary(self, means: dict[str, float], split: str) -> dict[str, float]:
         """All metrics of a split, from the means over its images of what `evaluate` returned."""
@@ -129,13 +135,17 @@ class GenerativeModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         trainer = self.trainer
         step = trainer.global_step
-        seeding.reseed(self.seed, 0, trainer.current_epoch, batch_idx, trainer.global_rank)
+        seeding.reseed(self.seed, 0, trainer.current_epoch, batch_idx, 0)
         if not self.recipe.is_constant:
             lr = self.recipe.lr_at(step, self._total_steps)
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = lr
         x = self.codec.encode(batch["image"])
-        terms = self.objective(x, batch.get("label"), step)
+        if trainer.world_size == 1:
+            terms = self.objective(x, batch.get("label"), step)
+        else:
+            with seeding.dealt(trainer.global_rank, trainer.world_size, self._batch_size):
+                terms = self.objective(x, batch.get("label"), step)
         logged = (step + 1) % self._log_every == 0
         # reading one number is free on a CPU, but on a GPU it waits for all work in flight
         if logged or x.device.type == "cpu":
@@ -159,7 +169,7 @@ class GenerativeModule(pl.LightningModule):
         )
 
     def _log_training(self, terms: Mapping[str, Tensor], step: int) -> None:
-        values = {name: float(value.detach()) for name, value in terms.items()}
+        values = {name: float(self._mean_of_all(value.detach())) for name, value in terms.items()}
         metrics = self.training_metrics(values, step)
         started, images = self._window
         rate = images * self.trainer.world_size / max(time.perf_counter() - started, 1e-9)
@@ -199,12 +209,22 @@ class GenerativeModule(pl.LightningModule):
         self._evaluate(batch, batch_idx, "test")
 
     def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
-        seeding.reseed(self.seed, split, batch_idx, self.trainer.global_rank)
-        terms = self.evaluate(self.codec.encode(batch["image"]), batch.get("label"))
+        seeding.reseed(self.seed, split, batch_idx, 0)
+        x, labels = self.codec.encode(batch["image"]), batch.get("label")
+        trainer = self.trainer
+        if trainer.world_size == 1:
+            terms = self.evaluate(x, labels)
+        else:
+            rows = trainer.datamodule.rows(split, batch_idx)  # type: ignore[attr-defined]
+            with seeding.dealt(trainer.global_rank, trainer.world_size, rows):
+                terms = self.evaluate(x, labels)
         for name, values in terms.items():
             total = values.detach().double().sum()
             self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._evaluated += len(batch["image"])
+        batches = trainer.num_test_batches if split == "test" else trainer.num_val_batches
+        if batch_idx + 1 == sum(batches):
+            self.on_evaluated()
 
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")
@@ -227,6 +247,23 @@ class GenerativeModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
         return total.cpu()
+
+    def _mean_of_all(self, value: Tensor) -> Tensor:
+        """The mean over all processes, each of which has an equal share of the batch."""
+        world = self.trainer.world_size
+        return value if world == 1 else self.reduce_sum(value.double()) / world
+
+    def of_all(self, rows: Tensor) -> Tensor:
+        """The rows (N, ...) of all processes, in the order in which they were dealt out."""
+        world = 1 if self._trainer is None else self._trainer.world_size
+        if world == 1:
+            return rows
+        parts: list[Any] = [None] * world
+        torch.distributed.all_gather_object(parts, rows.cpu())
+        whole = rows.new_empty((sum(map(len, parts)), *rows.shape[1:]))
+        for rank, part in enumerate(parts):
+            whole[rank::world] = part
+        return whole
 
     def record(self, split: str, metrics: Mapping[str, float], step: int) -> None:
         """Send one row to every logger, with the prefix of its split."""

@@ -14,7 +14,7 @@ from genlab.diffusion.bound import BoundTerms
 from genlab.diffusion.curves import Curves
 from genlab.diffusion.parameterizations import Parameterization
 from genlab.diffusion.process import Process, diffuse
-from genlab.diffusion.samplers import Denoise, ImageNoise, OnStep, Project, Sampler, guided
+from genlab.diffusion.samplers import Denoise, ImageNoise, Noise, OnStep, Project, Sampler, guided
 from genlab.diffusion.schedule_check import ScheduleSummary
 from genlab.diffusion.schedules import NoiseSchedule
 from genlab.diffusion.time_samplers import TimeSampler
@@ -173,7 +173,7 @@ class DDPM(GenerativeModule):
         losses = (log_weight + log_scale).exp().to(error.dtype) * error
         if log_snr.requires_grad:
             self._lower_variance(losses, log_snr, log_weight)
-        self.time_sampler.update(u, losses)
+        self.time_sampler.update(self.of_all(u), self.of_all(losses.detach()))
         importance = importance.to(losses.dtype)
         loss = (importance * losses).mean()
         if fraction is None:
@@ -312,6 +312,7 @@ class DDPM(GenerativeModule):
         guidance: float = 1.0,
         on_step: OnStep | None = None,
         project: Project | None = None,
+        noise: Noise | None = None,
     ) -> Tensor:
         """Images (n, C, H, W) in [0, 1]; image i depends on (seed, indices[i]) and its label alone.
 
@@ -322,12 +323,14 @@ class DDPM(GenerativeModule):
             on_step: is shown every step.
             project: changes x_s before the next step. `inpaint(known, mask, noise)` keeps a part of
                 the images, given `known` in [-1, 1] and an `ImageNoise` of another seed.
+            noise: takes the place of the streams of (seed, indices).
 
         Raises:
             ConfigError: see `check_request`.
         """
         self.check_request(labels, guidance)
-        noise = ImageNoise(seed, indices, self.spec.shape, self.device)
+        if noise is None:
+            noise = ImageNoise(seed, indices, self.spec.shape, self.device)
         here = None if labels is None else labels.to(self.device)
         # without the bookkeeping of no_grad, which is 2 % of a small network's forward pass
         with torch.inference_mode():

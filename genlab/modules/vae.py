@@ -226,6 +226,10 @@ class VAE(GenerativeModule):
         means, log_vars, z = (torch.cat(parts) for parts in zip(*self._posteriors, strict=True))
         return means, log_vars, z
 
+    def on_evaluated(self) -> None:
+        means, log_vars, z = (self.of_all(part) for part in self.posteriors())
+        self._posteriors = [(means, log_vars, z)]
+
     def summary(self, means: dict[str, float], split: str) -> dict[str, float]:
         mean, log_var, z = self.posteriors()
         kl_per_dim = (

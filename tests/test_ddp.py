@@ -1,0 +1,168 @@
+"""Several processes compute what one does, but for rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Normal
+
+from genlab import seeding
+from genlab.results import Run, find_runs
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    *("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true"),
+    *("data.batch_size=32", "data.eval_batch_size=100", "data.train_images=320"),
+    *("trainer.max_epochs=2", "trainer.limit_val_batches=2", "trainer.log_every_n_steps=1"),
+    *("data.val_images=150", "ema_decay=0.9", "checkpoint_every_n_steps=3"),
+    *("logger=none", "forecast=false"),
+]
+MODELS = {
+    "vae": [
+        *("model.net.encoder.hidden=[32]", "model.net.decoder.hidden=[32]"),
+        *("data.binarisation=dynamic", "data.flip=true", "model.iwae_samples=7"),
+        "trainer.limit_test_batches=3",
+    ],
+    "ddpm": [
+        *("model=ddpm", "model.net.channels=8", "model.net.multipliers=[1,2]"),
+        *("model.net.attention=[]", "model.steps=50", "model.test_draws=4", "callbacks=none"),
+        *("model/time_sampler=importance", "model.time_sampler.bins=10"),
+        *("model.time_sampler.history=4", "model/reverse_variance=optimal"),
+        *("model.conditional=true", "trainer.limit_test_batches=1"),
+    ],
+}
+DRAWS: dict[str, Callable[[int], torch.Tensor]] = {
+    "randn": lambda n: torch.randn(n, 3, dtype=torch.float64),
+    "rand of a tuple": lambda n: torch.rand((n, 2)),
+    "randn_like": lambda n: torch.randn_like(torch.zeros(n, 5)),
+    "rand_like": lambda n: torch.rand_like(torch.zeros(n, 1)),
+    "rsample": lambda n: Normal(torch.zeros(n, 4), torch.ones(n, 4)).rsample(),
+    "uniform_": lambda n: torch.empty(n).uniform_(),
+    "batch_fractions": lambda n: seeding.batch_fractions(n),
+    "several a row": lambda n: torch.randn(1000, n, 2).transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@given(rows=st.integers(1, 40), world=st.integers(1, 5), seed=st.integers(0, 5))
+def test_processes_draw_their_shares_of_what_one_would_draw(
+    draw: Callable[[int], torch.Tensor], rows: int, world: int, seed: int
+) -> None:
+    seeding.reseed(seed)
+    whole = draw(rows)
+    for rank in range(min(world, rows)):
+        seeding.reseed(seed)
+        with seeding.dealt(rank, world, rows):
+            mine = draw(len(range(rank, rows, world)))
+        assert torch.equal(mine, whole[rank::world])
+
+
+def command(model: str, runs_dir: Path, *overrides: str) -> list[str]:
+    return [*SMALL, *MODELS[model], f"runs_dir={runs_dir}", *overrides]
+
+
+def start(launcher: list[str], arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*launcher, "train.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(model: str, runs_dir: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> Run:
+    process = start([*launcher] or [sys.executable], command(model, runs_dir, *overrides))
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    (run,) = find_runs(runs_dir)
+    return run
+
+
+def assert_close(run: Run, reference: Run) -> None:
+    assert run.name == reference.name
+    assert [row.keys() for row in run.metrics()] == [row.keys() for row in reference.metrics()]
+    results = [json.loads(r.result_path.read_text())["metrics"] for r in (run, reference)]
+    rows = [*zip(run.metrics(), reference.metrics(), strict=True), results]
+    for ours, theirs in rows:
+        for name, value in theirs.items():
+            if not name.endswith(("images_per_second", "mfu")):
+                assert ours[name] == pytest.approx(value, rel=2e-4, abs=2e-4), name
+    for name in ("best.ckpt", "last.ckpt"):
+        ours, theirs = (
+            torch.load(r.checkpoints / name, weights_only=True)["state_dict"]
+            for r in (run, reference)
+        )
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, rtol=2e-3, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """The run of a model in one process."""
+    return cache(lambda model: finish(model, tmp_path_factory.mktemp(model), "trainer.devices=1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_train_and_test_as_one(
+    alone: Callable[[str], Run], tmp_path: Path, model: str
+) -> None:
+    """The last batch of validation and test is short, and of odd length."""
+    assert_close(finish(model, tmp_path, "trainer.devices=2"), alone(model))
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_stopped_by_one_signal_and_goes_on_as_one(
+    alone: Callable[[str], Run], tmp_path: Path
+) -> None:
+    process = start([sys.executable], command("vae", tmp_path, "trainer.devices=2"))
+    while not any(p.stat().st_size for p in tmp_path.glob("*/*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    (run,) = find_runs(tmp_path)
+    assert run.state == "preempted"
+    assert_close(finish("vae", tmp_path, "trainer.devices=1"), alone("vae"))
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_after_a_worker_was_killed_and_ends_equal(
+    alone: Callable[[str], Run], tmp_path: Path
+) -> None:
+    torchrun = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", "2", "--max-restarts", "1"),
+    ]
+    process = start(torchrun, command("vae", tmp_path, "trainer.devices=2"))
+    while sum(p.read_bytes().count(b"\n") for p in tmp_path.glob("*/*/metrics.jsonl")) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    (run,) = find_runs(tmp_path)
+    os.kill(run.status["pid"], signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_close(run, alone("vae"))
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path: Path) -> None:
+    arguments = command("vae", tmp_path, "trainer.devices=2", "data.batch_size=33")
+    process = start([sys.executable], arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "data.batch_size=33 cannot be dealt out evenly to 2 processes" in output
