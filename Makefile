@@ -9,9 +9,10 @@ DEMO_EXPERIMENT ?= vae/kl_weight
 DEMO_WEIGHTS ?= 0,1,30
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo plane test quick lint format bench lock clean
+.PHONY: help env demo plane test quick fuzz lint format bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ test: lint ## everything that must hold: lint, then the whole suite, slow tests 
 
 quick: $(STAMP) ## the suite without its slow tests
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## a million damaged inputs for the parsers (nightly; FUZZ_ARGS='--inputs 2000 --seed 1')
+	$(BIN)/python tests/fuzz.py $(FUZZ_ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
