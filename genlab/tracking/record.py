@@ -32,7 +32,7 @@ class RecordLogger(Logger):
         row = {key: float(value) for key, value in metrics.items() if key != "epoch"}
         if row:
             self.run.append_metrics(step or 0, int(metrics.get("epoch", 0)), row)
-        self.run.heartbeat()
+        self.run.heartbeat(step)
 
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any

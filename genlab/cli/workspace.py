@@ -1,0 +1,141 @@
+"""`genlab workspace`: the dashboard on W&B that compares the runs of a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from genlab.errors import DONE, RunDirectoryError
+
+if TYPE_CHECKING:
+    from genlab.manifest import Manifest
+    from genlab.report import Record
+    from genlab.tracking.workspace import Comparison, Knob
+
+#: Between the largest and the smallest value of a knob, from which on its axis is logarithmic.
+_WIDE = 50
+
+
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
+    workspace = commands.add_parser(
+        "workspace",
+        help="the dashboard on W&B that compares the runs of a sweep",
+        description="Build a W&B workspace that shows the runs of a sweep alone, by the knob that "
+        "it turns: reconstruction against KL, the negative ELBO, curves over training, pictures "
+        "and videos side by side. Without a W&B key it is kept as JSON in the sweep's directory.",
+        epilog="example: genlab workspace runs/vae-kl_weight --report",
+    )
+    workspace.add_argument("directory", type=Path, help="a sweep's directory")
+    workspace.add_argument("--entity", help="user or team on W&B; else the runs' or the key's own")
+    workspace.add_argument("--project", help="project on W&B; else the runs' own")
+    workspace.add_argument(
+        "--report", action="store_true", help="make a W&B report of the same panels too"
+    )
+    workspace.add_argument(
+        "--dry", action="store_true", help="send nothing: keep what would be sent as JSON"
+    )
+    workspace.set_defaults(run=_workspace)
+
+
+def _workspace(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from genlab.files import write_json_atomically
+    from genlab.manifest import Manifest
+    from genlab.report import answer, collect
+    from genlab.tracking import workspace
+    from genlab.tracking.account import key_is_configured
+
+    workspace.require()
+    records = collect(options.directory)
+    manifest = Manifest.read(options.directory)
+    sweep = comparison(records, manifest, options.directory, options.project, options.entity)
+    keep, why = options.dry, "nothing was sent"
+    if not keep and not key_is_configured():
+        keep, why = True, "no W&B key is configured (`wandb login` makes one), so nothing was sent"
+    if not keep:
+        sweep = replace(sweep, entity=sweep.entity or workspace.default_entity())
+    question = manifest.question if manifest is not None else None
+    views: dict[str, Any] = {"workspace": workspace.build_workspace(sweep)}
+    if options.report:
+        # Without an entity the client asks no server which project is meant.
+        of = replace(sweep, entity="") if keep else sweep
+        views["report"] = workspace.build_report(of, question, answer(records))
+    for name, view in views.items():
+        if keep:
+            path = options.directory / f"wandb_{name}.json"
+            write_json_atomically(path, workspace.spec_of(view))
+            print(f"{name:<10} {path} ({why})")
+        else:
+            print(f"{name:<10} {workspace.save(view)}")
+    return DONE
+
+
+def comparison(
+    records: Sequence[Record],
+    manifest: Manifest | None,
+    directory: Path,
+    project: str | None = None,
+    entity: str | None = None,
+) -> Comparison:
+    """What the runs of a sweep left to be compared; the keys are its manifest's, else those in
+    which the runs' configs differ.
+
+    Raises:
+        RunDirectoryError: there are no runs.
+    """
+    from genlab.report import swept_keys
+    from genlab.tracking.workspace import METRICS, Comparison
+
+    if not records:
+        raise RunDirectoryError(f"{directory} holds no runs: give the directory of a sweep")
+    keys = list(manifest.swept) if manifest is not None else swept_keys(records)
+    knobs = _knobs(records, keys)
+    logger: dict[str, Any] = next(
+        (r.config["logger"] for r in records if r.config.get("logger")), {}
+    )
+    metrics = [m for m in METRICS if any(r.metric(f"test/{m}") is not None for r in records)]
+    points = [tuple(str(_value(r, key)) for key in keys if key != "seed") for r in records]
+    return Comparison(
+        name=records[0].group,
+        project=project or os.environ.get("WANDB_PROJECT") or logger.get("project") or "genlab",
+        entity=entity or logger.get("entity") or "",
+        knobs=knobs,
+        metrics=metrics or ("reconstruction", "kl", "neg_elbo", "bits_per_dim"),
+        pictures=_media(records, "pictures", ".png"),
+        videos=_media(records, "videos", ".mp4"),
+        has_replicates=len(set(points)) < len(points),
+    )
+
+
+def _knobs(records: Sequence[Record], keys: Sequence[str]) -> list[Knob]:
+    from genlab.points import column_names
+    from genlab.tracking.workspace import Knob
+
+    return [
+        Knob(column, _axis([_value(r, key) for r in records]))
+        for key, column in column_names(keys).items()
+    ]
+
+
+def _value(record: Record, key: str) -> Any:
+    key = key.replace("/", ".")
+    return record.flat.get(key, record.flat.get(f"{key}._target_"))
+
+
+def _axis(values: Sequence[Any]) -> Literal["linear", "logarithmic", "words"]:
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(values):
+        return "words"
+    is_wide = min(numbers) > 0 and max(numbers) >= _WIDE * min(numbers)
+    return "logarithmic" if is_wide else "linear"
+
+
+def _media(records: Sequence[Record], folder: str, ending: str) -> list[str]:
+    """The keys under which the runs logged what lies in one of their folders."""
+    found = (path for r in records for path in (r.path / folder).glob(f"*-final{ending}"))
+    return sorted({f"{folder}/{path.name.removesuffix(f'-final{ending}')}" for path in found})

@@ -1,0 +1,325 @@
+"""A sweep on W&B: its columns, one command that sends it, the dashboard, and W&B's own agent."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from wandb_stub import WandbStub
+
+from genlab import configs, points
+from genlab.cli import main
+from genlab.cli.workspace import comparison
+from genlab.errors import ConfigError
+from genlab.manifest import Job, Manifest
+from genlab.report import collect
+from genlab.results import RunDirectory
+from genlab.run_config import RunConfig
+from genlab.sweeps import announce
+from genlab.tracking import workspace
+
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb-workspaces
+
+ROOT = Path(__file__).parent.parent
+SWEEPS = sorted((configs.directory() / "wandb_sweep").glob("*.yaml"))
+SMALL = [
+    "trainer=smoke",
+    "trainer.limit_train_batches=2",
+    "trainer.log_every_n_steps=1",
+    "data.batch_size=16",
+    "data.train_images=64",
+    "model.net.encoder.hidden=[16]",
+    "model.net.decoder.hidden=[16]",
+    "model.latent_dim=2",
+    "callbacks=pictures",
+    "forecast=false",
+]
+
+
+@pytest.fixture
+def server() -> Iterator[WandbStub]:
+    with WandbStub() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished offline sweep of two weights and two seeds, and what it printed."""
+    runs_dir = tmp_path_factory.mktemp("sweep")
+    knobs = ["model.kl_weight=0,30", "seed=0,1", "group='vae-kl=weights'"]
+    done = subprocess.run(
+        [sys.executable, "train.py", "-m", *SMALL, *knobs, f"runs_dir={runs_dir}"],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs_dir / "vae-kl=weights", done.stdout
+
+
+def test_a_point_is_named_by_the_shortest_ends_of_its_keys_without_the_seed() -> None:
+    config = {
+        "seed": 3,
+        "model": {"kl_weight": 30.0, "net": {"act": "relu"}, "prior": {"act": None}},
+        "data": {"source": {"_target_": "genlab.data.sources.MNIST"}},
+    }
+    swept = ["model.kl_weight", "model/noise_schedule", "data/source", "seed"]
+    point = points.point_of(config, {"model/noise_schedule": "cosine"}, swept)
+    assert point == {
+        "model.kl_weight": 30.0,
+        "model/noise_schedule": "cosine",
+        "data/source": "MNIST",
+    }
+    assert points.point_text(point) == "kl_weight=30, noise_schedule=cosine, source=MNIST"
+    point = points.point_of(config, {}, ["model.net.act", "model.prior.act"])
+    assert points.point_text(point) == "net.act=relu, prior.act=null"
+    assert set(points.columns("s", point)) == {
+        "sweep/net/act",
+        "sweep/prior/act",
+        "sweep/point",
+        "sweep/name",
+    }
+
+
+def test_jobs_hear_of_the_keys_that_their_sweep_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GENLAB_SWEEP_GROUP", "GENLAB_SWEEP_KEYS"):
+        monkeypatch.setenv(name, "")  # so that what follows is undone
+        monkeypatch.delenv(name)
+    assert points.announced() is None
+    announce("the-sweep", ["model.kl_weight", "seed"])
+    assert os.environ["GENLAB_SWEEP_GROUP"] == "the-sweep"
+    assert points.announced() == ["model.kl_weight"]
+
+
+@pytest.mark.slow
+def test_the_printed_command_sends_the_whole_sweep_with_its_columns(
+    sweep: tuple[Path, str], server: WandbStub, tmp_path: Path
+) -> None:
+    directory, output = sweep
+    (command,) = re.findall(r"`(wandb sync [^`]+)`", output)
+    nothing_kept = next(directory.glob("*/wandb")) / "offline-run-20200101_000000-killed-at-once"
+    nothing_kept.mkdir()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, **server.variables, "PATH": path},
+        check=True,
+        capture_output=True,
+    )
+    nothing_kept.rmdir()
+    assert len(server.runs) == 4
+    columns = []
+    for name, online in server.runs.items():
+        assert online.exit_code == 0
+        assert online.told("groupName") == "vae-kl=weights"
+        assert name == re.sub(r"[^\w-]", "-", f"vae-kl=weights-{online.told('displayName')}")
+        assert any(upload.startswith("media/images/pictures/") for upload in online.uploads)
+        config = online.config
+        columns.append((config["sweep/kl_weight"], config["sweep/point"], config["seed"]))
+        assert config["sweep/name"] == "vae-kl=weights"
+        assert config["sweep/kl_weight"] == config["model"]["kl_weight"]
+    assert sorted(columns) == [
+        (0, "kl_weight=0", 0),
+        (0, "kl_weight=0", 1),
+        (30, "kl_weight=30", 0),
+        (30, "kl_weight=30", 1),
+    ]
+
+
+def panels(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Section to panels, without the ids that are drawn anew each time."""
+    sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
+    return {
+        section["name"]: [{"type": p["viewType"], **p["config"]} for p in section["panels"]]
+        for section in sections
+    }
+
+
+@pytest.mark.slow
+def test_the_workspace_compares_the_knob(sweep: tuple[Path, str], server: WandbStub) -> None:
+    directory, _ = sweep
+    compared = comparison(collect(directory), None, directory, "a-project", "me")
+    spec = workspace.spec_of(workspace.build_workspace(compared))
+    assert (spec["entity"], spec["project"]) == ("me", "a-project")
+    shown = panels(spec)
+    scatter, bars, parallel = shown["What kl_weight does"]
+    assert scatter["type"] == "Scatter Plot"
+    assert scatter["xAxis"] == "summary:test/kl"
+    assert scatter["yAxis"] == "summary:test/reconstruction"
+    assert scatter["zAxis"] == "config:sweep/kl_weight.value"
+    assert bars["type"] == "Bar Chart"
+    assert bars["metrics"] == ["summary_metrics.test/neg_elbo"]
+    assert (bars["groupBy"], bars["groupAgg"]) == ("sweep/point.value", "mean")
+    assert parallel["type"] == "Parallel Coordinates Plot"
+    assert [column["accessor"] for column in parallel["columns"]] == [
+        "config:sweep/kl_weight.value",
+        "summary:test/reconstruction",
+        "summary:test/kl",
+        "summary:test/neg_elbo",
+        "summary:test/bits_per_dim",
+        "summary:test/active_units",
+    ]
+    curves = shown["Over training"]
+    assert [c["metrics"] for c in curves] == [
+        [f"val/{m}"] for m in ("reconstruction", "kl", "neg_elbo", "bits_per_dim", "active_units")
+    ]
+    for curve in curves:
+        assert curve["type"] == "Run History Line Plot"
+        assert curve["xAxis"] == "trainer/global_step"
+        assert (curve["groupBy"], curve["groupAgg"]) == ("sweep/point.value", "mean")
+    keys = [key for panel in shown["Pictures"] for key in panel["mediaKeys"]]
+    assert {"pictures/reconstructions", "pictures/samples"} <= set(keys)
+    for panel in shown["Pictures"]:
+        assert panel["type"] == "Media Browser"
+        assert panel["gridSettings"] == {"xAxis": "run", "yAxis": "step"}
+    (runs,) = spec["spec"]["section"]["runSets"]
+    (condition,) = runs["filters"]["filters"]
+    assert condition["key"] == {"section": "run", "name": "group"}
+    assert (condition["op"], condition["value"]) == ("=", "vae-kl=weights")
+    assert runs["grouping"] == [{"section": "config", "name": "sweep/point.value"}]
+    (order,) = runs["sort"]["keys"]
+    assert order["key"]["name"] == "sweep/kl_weight"
+    assert {"config:sweep/kl_weight.value", "summary:test/neg_elbo", "run:state"} <= set(
+        runs["runFeed"]["columnOrder"]
+    )
+
+
+def genlab(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "genlab.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_workspace_and_report_are_saved_with_what_the_dry_run_shows(
+    sweep: tuple[Path, str], server: WandbStub
+) -> None:
+    directory, _ = sweep
+    dry = genlab("workspace", str(directory), "--report", "--dry")
+    assert dry.returncode == 0, dry.stderr
+    done = genlab("workspace", str(directory), "--report", **server.variables)
+    assert done.returncode == 0, done.stderr
+    view, report = server.views
+    assert re.search(rf"workspace +{server.url}/me/genlab\?nw=\w+", done.stdout)
+    assert re.search(rf"report +{server.url}/me/genlab/reports/", done.stdout)
+    shown = json.loads((directory / "wandb_workspace.json").read_text())
+    assert view["displayName"] == shown["displayName"] == "vae-kl-weights: comparison"
+    assert panels({"spec": json.loads(view["spec"])}) == panels(shown)
+
+    kept = json.loads((directory / "wandb_report.json").read_text())
+    sent = json.loads(report["spec"])
+    assert report["displayName"] == "vae-kl=weights"
+    grids = [block for block in sent["blocks"] if block["type"] == "panel-grid"]
+    assert len(grids) == len(panels(shown))
+    for grid, drawn in zip(grids, panels(shown).values(), strict=True):
+        inside = grid["metadata"]["panelBankSectionConfig"]["panels"]
+        assert [{"type": p["viewType"], **p["config"]} for p in inside] == drawn
+        (runs,) = grid["metadata"]["runSets"]
+        assert runs["filters"]["filters"][0]["value"] == "vae-kl=weights"
+        assert runs["project"]["name"] == "genlab"
+    assert [block["type"] for block in kept["spec"]["blocks"]] == [
+        b["type"] for b in sent["blocks"]
+    ]
+    assert any("kl_weight" in json.dumps(block) for block in sent["blocks"])
+
+
+def noise_schedules(directory: Path) -> None:
+    """Four runs of a sweep of schedules as they are left behind, without training them."""
+    jobs = []
+    for number, name in enumerate(["linear", "cosine", "sigmoid", "linear_log_snr"]):
+        config = {
+            "group": directory.name,
+            "seed": 0,
+            "model": {
+                "_target_": "genlab.modules.ddpm.DDPM",
+                "noise_schedule": {"_target_": f"genlab.diffusion.schedules.Schedule{number}"},
+            },
+            "logger": {"project": "diffusion"},
+        }
+        with RunDirectory(directory / f"run-{name}") as run:
+            run.write_config(yaml.safe_dump(config))
+            run.write_result({"metrics": {"test/kl": 1.0 + number, "test/reconstruction": 2.0}})
+            run.write_status("completed")
+        jobs.append(Job(f"run-{name}", (), {"model/noise_schedule": name}, 0, config))
+    Manifest(directory.name, ("model/noise_schedule", "seed"), tuple(jobs)).write(directory)
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_knob_of_words_has_a_column_but_no_axis_of_numbers(
+    tmp_path: Path, with_manifest: bool
+) -> None:
+    directory = tmp_path / "schedules"
+    noise_schedules(directory)
+    manifest = Manifest.read(directory) if with_manifest else None
+    compared = comparison(collect(directory), manifest, directory)
+    assert compared.project == "diffusion"
+    assert compared.knobs == [workspace.Knob("sweep/noise_schedule", "words")]
+    assert not compared.has_replicates
+    shown = panels(workspace.spec_of(workspace.build_workspace(compared)))
+    scatter, parallel = shown["What noise_schedule does"]
+    assert "zAxis" not in scatter
+    assert parallel["columns"][0]["accessor"] == "config:sweep/noise_schedule.value"
+
+
+def test_without_a_key_the_workspace_is_kept_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    noise_schedules(tmp_path / "schedules")
+    assert main(["workspace", str(tmp_path / "schedules")]) == 0
+    assert "no W&B key" in capsys.readouterr().out
+    assert (tmp_path / "schedules" / "wandb_workspace.json").is_file()
+
+
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["workspace", str(tmp_path)]) == 2
+    assert "holds no runs" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(ConfigError, match=r"pip install genlab\[workspace\]"):
+        workspace.require()
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_of_wandbs_own_agent_turns_real_keys(path: Path) -> None:
+    sweep = yaml.safe_load(path.read_text())
+    assert (ROOT / sweep["program"]).is_file()
+    assert sweep["metric"]["name"] == "test/neg_elbo"
+    values = {key: given["values"] for key, given in sweep["parameters"].items()}
+    before, after = (list(part) for part in split(sweep["command"], "${program}"))
+    assert after[-1] == "${args_no_hyphens}"
+    (announced,) = [word.partition("=")[2] for word in before if word.startswith("GENLAB_")]
+    swept = json.loads(announced)
+    assert swept == [key for key in values if key != "seed"]
+    for chosen in itertools.product(*values.values()):
+        arguments = [f"{key}={value}" for key, value in zip(values, chosen, strict=True)]
+        cfg = configs.compose([*after[:-1], *arguments])
+        config = configs.resolve(cfg)
+        config.pop("hydra", None)
+        assert RunConfig.of(config).logger["mode"] == "online"
+        assert config["seed"] == chosen[-1]
+    if "model.kl_weight" in values:
+        assert config["model"]["kl_weight"] == values["model.kl_weight"][-1]
+
+
+def split(words: list[str], at: str) -> tuple[list[str], list[str]]:
+    index = words.index(at)
+    return words[:index], words[index + 1 :]
