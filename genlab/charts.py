@@ -1,10 +1,11 @@
-"""Charts as PNG files: a figure without a display, and lines in it (no torch)."""
+"""Charts as PNG and SVG files: a figure without a display, and lines in it (no torch)."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -94,8 +95,17 @@ def add_legend(made: Figure) -> None:
         )
 
 
+def literal(made: Figure) -> None:
+    """Show every text as it is: a name with dollar signs in it is no formula."""
+    from matplotlib.text import Text
+
+    for text in made.findobj(Text):
+        text.set_parse_math(False)
+
+
 def png(made: Figure) -> bytes:
     """The figure as the content of a PNG file."""
+    literal(made)
     buffer = io.BytesIO()
     made.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -103,11 +113,23 @@ def png(made: Figure) -> bytes:
 
 def pixels(made: Figure) -> npt.NDArray[np.uint8]:
     """The figure as a picture (H, W, 3)."""
+    literal(made)
     canvas = made.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
 
 
 def save(made: Figure, path: str | os.PathLike[str]) -> None:
-    """Write the figure as a PNG in one piece; its folder must exist."""
-    write_atomically(path, png(made))
+    """Write the figure as PNG or SVG, as the path ends, in one piece; its folder must exist."""
+    write_atomically(path, _svg(made) if Path(path).suffix == ".svg" else png(made))
+
+
+def _svg(made: Figure) -> bytes:
+    """The same bytes for the same figure: without a date, and with names that no chance gives."""
+    import matplotlib
+
+    literal(made)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "genlab"}):
+        made.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -25,8 +25,8 @@ from genlab.report import (
     Record,
     answer,
     collect,
+    draw_rate_distortion,
     print_sweep,
-    rate_distortion_png,
     sweep_table,
     swept_keys,
     write_sweep,
@@ -336,6 +336,25 @@ def test_the_answer_of_the_exercise(sweep: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "ratio"),
+    [
+        # Of a Gaussian the constant D/2 ln(2 pi) is no error: (746.91 - 720.45) / (734.01 - 720.45)
+        ({"_target_": "x.GaussianLikelihood", "scale": 1.0}, ", 2 times the squared error;"),
+        ({"_target_": "x.DiscretizedLogisticLikelihood"}, " nats per image;"),
+        ({"_target_": "x.LearnedGaussian"}, " nats per image;"),
+    ],
+)
+def test_the_answer_counts_from_zero(
+    tmp_path: Path, likelihood: dict[str, Any], ratio: str
+) -> None:
+    for weight in (1.0, 30.0):
+        settings = config(weight)
+        settings["model"]["likelihood"] = likelihood
+        write(tmp_path / str(weight), settings, result(weight))
+    assert ratio in answer(collect(tmp_path)).partition(". ")[0]
+
+
 def test_the_answer_says_when_the_forecast_was_wrong() -> None:
     terms = {"test/reconstruction": 100.0, "test/kl": 9.0, "test/neg_elbo": 109.0}
     wrong = {"test/active_units": 3, "forecast/active_units": 0, "forecast/collapse_threshold": 5}
@@ -375,7 +394,7 @@ def test_the_answer_for_another_key_and_over_seeds() -> None:
 
 def test_the_picture_is_drawn_for_one_run_and_for_many(tmp_path: Path) -> None:
     path = tmp_path / "rate_distortion.png"
-    assert not rate_distortion_png([record(config())], path) and not path.exists()
+    assert not draw_rate_distortion([record(config())], path) and not path.exists()
     generator = np.random.default_rng(0)
     for n in (1, 30):
         records = [
@@ -385,7 +404,7 @@ def test_the_picture_is_drawn_for_one_run_and_for_many(tmp_path: Path) -> None:
             )
             for i in range(n)
         ]
-        assert rate_distortion_png(records, path)
+        assert draw_rate_distortion(records, path)
         with Image.open(path) as picture:
             assert picture.size == (1200, 825)
             assert np.asarray(picture.convert("L")).std() > 5
@@ -394,7 +413,8 @@ def test_the_picture_is_drawn_for_one_run_and_for_many(tmp_path: Path) -> None:
 def test_a_sweep_is_written_whole_and_the_same_again(sweep: Path) -> None:
     records = collect(sweep)
     files = write_sweep(records, sweep)
-    names = ["summary.csv", "summary.md", "rate_distortion.png"]
+    names = ["report.html", "summary.csv", "summary.md"]
+    names += ["rate_distortion.png", "rate_distortion.svg"]
     assert [file.name for file in files] == names
     first = [file.read_bytes() for file in files]
     assert [file.read_bytes() for file in write_sweep(collect(sweep), sweep)] == first
@@ -410,7 +430,7 @@ def test_what_is_printed_for_a_pipe_is_plain_and_names_the_files(sweep: Path) ->
     lines = file.getvalue().splitlines()
     assert lines[0].split()[:5] == ["kl_weight", "reconstruction", "kl", "neg_elbo", "bits/dim"]
     assert answer(collect(sweep)) in lines
-    assert lines[-1] == f"  {sweep / 'rate_distortion.png'}"
+    assert lines[-1] == f"  {sweep / 'rate_distortion.svg'}"
 
 
 def test_a_directory_that_cannot_be_written_is_named(sweep: Path) -> None:

@@ -23,8 +23,8 @@ from genlab.report import (
     answer,
     bound_by_log_snr_png,
     collect,
+    draw_rate_distortion,
     print_sweep,
-    rate_distortion_png,
     sweep_table,
     swept_keys,
     write_sweep,
@@ -312,7 +312,7 @@ def test_what_is_no_comparison_is_not_made(tmp_path: Path) -> None:
 
 
 def test_the_plane_of_two_families_is_in_bits(plane: Path, drawn: list[Figure]) -> None:
-    assert rate_distortion_png(collect(plane), plane / "x.png")
+    assert draw_rate_distortion(collect(plane), plane / "x.png")
     (axes,) = drawn[0].axes
     assert axes.get_xlabel() == "rate: kl (bits/dim)"
     assert axes.get_ylabel() == "distortion: reconstruction (bits/dim)"
@@ -331,7 +331,7 @@ def test_lines_of_equal_bound_and_points_in_sight(
     which: str, request: pytest.FixtureRequest, drawn: list[Figure]
 ) -> None:
     root = request.getfixturevalue(which)
-    assert rate_distortion_png(collect(root), root / "x.png")
+    assert draw_rate_distortion(collect(root), root / "x.png")
     (axes,) = drawn[0].axes
     straight = [line for line in axes.lines if len(line.get_xdata()) > 100]
     sums = [np.ptp(np.add(*line.get_data())) for line in straight]
@@ -344,7 +344,7 @@ def test_lines_of_equal_bound_and_points_in_sight(
 def test_the_plane_of_schedules_is_close_and_has_errors(
     schedules: Path, drawn: list[Figure]
 ) -> None:
-    assert rate_distortion_png(collect(schedules), schedules / "x.png")
+    assert draw_rate_distortion(collect(schedules), schedules / "x.png")
     (axes,) = drawn[0].axes
     assert axes.get_xscale() == "linear"
     assert np.ptp(axes.get_xlim()) == pytest.approx(np.ptp(axes.get_ylim()))
@@ -411,10 +411,10 @@ def test_a_bound_that_cannot_be_read_loses_no_number(schedules: Path) -> None:
 
 def test_all_pictures_of_a_schedule_sweep_are_written_and_named(schedules: Path) -> None:
     names = [file.name for file in write_sweep(collect(schedules), schedules)]
-    pictures = ["rate_distortion.png", "bound_by_log_snr.png", "samples.png"]
-    assert names == ["summary.csv", "summary.md", *pictures]
+    pictures = ["rate_distortion.png", "rate_distortion.svg", "bound_by_log_snr.png", "samples.png"]
+    assert names == ["report.html", "summary.csv", "summary.md", *pictures]
     text = (schedules / "summary.md").read_text()
-    assert all(f"]({name})" in text for name in pictures)
+    assert all(f"]({name})" in text for name in pictures if name.endswith(".png"))
     with Image.open(schedules / "samples.png") as picture:
         # four pictures of 40 x 30 in two rows, each with its margin
         assert picture.size == (92, 72)
@@ -423,10 +423,12 @@ def test_all_pictures_of_a_schedule_sweep_are_written_and_named(schedules: Path)
 def test_vaes_alone_get_no_picture_of_diffusion(plane: Path) -> None:
     records = [record for record in collect(plane) if not record.is_diffusion]
     names = [file.name for file in write_sweep(records, plane)]
-    assert names == ["summary.csv", "summary.md", "rate_distortion.png", "reconstructions.png"]
+    pictures = ["rate_distortion.png", "rate_distortion.svg", "reconstructions.png"]
+    assert names == ["report.html", "summary.csv", "summary.md", *pictures]
     names = [file.name for file in write_sweep(collect(plane), plane)]
-    assert names[2:] == [
+    assert names[3:] == [
         "rate_distortion.png",
+        "rate_distortion.svg",
         "bound_by_log_snr.png",
         "reconstructions.png",
         "samples.png",

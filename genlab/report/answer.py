@@ -5,58 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, variance
+from pathlib import Path
 
 from genlab.report.collect import MODEL, Record, swept_keys
+from genlab.report.findings import LIKELIHOOD, Finding, best
 from genlab.report.naming import (
     KL_WEIGHT,
     data_name,
-    number_text,
     run_label,
     short_names,
     sort_key,
+    sweep_names,
 )
-
-_LIKELIHOOD = "model.likelihood._target_"
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """The runs of one setting, averaged over seeds."""
-
-    label: str
-    records: list[Record]
-
-    def metric(self, name: str) -> float | None:
-        values = [value for r in self.records if (value := r.metric(name)) is not None]
-        return fmean(values) if values else None
-
-    def text(self, name: str, decimals: int) -> str:
-        return number_text(self.metric(name), decimals)
-
-    @property
-    def family(self) -> str:
-        return self.records[0].family
-
-    @property
-    def error(self) -> float | None:
-        """Standard error of neg_elbo in nats, over the test images and, of several runs, them."""
-        found = [(r.metric("test/neg_elbo"), r.metric("test/neg_elbo_se")) for r in self.records]
-        known = [(nats, error) for nats, error in found if nats is not None and error is not None]
-        if len(known) < len(found):
-            return None
-        # All seeds see the same images, so that their number makes that part no smaller.
-        over_images = fmean(error**2 for _, error in known)
-        over_seeds = variance(nats for nats, _ in known) / len(known) if len(known) > 1 else 0.0
-        return math.sqrt(over_images + over_seeds)
-
-    @property
-    def bits_per_nat(self) -> float | None:
-        return next((b for r in self.records if (b := r.bits_per_nat) is not None), None)
-
-    def bits(self, name: str) -> float:
-        return (self.metric(f"test/{name}") or 0.0) * (self.bits_per_nat or 0.0)
+from genlab.report.samplers import about_samplers, is_of_samplers
+from genlab.report.weights import about_weights
 
 
 def answer(records: Sequence[Record]) -> str:
@@ -65,22 +27,20 @@ def answer(records: Sequence[Record]) -> str:
     Of a sweep of KL weights: what the largest weight does to the latent units and to the
     reconstruction, and whether the linear forecast said so. Of any other: the best and the worst,
     and, where their errors are known, whether they differ. Of models of several classes: the best
-    of each in bits/dim, then the same for each class.
+    of each in bits/dim, then the same for each class. Of several sweeps of one class: which has
+    the lowest neg_elbo, then the same for each sweep.
     """
+    sweeps = sweep_names(records)
+    if len(sweeps) > 1 and len({record.family for record in records if record.config}) == 1:
+        return " ".join(_about_sweeps(records, sweeps))
     swept = [key for key in swept_keys(records) if key != "seed"]
-    finished = sorted(
-        (r for r in records if r.metric("test/reconstruction") is not None),
-        key=lambda record: [sort_key(record.flat.get(key)) for key in swept],
-    )
+    finished = [r for r in records if r.metric("test/reconstruction") is not None]
     counts = Counter(record.state for record in records if record not in finished)
     rest = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     if not finished:
         return f"No run has a result yet ({rest or 'there are no runs'})."
-    groups: dict[str, list[Record]] = {}
-    for record in finished:
-        groups.setdefault(run_label(record, swept) or record.run_id, []).append(record)
-    findings = [_Finding(label, runs) for label, runs in groups.items()]
-    families: dict[str, list[_Finding]] = {}
+    findings = _findings(finished, swept)
+    families: dict[str, list[Finding]] = {}
     for finding in findings:
         families.setdefault(finding.family, []).append(finding)
     if len(findings) == 1:
@@ -94,7 +54,16 @@ def answer(records: Sequence[Record]) -> str:
     return " ".join(sentences)
 
 
-def _describe(finding: _Finding) -> str:
+def _findings(records: Sequence[Record], swept: Sequence[str]) -> list[Finding]:
+    """Those of the runs with a result, in the order of what was swept."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in swept]):
+        if record.metric("test/reconstruction") is not None:
+            groups.setdefault(run_label(record, swept) or record.run_id, []).append(record)
+    return [Finding(label, runs) for label, runs in groups.items()]
+
+
+def _describe(finding: Finding) -> str:
     terms = [
         f"{name} {finding.text(f'test/{name}', decimals)}"
         for name, decimals in (("reconstruction", 1), ("kl", 2), ("neg_elbo", 1))
@@ -105,20 +74,44 @@ def _describe(finding: _Finding) -> str:
     return f"{finding.label}: {', '.join(terms)}{error} {where}."
 
 
-def _about_settings(findings: Sequence[_Finding], swept: Sequence[str]) -> list[str]:
+def _about_settings(findings: Sequence[Finding], swept: Sequence[str]) -> list[str]:
+    if is_of_samplers(findings, swept):
+        return about_samplers(findings)
     if list(swept) != [KL_WEIGHT]:
         return _about_extremes(findings, swept)
-    sentences, best = _about_weights(findings), _best(findings)
-    if best.metric("test/neg_elbo") is not None:
-        lowest = best.text("test/neg_elbo", 1)
-        sentences.append(f"The lowest neg_elbo is that of {best.label}: {lowest} nats.")
+    sentences, lowest = about_weights(findings), best(findings)
+    if lowest.metric("test/neg_elbo") is not None:
+        nats = lowest.text("test/neg_elbo", 1)
+        sentences.append(f"The lowest neg_elbo is that of {lowest.label}: {nats} nats.")
     return sentences
 
 
-def _about_families(families: Mapping[str, Sequence[_Finding]]) -> list[str]:
+def _about_sweeps(records: Sequence[Record], sweeps: Mapping[Path, str]) -> list[str]:
+    """The lowest bound of each sweep beside the others', then what each says on its own."""
+    lowest, sentences = [], []
+    for sweep, name in sweeps.items():
+        runs = [record for record in records if record.sweep == sweep]
+        findings = _findings(runs, [key for key in swept_keys(runs) if key != "seed"])
+        known = [f for f in findings if f.metric("test/neg_elbo") is not None]
+        if known:
+            finding = best(known)
+            lowest.append((finding.metric("test/neg_elbo"), finding, name))
+        sentences.append(f"{name}: {answer(runs)}")
+    if len(lowest) > 1:
+        lowest.sort(key=lambda entry: entry[0] or 0.0)
+        found = [
+            f"{f.text('test/neg_elbo', 1)} nats in {name} ({f.label})" for _, f, name in lowest
+        ]
+        obstacle = _obstacle([record for _, f, _ in lowest for record in f.records])
+        caveat = f"; these do not compare, since {obstacle}" if obstacle else ""
+        sentences.insert(0, f"The lowest neg_elbo is {', '.join(found)}{caveat}.")
+    return sentences
+
+
+def _about_families(families: Mapping[str, Sequence[Finding]]) -> list[str]:
     """The best of each model's class in bits/dim, then what the runs of each class say."""
     known = {
-        family: _best(findings)
+        family: best(findings)
         for family, findings in families.items()
         if any(f.bits_per_nat is not None for f in findings)
     }
@@ -134,7 +127,7 @@ def _about_families(families: Mapping[str, Sequence[_Finding]]) -> list[str]:
     return sentences
 
 
-def _compare(ranked: Sequence[_Finding], families: Mapping[str, Sequence[_Finding]]) -> str:
+def _compare(ranked: Sequence[Finding], families: Mapping[str, Sequence[Finding]]) -> str:
     parts = []
     for finding in ranked:
         name = f"the {finding.family}"
@@ -151,7 +144,7 @@ def _compare(ranked: Sequence[_Finding], families: Mapping[str, Sequence[_Findin
     return f"{shown[0].upper()}{shown[1:]}: {_verdict(*ranked[:2])}."
 
 
-def _verdict(lower: _Finding, higher: _Finding) -> str:
+def _verdict(lower: Finding, higher: Finding) -> str:
     """How far apart the best of two classes are, or why that cannot be said."""
     obstacle = _obstacle([*lower.records, *higher.records])
     if obstacle:
@@ -177,8 +170,11 @@ def _obstacle(records: Sequence[Record]) -> str:
     levels = sorted({str(record.flat.get("data.binarisation")) for record in records})
     if len(levels) > 1:
         return f"they differ in data.binarisation, {' and '.join(levels)}"
-    for record in records:
-        likelihood = str(record.flat.get(_LIKELIHOOD) or "Discretized").rpartition(".")[2]
+    kinds = {
+        (r.family, r.flat.get(LIKELIHOOD), r.flat.get("model.likelihood.scale")) for r in records
+    }
+    for record in records if len(kinds) > 1 else ():
+        likelihood = str(record.flat.get(LIKELIHOOD) or "Discretized").rpartition(".")[2]
         if not likelihood.startswith("Discretized"):
             return (
                 f"the {record.family}'s likelihood, {likelihood}, gives no probability of 8-bit "
@@ -187,31 +183,7 @@ def _obstacle(records: Sequence[Record]) -> str:
     return ""
 
 
-def _about_weights(findings: Sequence[_Finding]) -> list[str]:
-    """Findings in the order of their weights."""
-    highest = findings[-1]
-    reference = next((f for f in findings[:-1] if _weight(f) == 1), _best(findings[:-1]))
-    before = reference.metric("test/reconstruction") or 0.0
-    after = highest.metric("test/reconstruction") or 0.0
-    kl = highest.metric("test/kl")
-    in_nats = "" if kl is None else f" (kl {number_text(kl, 2)} nats)"
-    change = "raises" if after > before else "lowers"
-    sentence = (
-        f"{highest.label} {_units(highest)}{in_nats} and {change} the reconstruction term from "
-        f"{before:.1f} ({reference.label}) to {after:.1f} nats per image"
-    )
-    sentences = [sentence + _forecast(highest) + "."]
-    lowest = findings[0]
-    rate = lowest.metric("test/kl")
-    if _weight(lowest) == 0 and lowest is not reference and rate is not None:
-        sentences.append(
-            f"{lowest.label} reaches {lowest.text('test/reconstruction', 1)}, at the price of a "
-            f"rate of {number_text(rate, 1)} nats that nothing holds down."
-        )
-    return sentences
-
-
-def _about_extremes(findings: Sequence[_Finding], swept: Sequence[str]) -> list[str]:
+def _about_extremes(findings: Sequence[Finding], swept: Sequence[str]) -> list[str]:
     name = "neg_elbo" if all(f.metric("test/neg_elbo") is not None for f in findings) else ""
     name = name or "reconstruction"
     ranked = sorted(findings, key=lambda f: f.metric(f"test/{name}") or 0.0)
@@ -224,7 +196,7 @@ def _about_extremes(findings: Sequence[_Finding], swept: Sequence[str]) -> list[
     return sentences
 
 
-def _about_errors(ranked: Sequence[_Finding], knob: str) -> list[str]:
+def _about_errors(ranked: Sequence[Finding], knob: str) -> list[str]:
     """Whether findings in the order of their bounds differ by more than their errors."""
     pairs = ((a, b) for i, a in enumerate(ranked) for b in reversed(ranked[i + 1 :]))
     apart = [pair for pair in pairs if not _agree(*pair)]
@@ -252,51 +224,12 @@ def _about_errors(ranked: Sequence[_Finding], knob: str) -> list[str]:
     return [outcome, basis + ("." if seeds else "; other seeds are not in it.")]
 
 
-def _difference(one: _Finding, other: _Finding) -> tuple[float, float]:
+def _difference(one: Finding, other: Finding) -> tuple[float, float]:
     """How much higher the other bound is, in nats, with its standard error if independent."""
     before, after = one.metric("test/neg_elbo") or 0.0, other.metric("test/neg_elbo") or 0.0
     return after - before, math.hypot(one.error or 0.0, other.error or 0.0)
 
 
-def _agree(one: _Finding, other: _Finding) -> bool:
+def _agree(one: Finding, other: Finding) -> bool:
     difference, error = _difference(one, other)
     return abs(difference) <= 2 * error
-
-
-def _best(findings: Sequence[_Finding]) -> _Finding:
-    known = [f for f in findings if f.metric("test/neg_elbo") is not None]
-    return min(known or findings, key=lambda f: f.metric("test/neg_elbo") or 0.0)
-
-
-def _weight(finding: _Finding) -> float | None:
-    weight = finding.records[0].flat.get(KL_WEIGHT)
-    return float(weight) if isinstance(weight, int | float) else None
-
-
-def _units(finding: _Finding) -> str:
-    active = finding.metric("test/active_units")
-    total = finding.records[0].flat.get("model.latent_dim")
-    if active is None:
-        return "holds the rate down"
-    if active == 0:
-        return f"switches off all {'' if total is None else f'{total} '}latent units"
-    return f"leaves {active:g}{'' if total is None else f' of {total}'} latent units active"
-
-
-def _forecast(finding: _Finding) -> str:
-    """Whether the forecast for a setting came true, with its reason."""
-    expected = finding.metric("forecast/active_units")
-    active = finding.metric("test/active_units")
-    if expected is None or active is None:
-        return ""
-    threshold = finding.metric("forecast/collapse_threshold")
-    weight = finding.metric("test/beta_effective")
-    weight = _weight(finding) if weight is None else weight
-    reason = ""
-    if threshold is not None and weight is not None:
-        relation = "exceeds" if weight > threshold else "does not exceed"
-        reason = f": {weight:g} {relation} {threshold:.3g}, above which a linear VAE collapses"
-    if (expected == 0) == (active == 0):
-        return f"; the linear forecast said so{reason}"
-    outcome = "collapse" if expected == 0 else f"{expected:g} active units"
-    return f"; the linear forecast had said {outcome}{reason}"

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from genlab.errors import RunDirectoryError
+from genlab.manifest import Job, Manifest
 from genlab.results import Run, find_runs
 
 # Where and on what a run happened, and what it is called, do not change what it computes. These are
@@ -27,6 +28,8 @@ _IGNORED = (
     "tags",
     "logger",
     "launcher",
+    "checkpoint_every_n_steps",
+    "checkpoint_every_n_minutes",
     "hydra",
     "data.data_dir",
     "data.num_workers",
@@ -56,6 +59,8 @@ class Record:
         result: the content of result.json, empty where there is none.
         error: one line on why there is no result, or None.
         bound: the content of bound.json, empty where there is none.
+        asked: of a run that never started, what its sweep's manifest says of its configuration,
+            under dotted keys.
     """
 
     path: Path
@@ -66,11 +71,17 @@ class Record:
     result: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     bound: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def flat(self) -> dict[str, Any]:
-        """The configuration under dotted keys."""
-        return flatten(self.config)
+        """The configuration under dotted keys, or what was asked for where there is none."""
+        return flatten(self.config) or dict(self.asked)
+
+    @property
+    def sweep(self) -> Path:
+        """The directory of its sweep."""
+        return self.path.parent
 
     def metric(self, name: str) -> float | None:
         """A number of the result by its name, for instance `test/kl`; None where it is absent."""
@@ -102,17 +113,41 @@ def collect(
 ) -> list[Record]:
     """The records of all runs below one root, or of each run directory in a list of them.
 
-    Of a list every entry becomes a record, also one that is missing, so that no run of a sweep
-    falls out of its report unnoticed.
+    With those below a root come the jobs of their sweeps that never started. Of a list every entry
+    becomes a record, also one that is missing, so that no run of a sweep falls out of its report
+    unnoticed.
 
     Raises:
-        RunDirectoryError: the root does not exist.
+        RunDirectoryError: the root does not exist, or has a manifest that cannot be read.
     """
-    if isinstance(paths, str | os.PathLike):
-        if not Path(paths).is_dir():
-            raise RunDirectoryError(f"{paths} is not a directory: give one that holds runs")
-        return [_record(run) for run in find_runs(paths)]
-    return [_record(Run(path)) for path in paths]
+    if not isinstance(paths, str | os.PathLike):
+        return [_record(Run(path)) for path in paths]
+    root = Path(paths).absolute()
+    if not root.is_dir():
+        raise RunDirectoryError(f"{paths} is not a directory: give one that holds runs")
+    records = [_record(run) for run in find_runs(root)]
+    for sweep in dict.fromkeys([root, *(record.sweep for record in records)]):
+        manifest = Manifest.read(sweep) if sweep.is_relative_to(root) else None
+        there = [record.run_id for record in records if record.sweep == sweep]
+        for job in () if manifest is None else manifest.missing(there):
+            records.append(_never_started(sweep, job))
+    return records
+
+
+def _never_started(sweep: Path, job: Job) -> Record:
+    known = {
+        key: value
+        for key, value in flatten({k: v for k, v in job.config.items() if k != "hydra"}).items()
+        if not (isinstance(value, str) and "${" in value)
+    }
+    return Record(
+        path=sweep / job.run_id,
+        run_id=job.run_id,
+        group=str(known.get("group") or sweep.name),
+        state="missing",
+        error=_error("missing", {}),
+        asked=known or dict(job.point) | {"seed": job.seed},
+    )
 
 
 def _record(run: Run) -> Record:
@@ -155,6 +190,8 @@ def _read_config(run: Run) -> dict[str, Any]:
 def _error(state: str, status: Mapping[str, Any]) -> str | None:
     if state == "missing":
         return "it was never started: there is no status.json"
+    if state == "pending":
+        return "it has not started yet"
     if state == "failed":
         message = one_line(str(status.get("message", "")))
         where = f" (in {status['where']})" if status.get("where") else ""
@@ -192,8 +229,8 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
     the model's class differs, so does the recipe by which each family is trained.
     """
     flats = [record.flat for record in records if record.config]
-    keys = {key for flat in flats for key in flat if not _is_ignored(key)}
-    values = {key: tuple(_comparable(flat.get(key)) for flat in flats) for key in keys}
+    keys = {key for flat in flats for key in flat if not is_ignored(key)}
+    values = {key: tuple(comparable(flat.get(key)) for flat in flats) for key in keys}
     values = {key: column for key, column in values.items() if len(set(column)) > 1}
 
     kept: list[str] = []
@@ -207,11 +244,13 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
 _ABSENT = json.dumps(None)
 
 
-def _is_ignored(key: str) -> bool:
+def is_ignored(key: str) -> bool:
+    """Whether a key is about where and on what a run happened, or what it is called."""
     return any(key == ignored or key.startswith(ignored + ".") for ignored in _IGNORED)
 
 
-def _comparable(value: Any) -> str:
+def comparable(value: Any) -> str:
+    """The same text for the same value, whole numbers and floats being one."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(float(value))
     return json.dumps(value, sort_keys=True, default=str)

@@ -14,7 +14,7 @@ from genlab.report.naming import data_name, run_label, short_names, sort_key
 _LONGEST_NAME = 30
 
 
-class _Curve(NamedTuple):
+class BoundCurve(NamedTuple):
     """Shares of a bound in nats per image, between edges of log-SNR, one more than shares."""
 
     edges: tuple[float, ...]
@@ -34,12 +34,12 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
     where lines come apart that fall together in the first. Returns False, with nothing written, if
     no run has such curves.
     """
-    records = [record for record in records if _curve(record.bound)]
+    records = [record for record in records if bound_curve(record.bound)]
     if not records:
         return False
     swept = swept_keys(records)
     records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in swept])
-    found = [curve for record in records if (curve := _curve(record.bound))]
+    found = [curve for record in records if (curve := bound_curve(record.bound))]
     names = _names(records, swept)
     curves = dict(zip(names, found, strict=True))
     bounds = [record.metric("test/neg_elbo") or math.inf for record in records]
@@ -47,7 +47,7 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
 
     alike = len({curve.edges for curve in curves.values()}) == 1
     figure, panels = charts.panels(2 if alike and len(curves) > 1 else 1)
-    left, right = _shown(list(curves.values()))
+    left, right = shown_log_snr(list(curves.values()))
     lines = {name: curve.points(left, right) for name, curve in curves.items()}
     charts.draw_lines(panels[0], lines, "o")
     is_discrete = any(record.flat.get("model.steps") is not None for record in records)
@@ -73,14 +73,14 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
     return True
 
 
-def _curve(bound: Mapping[str, Any]) -> _Curve | None:
+def bound_curve(bound: Mapping[str, Any]) -> BoundCurve | None:
     """None for the content of a bound.json that has no such curve, or a broken one."""
     edges, nats = bound.get("log_snr_edges"), bound.get("nats_by_log_snr")
     if not isinstance(edges, list) or not isinstance(nats, list) or len(edges) != len(nats) + 1:
         return None
     if not all(isinstance(value, int | float) for value in [*edges, *nats]):
         return None
-    return _Curve(tuple(map(float, edges)), tuple(map(float, nats)))
+    return BoundCurve(tuple(map(float, edges)), tuple(map(float, nats)))
 
 
 def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
     ]
 
 
-def _shown(curves: Sequence[_Curve]) -> tuple[float, float]:
+def shown_log_snr(curves: Sequence[BoundCurve]) -> tuple[float, float]:
     """From the first bin in which any curve has something to the last."""
     used = [
         (low, high)

@@ -71,6 +71,7 @@ def place_labels(
             va="center",
             path_effects=halo,
             zorder=5,
+            parse_math=False,
         )
         for dx, dy, side in _PLACES:
             text.set(position=(dx, dy), horizontalalignment=side)

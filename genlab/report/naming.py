@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from genlab.report.collect import MODEL, Record
@@ -58,6 +59,23 @@ def data_name(record: Record) -> str:
         if flat.get(key):
             return value_text(key, flat[key])
     return "unnamed data"
+
+
+def sweep_names(records: Sequence[Record]) -> dict[Path, str]:
+    """The directory of each sweep with the shortest end of it that no other one shares."""
+    sweeps = list(dict.fromkeys(record.sweep for record in records))
+    return {
+        sweep: next(
+            (
+                end
+                for i in range(1, len(sweep.parts) + 1)
+                if [other.parts[-i:] for other in sweeps].count(sweep.parts[-i:]) == 1
+                and (end := "/".join(sweep.parts[-i:]))
+            ),
+            str(sweep),
+        )
+        for sweep in sweeps
+    }
 
 
 def run_label(record: Record, swept: Sequence[str]) -> str:

@@ -14,39 +14,50 @@ from genlab import pictures
 from genlab.errors import RunDirectoryError
 from genlab.files import write_atomically
 from genlab.report.answer import answer
-from genlab.report.collect import Record
+from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png
-from genlab.report.plots import rate_distortion_png
-from genlab.report.tables import sweep_table
+from genlab.report.html import report_page
+from genlab.report.plots import draw_rate_distortion
+from genlab.report.replicates import has_replicates, summarise, to_csv, to_text
+from genlab.report.tables import in_order, sweep_table
+from genlab.report.videos import write_videos
 
 
 def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:
-    """Write summary.csv, summary.md and pictures, and return those that were written.
+    """Write report.html, summary.csv, summary.md and pictures, and return what was written.
 
-    `rate_distortion.png` needs at least one run with both terms, `bound_by_log_snr.png` one with
-    the curves of a diffusion model, `reconstructions.png` one that drew its reconstructions and
-    `samples.png` a diffusion model that drew samples; without, a picture of an earlier time is left
-    as it is and not named.
+    `rate_distortion.png` and `.svg` need at least one run with both terms, `bound_by_log_snr.png`
+    one with the curves of a diffusion model, `reconstructions.png` one that drew its
+    reconstructions and `samples.png` a diffusion model that drew samples; without, a picture of an
+    earlier time is left as it is and not named. Videos that two runs have go side by side into
+    `videos/`.
 
     Raises:
         RunDirectoryError: there are no records, or the directory cannot be written.
     """
     directory = Path(directory)
     table = sweep_table(records)
+    html = directory / "report.html"
     csv, markdown = directory / "summary.csv", directory / "summary.md"
-    order = [row["run"] for row in table.rows]
-    in_order = sorted(records, key=lambda r: order.index(r.run_id))
+    records = in_order(records)
     pages: list[tuple[str, str, Callable[[Sequence[Record], Path], bool]]] = [
-        ("rate_distortion.png", "rate against distortion", rate_distortion_png),
+        ("rate_distortion.png", "rate against distortion", draw_rate_distortion),
+        ("rate_distortion.svg", "", draw_rate_distortion),
         ("bound_by_log_snr.png", "where the bounds are spent", bound_by_log_snr_png),
         ("reconstructions.png", "reconstructions of every run", _reconstructions_png),
         ("samples.png", "samples of every run", _samples_png),
     ]
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        drawn = {name: what for name, what, draw in pages if draw(in_order, directory / name)}
+        films = write_videos(records, directory)
+        drawn = {name: what for name, what, draw in pages if draw(records, directory / name)}
         parts = [f"# {records[0].group}", answer(records), table.to_markdown().rstrip()]
-        parts += [f"![{what}]({name})" for name, what in drawn.items()]
+        points = summarise(records, swept_keys(records))
+        if has_replicates(points):
+            parts.append(f"```\n{to_text(points)}```")
+            write_atomically(directory / "by_point.csv", to_csv(points).encode())
+        parts += [f"![{what}]({name})" for name, what in drawn.items() if what]
+        write_atomically(html, report_page(records, directory).encode())
         write_atomically(csv, table.to_csv().encode())
         write_atomically(markdown, ("\n\n".join(parts) + "\n").encode())
     except OSError as error:
@@ -54,7 +65,8 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
             f"the comparison cannot be written to {directory} ({error.strerror}): make that "
             f"directory writable"
         ) from error
-    return [csv, markdown, *(directory / name for name in drawn)]
+    by_point = ["by_point.csv"] if has_replicates(points) else []
+    return [html, csv, markdown, *(directory / name for name in (*by_point, *drawn)), *films]
 
 
 def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
@@ -96,6 +108,9 @@ def print_sweep(
     """
     console = console or Console()
     sweep_table(records).print(console)
+    points = summarise(records, swept_keys(records))
+    if has_replicates(points):
+        console.print(Text(f"\n{to_text(points)}"), soft_wrap=True, end="")
     sentences = [Text(""), Text(answer(records)), Text("")]
     console.print(*sentences, sep="\n", soft_wrap=not console.is_terminal)
     for path in write_sweep(records, directory):

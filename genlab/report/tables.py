@@ -15,7 +15,7 @@ from rich.text import Text
 
 from genlab.errors import RunDirectoryError
 from genlab.report.collect import MODEL, Record, one_line, swept_keys
-from genlab.report.naming import number_text, short_names, sort_key, value_text
+from genlab.report.naming import number_text, short_names, sort_key, sweep_names, value_text
 
 Row = Mapping[str, Any]
 _CONTRACT = ("reconstruction", "kl", "neg_elbo", "bits_per_dim", "active_units")
@@ -36,11 +36,17 @@ _CAPTION_OF_DIFFUSION = (
 
 @dataclass(frozen=True)
 class Column:
-    """A column that people see: its heading, and its text for a row."""
+    """A column that people see: its heading, its text for a row, and the name of the value."""
 
     heading: str
     text: Callable[[Row], str]
     numeric: bool = True
+    source: str = ""
+
+    def value(self, row: Row) -> Any:
+        """What the rows are sorted by: the number behind the text, or the text."""
+        value = row.get(self.source)
+        return value if isinstance(value, int | float) else self.text(row)
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,14 @@ class Table:
             console.print(*map(Text, self.notes()), sep="\n")
 
 
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """The records sorted by what was swept."""
+    swept = swept_keys(records)
+    return sorted(
+        records, key=lambda r: [*(sort_key(r.flat.get(key)) for key in swept), sort_key(r.run_id)]
+    )
+
+
 def sweep_table(records: Sequence[Record]) -> Table:
     """The records as a table, sorted by what was swept; runs without a result are rows too.
 
@@ -158,30 +172,42 @@ def sweep_table(records: Sequence[Record]) -> Table:
     if not records:
         raise RunDirectoryError("there are no runs to report: train some first")
     swept = swept_keys(records)
+    records = in_order(records)
     flats = [record.flat for record in records]
     rows = [_row(record, flat, swept) for record, flat in zip(records, flats, strict=True)]
     names = list(dict.fromkeys(name for row in rows for name in _order(row)))
     rows = [{name: row.get(name) for name in names} for row in rows]
-    rows.sort(key=lambda row: [sort_key(row[key]) for key in (*swept, "run")])
 
     columns = [
-        Column(name, _swept_text(key), numeric=not any(isinstance(row[key], str) for row in rows))
+        Column(name, _swept_text(key), not any(isinstance(row[key], str) for row in rows), key)
         for key, name in short_names(swept).items()
     ]
     settings = [repr([flat.get(key) for key in swept]) for flat in flats if flat]
     if len(set(settings)) < len(settings) or not swept:
         columns.insert(0, Column("run", lambda row: row["run"], numeric=False))
+    names_of_sweeps = sweep_names(records)
+    if len(names_of_sweeps) > 1:
+        for row, record in zip(rows, records, strict=True):
+            row["sweep"] = names_of_sweeps[record.sweep]
+        columns.insert(0, Column("sweep", lambda row: str(row["sweep"]), numeric=False))
     largest = max((abs(row["test/neg_elbo"] or 0.0) for row in rows), default=0.0)
     decimals = 1 if largest >= 100 else 2
     columns += [
-        Column("reconstruction", _number("test/reconstruction", decimals)),
-        Column("kl", _number("test/kl", 2)),
-        Column("L_T", _number("test/kl_prior", 2)),
-        Column("diffusion", _number("test/kl_diffusion", 2)),
-        Column("neg_elbo", _number("test/neg_elbo", decimals)),
-        Column("bits/dim", _number("test/bits_per_dim", 3)),
-        Column("+-", _error_in_bits),
-        Column("active units", _active_units),
+        Column(
+            "reconstruction", _number("test/reconstruction", decimals), source="test/reconstruction"
+        ),
+        Column("kl", _number("test/kl", 2), source="test/kl"),
+        Column("L_T", _number("test/kl_prior", 2), source="test/kl_prior"),
+        Column("diffusion", _number("test/kl_diffusion", 2), source="test/kl_diffusion"),
+        Column("neg_elbo", _number("test/neg_elbo", decimals), source="test/neg_elbo"),
+        Column("bits/dim", _number("test/bits_per_dim", 3), source="test/bits_per_dim"),
+        Column("+-", _error_in_bits, source="test/neg_elbo_se"),
+        Column(
+            "energy distance", _number("test/energy_distance", 2), source="test/energy_distance"
+        ),
+        Column("evaluations", _number("test/evaluations", 0), source="test/evaluations"),
+        Column("s/sample", _number("test/seconds_per_sample", 3), source="test/seconds_per_sample"),
+        Column("active units", _active_units, source="test/active_units"),
         Column("forecast", _forecast, numeric=False),
         Column("verdict", lambda row: str(row["verdict"] or ""), numeric=False),
         Column("state", lambda row: row["state"], numeric=False),

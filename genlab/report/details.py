@@ -1,0 +1,164 @@
+"""What stands at the end of a page: configurations, environment, and runs without a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genlab.manifest import Manifest
+from genlab.report.collect import Record, comparable, is_ignored
+from genlab.report.figures import Run
+from genlab.report.markup import Markup, element, join
+from genlab.report.naming import short_names, value_text
+from genlab.results import Run as RunFiles
+
+_LAST_LINES = 12
+_LOG_BYTES = 20_000
+
+
+def unfinished_section(records: Sequence[Record]) -> Markup | None:
+    """Every run without a result, with its error and the last lines that it printed."""
+    items = []
+    for record in records:
+        if record.state == "completed" and record.error is None:
+            continue
+        last = _last_lines(record)
+        items.append(
+            element(
+                "li",
+                element("strong", record.run_id),
+                " ",
+                element("span", record.state, class_=f"state {record.state}"),
+                element("p", record.error or "it has not ended yet"),
+                element("details", element("summary", "last lines"), element("pre", last))
+                if last
+                else None,
+            )
+        )
+    return element("ul", *items, class_="unfinished") if items else None
+
+
+def configs_section(runs: Sequence[Run]) -> Markup | None:
+    """The keys in which runs differ, setting by setting, and folded the rest, which all share."""
+    flats = [run.record.flat for run in runs if run.record.config]
+    if not flats:
+        return None
+    keys = sorted({key for flat in flats for key in flat})
+    differing = [
+        key
+        for key in keys
+        if not is_ignored(key) and len({comparable(flat.get(key)) for flat in flats}) > 1
+    ]
+    shared = {key: flats[0].get(key) for key in keys if _is_shared(key, flats)}
+    named = short_names(differing)
+    columns = {key: [comparable(flat.get(key)) for flat in flats] for key in differing}
+    knobs = [key for key in differing if columns[key] != columns.get("seed")]
+    settings: dict[str, tuple[Run, list[str]]] = {}
+    for run in runs:
+        flat = run.record.flat
+        values = json.dumps([comparable(flat.get(key)) for key in knobs])
+        settings.setdefault(values, (run, []))[1].append(value_text("seed", flat.get("seed")))
+    rows = []
+    for run, seeds in settings.values():
+        flat = run.record.flat
+        chips = [
+            element("code", f"{named[key]}={value_text(key, flat.get(key))}", title=key)
+            for key in knobs
+            if flat.get(key) is not None
+        ]
+        rows.append(
+            element(
+                "tr",
+                element("th", run.point, scope="row"),
+                element("td", *chips, class_="chips"),
+                element("td", ", ".join(dict.fromkeys(seeds)), class_="number"),
+            )
+        )
+    head = element(
+        "tr", *(element("th", text, scope="col") for text in ("setting", "differs in", "seeds"))
+    )
+    table = element("table", element("thead", head), element("tbody", *rows))
+    return join(
+        element("div", table, class_="scroll", tabindex="0", role="region", aria_label="settings"),
+        element(
+            "details",
+            element("summary", f"What all runs share ({len(shared)} keys)"),
+            element("pre", _yaml(_nested(shared))),
+        ),
+    )
+
+
+def environment_section(
+    records: Sequence[Record], manifests: Mapping[Path, Manifest | None]
+) -> Markup | None:
+    """Packages and hardware, each kind once, and the commands that asked for the sweeps."""
+    kinds: dict[str, list[Record]] = {}
+    for record in records:
+        content = _environment(record)
+        if content:
+            kinds.setdefault(_yaml(content), []).append(record)
+    parts = [
+        element("p", element("code", " ".join(manifest.command)))
+        for manifest in manifests.values()
+        if manifest is not None and manifest.command
+    ]
+    for text, runs in kinds.items():
+        count = f"{len(runs)} of {len(records)} runs" if len(kinds) > 1 else "All runs"
+        where = element("summary", count, element("span", _summary(text), class_="faint"))
+        parts.append(element("details", where, element("pre", text)))
+    return join(*parts) if parts else None
+
+
+def _summary(text: str) -> str:
+    content = yaml.safe_load(text)
+    gpus = content.get("gpus") or []
+    versions = content.get("versions")
+    torch = versions.get("torch") if isinstance(versions, dict) else None
+    known = [content.get("processor"), *gpus, torch and f"torch {torch}", content.get("git_commit")]
+    return ", ".join(str(part) for part in known if part)
+
+
+def _environment(record: Record) -> dict[str, Any]:
+    try:
+        content = json.loads(RunFiles(record.path).env_path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _last_lines(record: Record) -> str:
+    """What its process printed last, from the sweep's log of it or its own."""
+    for path in (record.sweep / "jobs" / f"{record.run_id}.log", RunFiles(record.path).log_path):
+        try:
+            with path.open("rb") as log:
+                log.seek(max(0, path.stat().st_size - _LOG_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            continue
+        printable = ["".join(c for c in line if c.isprintable() or c == "\t") for line in lines]
+        if any(printable):
+            return "\n".join(printable[-_LAST_LINES:])
+    return ""
+
+
+def _is_shared(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
+    return not is_ignored(key) and len({comparable(flat.get(key)) for flat in flats}) == 1
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return nested
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=88)

@@ -1,0 +1,150 @@
+"""Small charts of what was measured beside the two terms, and where bounds are spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from genlab.report.collect import Record
+from genlab.report.curves import BoundCurve, bound_curve, shown_log_snr
+from genlab.report.figures import FAINT, FORECAST, Figure, Run, without_the_knob
+from genlab.report.markup import plotly_text
+
+_TITLES = {
+    "active_units": "Active latent units",
+    "mutual_information": "Mutual information of image and latent (nats)",
+    "aggregate_kl": "KL of the aggregate posterior (nats)",
+    "kl_prior": "L_T: what the noise still tells (nats per image)",
+    "kl_diffusion": "Sum of L_t: the diffusion terms (nats per image)",
+}
+_CAPS = {"active_units": "model.latent_dim", "mutual_information": "test/information_cap"}
+# What the table and the plane show already, what only repeats the config, and what is a part.
+_NO_DIAGNOSTICS = (
+    "loss", "reconstruction", "kl", "neg_elbo", "bits_per_dim", "neg_elbo_se", "kl_weight",
+    "beta_effective", "theta", "information_cap", "log_var_clamped", "iwae_samples",
+)  # fmt: skip
+
+
+def bound_figures(runs: Sequence[Run]) -> list[Figure]:
+    """Where along the way from noise to data the bounds of diffusion models are spent."""
+    found = [(run, c) for run in runs if (c := bound_curve(run.record.bound))]
+    if not found:
+        return []
+    left, right = shown_log_snr([c for _, c in found])
+    figures = [_bound_figure("Bound in each bin of log-SNR (nats)", found, left, right, None)]
+    if len({c.edges for _, c in found}) == 1 and len(found) > 1:
+        lowest = min(found, key=lambda f: f[0].record.metric("test/neg_elbo") or math.inf)
+        title = f"Difference from {lowest[0].label} (nats)"
+        figures.append(_bound_figure(title, found, left, right, lowest[1]))
+    return figures
+
+
+def diagnostic_figures(runs: Sequence[Run]) -> list[Figure]:
+    """A small chart for every measured number of the test that differs between runs."""
+    names: dict[str, None] = {}
+    for run in runs:
+        metrics = run.record.result.get("metrics")
+        for name in metrics if isinstance(metrics, dict) else ():
+            split, _, metric = str(name).partition("/")
+            is_part = metric.startswith("kl_log_snr_") or metric.endswith("_se")
+            if split == "test" and metric not in _NO_DIAGNOSTICS and not is_part:
+                names[metric] = None
+    order = list(_TITLES)
+    figures = []
+    for name in sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n)):
+        known = [(r, v) for r in runs if (v := r.record.metric(f"test/{name}")) is not None]
+        if len(known) > 1 and len({value for _, value in known}) > 1:
+            figures.append(_diagnostic(name, known))
+    return figures
+
+
+def _bound_figure(
+    title: str,
+    found: Sequence[tuple[Run, BoundCurve]],
+    left: float,
+    right: float,
+    base: BoundCurve | None,
+) -> Figure:
+    below = None if base is None else base.points(left, right)[1]
+    traces = []
+    for run, spent in found:
+        x, y = spent.points(left, right)
+        y = y if below is None else [a - b for a, b in zip(y, below, strict=True)]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plotly_text(run.label),
+                "x": x,
+                "y": y,
+                "customdata": [run.number] * len(x),
+                "hoverinfo": "text",
+                "hovertext": [
+                    f"{plotly_text(run.label)}<br>log-SNR {a:g}: {b:.2f} nats"
+                    for a, b in zip(x, y, strict=True)
+                ],
+                "line": {"width": 1.8, "color": run.colour},
+                "marker": {"size": 5, "color": run.colour},
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": "log-SNR (data on the right)"}},
+        "showlegend": False,
+        "hovermode": "closest",
+    }
+    return {"title": title, "data": traces, "layout": layout, "height": 380, "wide": True}
+
+
+def _diagnostic(name: str, known: Sequence[tuple[Run, float]]) -> Figure:
+    """One number of all runs by their settings, with its forecast and its cap where there are."""
+    names, knob = without_the_knob([run.point for run, _ in known])
+    traces: list[Figure] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "runs",
+            "x": [names[run.point] for run, _ in known],
+            "y": [value for _, value in known],
+            "customdata": [run.number for run, _ in known],
+            "hoverinfo": "text",
+            "hovertext": [f"{plotly_text(run.label)}<br>{value:.5g}" for run, value in known],
+            "marker": {"size": 9, "color": [run.colour for run, _ in known]},
+        }
+    ]
+    expected = {
+        names[run.point]: value
+        for run, _ in known
+        if (value := run.record.metric(f"forecast/{name}")) is not None
+    }
+    if expected:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "forecast of the linear model",
+                "x": list(expected),
+                "y": list(expected.values()),
+                "marker": {"symbol": "line-ew-open", "size": 16, "color": FORECAST},
+            }
+        )
+    shapes, cap = [], _cap(name, known[0][0].record)
+    if cap is not None:
+        line = {"dash": "dot", "width": 1, "color": FAINT}
+        shapes.append(
+            {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": cap, "y1": cap, "line": line}
+        )
+    layout = {
+        "xaxis": {"type": "category", "automargin": True, "title": {"text": knob}},
+        "yaxis": {"rangemode": "tozero"},
+        "shapes": shapes,
+        "showlegend": False,
+        "hovermode": "closest",
+    }
+    title = _TITLES.get(name, name)
+    return {"title": title, "data": traces, "layout": layout, "height": 250}
+
+
+def _cap(name: str, record: Record) -> float | None:
+    source = _CAPS.get(name)
+    value = None if source is None else record.metric(source) or record.flat.get(source)
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,72 @@
+"""The runs of one setting, averaged over their seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from genlab.report.collect import Record
+from genlab.report.naming import number_text
+
+LIKELIHOOD = "model.likelihood._target_"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The runs of one setting, averaged over seeds."""
+
+    label: str
+    records: list[Record]
+
+    def metric(self, name: str) -> float | None:
+        values = [value for r in self.records if (value := r.metric(name)) is not None]
+        return fmean(values) if values else None
+
+    def text(self, name: str, decimals: int) -> str:
+        return number_text(self.metric(name), decimals)
+
+    @property
+    def family(self) -> str:
+        return self.records[0].family
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of neg_elbo in nats, over the test images and, of several runs, them."""
+        found = [(r.metric("test/neg_elbo"), r.metric("test/neg_elbo_se")) for r in self.records]
+        known = [(nats, error) for nats, error in found if nats is not None and error is not None]
+        if len(known) < len(found):
+            return None
+        # All seeds see the same images, so that their number makes that part no smaller.
+        over_images = fmean(error**2 for _, error in known)
+        over_seeds = variance(nats for nats, _ in known) / len(known) if len(known) > 1 else 0.0
+        return math.sqrt(over_images + over_seeds)
+
+    @property
+    def bits_per_nat(self) -> float | None:
+        return next((b for r in self.records if (b := r.bits_per_nat) is not None), None)
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether the likelihood is a Gaussian of fixed scale."""
+        flat = self.records[0].flat
+        name = str(flat.get(LIKELIHOOD) or "").rpartition(".")[2]
+        return name == "GaussianLikelihood" and bool(flat.get("model.likelihood.scale"))
+
+    def squared_error(self, nats: float) -> float | None:
+        """What is left of -log N(x; x_hat, sigma^2) without its constant, summed over pixels."""
+        if self.bits_per_nat is None:
+            return None
+        variance_of_pixels = float(self.records[0].flat["model.likelihood.scale"]) ** 2
+        dims = round(1 / (self.bits_per_nat * math.log(2)))
+        constant = 0.5 * dims * math.log(2 * math.pi * variance_of_pixels)
+        return 2 * variance_of_pixels * (nats - constant)
+
+    def bits(self, name: str) -> float:
+        return (self.metric(f"test/{name}") or 0.0) * (self.bits_per_nat or 0.0)
+
+
+def best(findings: Sequence[Finding]) -> Finding:
+    known = [f for f in findings if f.metric("test/neg_elbo") is not None]
+    return min(known or findings, key=lambda f: f.metric("test/neg_elbo") or 0.0)

@@ -1,0 +1,90 @@
+"""What a sweep of KL weights says: what the largest one does to the latent units, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genlab.report.findings import LIKELIHOOD, Finding, best
+from genlab.report.naming import KL_WEIGHT, number_text
+
+
+def about_weights(findings: Sequence[Finding]) -> list[str]:
+    """Findings in the order of their weights."""
+    highest = findings[-1]
+    reference = next((f for f in findings[:-1] if _weight(f) == 1), best(findings[:-1]))
+    before = reference.metric("test/reconstruction") or 0.0
+    after = highest.metric("test/reconstruction") or 0.0
+    kl = highest.metric("test/kl")
+    in_nats = "" if kl is None else f" (kl {number_text(kl, 2)} nats)"
+    change = "raises" if after > before else "lowers"
+    sentence = (
+        f"{highest.label} {_units(highest)}{in_nats} and {change} the reconstruction term from "
+        f"{before:.1f} ({reference.label}) to {after:.1f} nats per image"
+        f"{_ratio(reference, highest)}"
+    )
+    sentences = [sentence + _forecast(highest) + "."]
+    lowest = findings[0]
+    rate = lowest.metric("test/kl")
+    if _weight(lowest) == 0 and lowest is not reference and rate is not None:
+        sentences.append(
+            f"{lowest.label} reaches {lowest.text('test/reconstruction', 1)}, at the price of a "
+            f"rate of {number_text(rate, 1)} nats that nothing holds down."
+        )
+    return sentences
+
+
+def _ratio(reference: Finding, highest: Finding) -> str:
+    """How many times as large, where the likelihood has a zero that this can be counted from."""
+    before, after = _from_zero(reference), _from_zero(highest)
+    if (
+        before is None
+        or after is None
+        or before <= 0
+        or highest.is_gaussian != reference.is_gaussian
+    ):
+        return ""
+    times = f"{after / before:.2g}"
+    what = "the squared error" if highest.is_gaussian else "as many"
+    return "" if times == "1" else f", {times} times {what}"
+
+
+def _from_zero(finding: Finding) -> float | None:
+    nats = finding.metric("test/reconstruction")
+    if nats is not None and finding.is_gaussian:
+        return finding.squared_error(nats)
+    likelihood = str(finding.records[0].flat.get(LIKELIHOOD) or "").rpartition(".")[2]
+    return nats if likelihood.startswith(("Bernoulli", "Discretized")) else None
+
+
+def _weight(finding: Finding) -> float | None:
+    weight = finding.records[0].flat.get(KL_WEIGHT)
+    return float(weight) if isinstance(weight, int | float) else None
+
+
+def _units(finding: Finding) -> str:
+    active = finding.metric("test/active_units")
+    total = finding.records[0].flat.get("model.latent_dim")
+    if active is None:
+        return "holds the rate down"
+    if active == 0:
+        return f"switches off all {'' if total is None else f'{total} '}latent units"
+    return f"leaves {active:g}{'' if total is None else f' of {total}'} latent units active"
+
+
+def _forecast(finding: Finding) -> str:
+    """Whether the forecast for a setting came true, with its reason."""
+    expected = finding.metric("forecast/active_units")
+    active = finding.metric("test/active_units")
+    if expected is None or active is None:
+        return ""
+    threshold = finding.metric("forecast/collapse_threshold")
+    weight = finding.metric("test/beta_effective")
+    weight = _weight(finding) if weight is None else weight
+    reason = ""
+    if threshold is not None and weight is not None:
+        relation = "exceeds" if weight > threshold else "does not exceed"
+        reason = f": {weight:g} {relation} {threshold:.3g}, above which a linear VAE collapses"
+    if (expected == 0) == (active == 0):
+        return f"; the linear forecast said so{reason}"
+    outcome = "collapse" if expected == 0 else f"{expected:g} active units"
+    return f"; the linear forecast had said {outcome}{reason}"
