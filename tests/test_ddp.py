@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = [
     *("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true"),
     *("data.batch_size=32", "data.eval_batch_size=100", "data.train_images=320"),
-    *("trainer.max_epochs=2", "trainer.limit_val_batches=2", "trainer.log_every_n_steps=1"),
+    *("trainer.max_epochs=5", "trainer.limit_val_batches=2", "trainer.log_every_n_steps=1"),
     *("data.val_images=150", "ema_decay=0.9", "checkpoint_every_n_steps=3"),
     *("logger=none", "forecast=false"),
 ]
