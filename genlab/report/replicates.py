@@ -1,0 +1,150 @@
+"""The points of a sweep, each with its seeds as replicates: mean, spread and interval."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from genlab.report.collect import Record
+from genlab.report.intervals import mean_interval
+from genlab.report.naming import number_text, short_names, sort_key, sweep_names, value_text
+
+#: What the table shows, with its decimals.
+_SHOWN = {
+    "test/reconstruction": 1,
+    "test/kl": 2,
+    "test/neg_elbo": 1,
+    "test/bits_per_dim": 3,
+    "test/active_units": 1,
+    "test/energy_distance": 2,
+    "test/evaluations": 0,
+    "test/seconds_per_sample": 3,
+}
+
+
+CAPTION = "mean over seeds +- half of its 95 % interval (Student's t), sd in brackets"
+
+
+class Estimate(NamedTuple):
+    """Of n replicates: the mean, the standard deviation, and the ends of the mean's 95 % interval
+    (Student's t); the last three are None of a single one, of which no spread is known.
+    """
+
+    n: int
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def half_width(self) -> float | None:
+        """What goes behind +-."""
+        return None if self.high is None else self.high - self.mean
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """From one value or more."""
+        known = mean_interval(values)
+        if len(values) == 1:
+            return cls(1, known.mean, None, None, None)
+        return cls(len(values), *known)
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """The completed runs at one point.
+
+    Attributes:
+        point: value of each swept key.
+        runs: how many there are with a result.
+        estimates: of every metric that any of them has.
+    """
+
+    point: dict[str, Any]
+    runs: int
+    estimates: dict[str, Estimate]
+
+
+def summarise(records: Sequence[Record], keys: Sequence[str]) -> list[Replicates]:
+    """One entry for each point of these configuration keys, in their order; the seed is no key.
+
+    Runs of several sweeps are no replicates of each other, and the sweep's name joins the point.
+    """
+    keys = [key for key in keys if key != "seed"]
+    sweeps = sweep_names(records)
+    groups: dict[str, tuple[dict[str, Any], list[Record]]] = {}
+    for record in records:
+        sweep = {"sweep": sweeps[record.sweep]} if len(sweeps) > 1 else {}
+        point = sweep | {key: record.flat.get(key) for key in keys}
+        groups.setdefault(json.dumps(point, default=str), (point, []))[1].append(record)
+    ordered = sorted(groups.values(), key=lambda g: [sort_key(value) for value in g[0].values()])
+    return [_of_point(point, runs) for point, runs in ordered]
+
+
+def _of_point(point: dict[str, Any], records: Sequence[Record]) -> Replicates:
+    done = [record.result.get("metrics") for record in records]
+    metrics = [found for found in done if isinstance(found, Mapping) and found]
+    names = dict.fromkeys(name for found in metrics for name in found)
+    values = {
+        name: [v for record in records if (v := record.metric(name)) is not None] for name in names
+    }
+    estimates = {name: Estimate.of(found) for name, found in values.items() if found}
+    return Replicates(point, len(metrics), estimates)
+
+
+def has_replicates(points: Sequence[Replicates]) -> bool:
+    """Whether there is any spread to tell of."""
+    return any(point.runs > 1 for point in points)
+
+
+def cells(points: Sequence[Replicates]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for each point: mean +- half the 95 % interval, and the deviation."""
+    named = short_names(list(points[0].point))
+    shown = [name for name in _SHOWN if any(name in point.estimates for point in points)]
+    headings = [*named.values(), "seeds", *(name.partition("/")[2] for name in shown)]
+    rows = [
+        [
+            *(value_text(key, value) for key, value in point.point.items()),
+            str(point.runs),
+            *(_cell(point.estimates.get(name), _SHOWN[name]) for name in shown),
+        ]
+        for point in points
+    ]
+    return headings, rows
+
+
+def to_text(points: Sequence[Replicates]) -> str:
+    """The table for a terminal."""
+    headings, rows = cells(points)
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    lines = [headings, ["-" * width for width in widths], *rows]
+    text = "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+    return f"{text}\n{CAPTION}\n"
+
+
+def to_csv(points: Sequence[Replicates]) -> str:
+    """Every metric in full precision, one row for each point and metric."""
+    file = io.StringIO()
+    keys = list(points[0].point)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*keys, "metric", "n", "mean", "deviation", "low_95", "high_95"])
+    for point in points:
+        for name, estimate in point.estimates.items():
+            writer.writerow([*point.point.values(), name, *estimate])
+    return file.getvalue()
+
+
+def _cell(estimate: Estimate | None, decimals: int) -> str:
+    if estimate is None:
+        return ""
+    mean = number_text(estimate.mean, decimals)
+    if estimate.half_width is None or estimate.deviation is None:
+        return mean
+    return f"{mean} +- {estimate.half_width:.{decimals}f} ({estimate.deviation:.{decimals}f})"

@@ -1,0 +1,50 @@
+"""What a sweep of samplers says: how near their samples come to the data, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genlab.report.findings import Finding
+from genlab.report.intervals import mean_interval
+
+DISTANCE = "test/energy_distance"
+
+
+def is_of_samplers(findings: Sequence[Finding], swept: Sequence[str]) -> bool:
+    """Whether nothing but the sampler differs, and all samples were held against the data."""
+    of_sampler = bool(swept) and all(key.startswith("model.sampler.") for key in swept)
+    return of_sampler and all(f.metric(DISTANCE) is not None for f in findings)
+
+
+def about_samplers(findings: Sequence[Finding]) -> list[str]:
+    """The nearest, the cheapest one that may be as near, and the cheapest of all."""
+    nearest = min(findings, key=lambda f: f.metric(DISTANCE) or 0.0)
+    cheap = sorted(findings, key=lambda f: f.metric("test/evaluations") or 0.0)
+    sentences = [
+        f"The samples nearest to the test images are those of {_described(nearest)}.",
+    ]
+    limit = _interval(nearest)[1]
+    near = next(f for f in cheap if _interval(f)[0] <= limit)
+    if near is not nearest and len(nearest.records) > 1:
+        sentences.append(
+            f"The cheapest whose 95 % interval over seeds meets that one's is {_described(near)}."
+        )
+    if cheap[0] not in (nearest, near):
+        sentences.append(f"The fewest evaluations are those of {_described(cheap[0])}.")
+    return [*sentences, "The weights are the same in all runs, and so is the bound."]
+
+
+def _interval(finding: Finding) -> tuple[float, float]:
+    values = [v for r in finding.records if (v := r.metric(DISTANCE)) is not None]
+    known = mean_interval(values)
+    return known.low, known.high
+
+
+def _described(finding: Finding) -> str:
+    low, high = _interval(finding)
+    margin = f" +- {(high - low) / 2:.2f}" if len(finding.records) > 1 else ""
+    return (
+        f"{finding.label} (energy distance {finding.text(DISTANCE, 2)}{margin}, "
+        f"{finding.text('test/evaluations', 0)} evaluations of the network, "
+        f"{finding.text('test/seconds_per_sample', 3)} s a sample)"
+    )

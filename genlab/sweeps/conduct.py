@@ -1,0 +1,134 @@
+"""A study from its file to its jobs, through whichever launcher was chosen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from genlab.manifest import Job, Manifest
+from genlab.sweeps.freeze import code_state
+from genlab.sweeps.naming import announce
+from genlab.sweeps.request import request, title
+from genlab.sweeps.study import Study, StudyJob
+
+#: This launcher checks and freezes the jobs itself.
+_PROCESS = "hydra_plugins.genlab."
+
+
+@dataclass(frozen=True)
+class Conductor:
+    """What Hydra hands a sweeper; `config` is that of the sweep, before any job's overrides."""
+
+    context: HydraContext
+    task_function: TaskFunction
+    config: DictConfig
+
+    def conduct(
+        self, content: DictConfig, arguments: Sequence[str], dry: bool, trials: int | None
+    ) -> list[JobReturn]:
+        """Run the jobs of a study, or only print them and what they would cost.
+
+        Raises:
+            ConfigError: the study, or any of its jobs, before the first one starts.
+        """
+        name = title(str(self.config.hydra.runtime.choices["sweep"]))
+        node: Any = OmegaConf.to_container(content)
+        study, overrides = request(name, node, arguments)
+        if trials is not None:
+            study = study.with_trials(trials)
+        if dry:
+            from genlab.sweeps.cost import print_plan
+
+            jobs = study.jobs()
+            print_plan(study, jobs, self._composed(overrides, jobs), self.slots)
+            return []
+        _remember_what_was_typed()
+        announce(str(self.config.group), study.swept)
+        print(f"study  {name}: {study.question or 'no question'}", flush=True)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task_function, config=self.config
+        )
+        if study.search is not None:
+            from genlab.sweeps.search import run_search
+
+            return run_search(
+                study,
+                lambda jobs, first: self._launch(launcher, study, overrides, jobs, first),
+                self.directory,
+                self.slots,
+            )
+        return self._launch(launcher, study, overrides, study.jobs(), 0)
+
+    @property
+    def directory(self) -> Path:
+        """The sweep's."""
+        return Path(str(self.config.hydra.sweep.dir))
+
+    @property
+    def slots(self) -> int:
+        """How many jobs the launcher runs at once, as far as its config says."""
+        for key in ("slots", "n_jobs", "array_parallelism"):
+            value = OmegaConf.select(self.config, f"hydra.launcher.{key}")
+            if isinstance(value, int) and value > 0:
+                return value
+            if key == "n_jobs" and isinstance(value, int):  # -1 takes all, -2 all but one
+                return max(1, (os.cpu_count() or 1) + 1 + value)
+        return 1
+
+    def _launch(
+        self,
+        launcher: Launcher,
+        study: Study,
+        overrides: Sequence[str],
+        jobs: Sequence[StudyJob],
+        first: int,
+    ) -> list[JobReturn]:
+        if not str(self.config.hydra.launcher._target_).startswith(_PROCESS):
+            self._freeze(study, overrides, jobs)
+        returns = launcher.launch(
+            [[*overrides, *job.overrides()] for job in jobs], initial_job_idx=first
+        )
+        for returned in returns:
+            _ = returned.return_value  # raises what an unexpected failure was
+        return list(returns)
+
+    def _composed(self, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> list[DictConfig]:
+        load = self.context.config_loader.load_sweep_config
+        return [load(self.config, [*overrides, *job.overrides()]) for job in jobs]
+
+    def _freeze(self, study: Study, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> None:
+        """Check all jobs and write the manifest, for a launcher that does neither."""
+        from genlab.sweeps.cost import planned
+
+        frozen = []
+        for job, cfg in zip(jobs, self._composed(overrides, jobs), strict=True):
+            plan, container = planned(cfg), OmegaConf.to_container(cfg, enum_to_str=True)
+            assert isinstance(container, dict)
+            config = {str(key): value for key, value in container.items()}
+            said = tuple(cfg.hydra.overrides.task)
+            frozen.append(Job(plan.path.name, said, job.point, plan.run_config.seed, config))
+        manifest = Manifest(
+            name=str(self.config.group),
+            swept=tuple(study.swept),
+            jobs=tuple(frozen),
+            question=study.question,
+            command=tuple(sys.argv),
+            code=code_state(),
+        )
+        manifest.after(Manifest.read(self.directory)).write(self.directory)
+
+
+def _remember_what_was_typed() -> None:
+    """The manifest, and whoever says how to go on, name the command without what a study adds."""
+    if sys.argv[0] in sys.orig_argv:
+        sys.argv[1:] = sys.orig_argv[sys.orig_argv.index(sys.argv[0]) + 1 :]

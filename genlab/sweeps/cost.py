@@ -1,0 +1,283 @@
+"""What a study would do and cost, found out without leaving anything behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from genlab import configs, run
+from genlab.data.datamodule import ImageData
+from genlab.errors import ConfigError
+from genlab.points import point_text
+from genlab.results import Run, find_runs
+from genlab.sweeps.study import Study, StudyJob
+
+_TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
+
+
+def planned(cfg: DictConfig) -> run.Plan:
+    """A job as Hydra composed it, checked, and its run directory.
+
+    Raises:
+        ConfigError: for what the job would refuse.
+    """
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    plan = run.plan(own, list(cfg.hydra.overrides.task))
+    run.assemble(plan)
+    return plan
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one job has to do: optimizer steps, images and batches."""
+
+    steps: int
+    images: int
+    validation_batches: int
+    test_batches: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a training step, and of a batch of validation and test; and how they are known."""
+
+    step: float
+    validation: float
+    test: float
+    source: str
+
+    def seconds(self, work: Work, done: int = 0) -> float:
+        """For a job of which `done` steps are behind it."""
+        share = max(0, work.steps - done) / work.steps
+        training = self.step * work.steps + self.validation * work.validation_batches
+        return share * training + self.test * work.test_batches
+
+
+def work_of(config: Mapping[str, Any], data: ImageData) -> Work:
+    """From the config of a job and its data, which are set up."""
+    trainer, batch = config["trainer"], config["data"]["batch_size"]
+    batches = _limited(math.ceil(data.size("train") / batch), trainer.get("limit_train_batches"))
+    accumulated = trainer.get("accumulate_grad_batches") or 1
+    per_epoch = math.ceil(batches / accumulated)
+    epochs, most = trainer.get("max_epochs"), trainer.get("max_steps") or -1
+    steps = most if epochs in (None, -1) else per_epoch * epochs
+    steps = min(steps, most) if most > 0 else steps
+    validations = steps // per_epoch // (trainer.get("check_val_every_n_epoch") or 1)
+    size = config["data"].get("eval_batch_size") or batch
+    of_split = {
+        split: _limited(math.ceil(data.size(split) / size), trainer.get(f"limit_{split}_batches"))
+        for split in ("val", "test")
+    }
+    return Work(steps, steps * batch * accumulated, validations * of_split["val"], of_split["test"])
+
+
+def _limited(batches: int, limit: float | None) -> int:
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+
+
+def print_plan(
+    study: Study, jobs: Sequence[StudyJob], composed: Sequence[DictConfig], slots: int
+) -> None:
+    """The table of a study's jobs, and the estimate of their cost.
+
+    Raises:
+        ConfigError: for what a job would refuse.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    if study.search is not None:
+        console.print(
+            f"{study.name}: a search of {study.search.trials} trials for the "
+            f"{study.search.direction.removesuffix('e')}um of {study.search.metric}; the cost is "
+            "that of one job at the defaults, times that number",
+            markup=False,
+        )
+    elif study.question:
+        console.print(f"{study.name}: {study.question}", markup=False)
+    plans = [planned(cfg) for cfg in composed]
+    data: dict[str, ImageData] = {}
+    paces: dict[str, Pace] = {}
+    runs = list(_completed(Path(plans[0].config["runs_dir"])))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("point", "seed", "state", "steps", "time", "run directory"):
+        table.add_column(heading, justify="right" if heading in ("steps", "time") else "left")
+    seconds = steps = images = 0.0
+    for job, plan in zip(jobs, plans, strict=True):
+        config = plan.config
+        state, done = _state(plan.path)
+        key = json.dumps(config["data"], sort_keys=True)
+        if key not in data:
+            data[key] = configs.build(config["data"], "data")
+            data[key].prepare_data()
+            data[key].setup("fit")
+            data[key].setup("test")
+        work = work_of(config, data[key])
+        of_job = 0.0
+        if state != "completed":
+            kind = _kind(config)
+            if kind not in paces:
+                paces[kind] = _known_pace(kind, work, runs) or measure(config)
+            of_job = paces[kind].seconds(work, done)
+            steps += work.steps - done
+            images += (work.steps - done) / work.steps * work.images
+        seconds += of_job
+        table.add_row(
+            Text(point_text(job.point) or "-"),
+            str(config["seed"]),
+            state,
+            f"{work.steps:,}",
+            "-" if state == "completed" else _duration(of_job),
+            Text(str(plan.path), no_wrap=True, overflow="fold"),
+        )
+    console.width = max(console.width, 200)
+    console.print(table)
+    trials = study.search.trials if study.search is not None else 1
+    together = f", {_duration(trials * seconds / slots)} with {slots} at once" if slots > 1 else ""
+    console.print(
+        f"\n{len(jobs) * trials} jobs; to do: {round(trials * steps):,} steps, "
+        f"{round(trials * images):,} images, about {_duration(trials * seconds)} one after another"
+        f"{together}."
+    )
+    for source in dict.fromkeys(pace.source for pace in paces.values()):
+        console.print(f"Time: {source}.", markup=False)
+    console.print(
+        "Not in it: the start of each process, and what callbacks draw. Nothing was started."
+    )
+
+
+def _state(path: Path) -> tuple[str, int]:
+    """What is in a run directory, and how many steps of it need not be done again."""
+    there = Run(path)
+    if there.is_completed:
+        return "completed", 0
+    if there.state == "missing":
+        return "new", 0
+    interrupted = there.is_interrupted or there.state == "preempted"
+    state = "interrupted" if interrupted else there.state
+    resumes = (there.checkpoints / "last.ckpt").exists()
+    rows = there.metrics() if resumes else []
+    return state, max((row["step"] for row in rows), default=0)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """Of configs with the same text a step costs the same."""
+    kept = [
+        config["model"].get("_target_"),
+        config["model"].get("net"),
+        {key: config["data"].get(key) for key in ("batch_size", "eval_batch_size", "source")},
+        {key: config["trainer"].get(key) for key in ("precision", "accelerator", "devices")},
+    ]
+    return json.dumps(kept, sort_keys=True)
+
+
+def _completed(runs_dir: Path) -> Iterator[tuple[str, Run]]:
+    for there in find_runs(runs_dir) if runs_dir.is_dir() else ():
+        text = there.config_text
+        if there.is_completed and text is not None:
+            try:
+                yield _kind(configs.from_yaml(text, str(there.config_path))), there
+            except (ConfigError, KeyError, AttributeError):
+                continue  # of an older version: it tells nothing about this one
+
+
+def _known_pace(kind: str, work: Work, runs: Sequence[tuple[str, Run]]) -> Pace | None:
+    """From the whole time of completed runs, so that validation and test are in the step's."""
+    found = []
+    for other, there in runs:
+        result, status = there.result or {}, there.status
+        if other != kind or not result.get("steps") or not result.get("wall_seconds"):
+            continue
+        times = [datetime.fromisoformat(str(status[key])) for key in ("started", "heartbeat")]
+        whole = max(float(result["wall_seconds"]), (times[1] - times[0]).total_seconds())
+        found.append(whole / result["steps"])
+    if not found:
+        return None
+    many = f"{len(found)} completed runs" if len(found) > 1 else "a completed run"
+    return Pace(statistics.median(found), 0.0, 0.0, f"from {many} of the same network there")
+
+
+class _Clock(pl.Callback):
+    """When each batch began, and how long those of validation and test took."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+        self.evaluations: dict[str, list[float]] = {"val": [], "test": []}
+        self._began = 0.0
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.starts.append(time.perf_counter())
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self.evaluations["val"].append(time.perf_counter() - self._began)
+
+    def on_test_batch_start(self, *args: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self.evaluations["test"].append(time.perf_counter() - self._began)
+
+
+def measure(config: Mapping[str, Any]) -> Pace:
+    """Take a few real steps of a job, in a temporary directory that is gone afterwards."""
+    data: ImageData = configs.build(config["data"], "data")
+    module = configs.build(config["model"], "model", spec=data.spec, seed=config["seed"])
+    clock = _Clock()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        trainer: pl.Trainer = configs.build(
+            {
+                **config["trainer"],
+                "max_epochs": 1,
+                "max_steps": -1,
+                "check_val_every_n_epoch": 1,
+                "limit_train_batches": _TIMED_STEPS,
+                "limit_val_batches": _TIMED_EVALUATIONS,
+                "limit_test_batches": _TIMED_EVALUATIONS,
+                "log_every_n_steps": _TIMED_STEPS,
+                "profiler": None,
+            },
+            "trainer",
+            callbacks=[clock],
+            logger=False,
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, datamodule=data)
+        trainer.test(module, datamodule=data, verbose=False)
+    gaps = [b - a for a, b in zip(clock.starts[:-1], clock.starts[1:], strict=True)]
+    known = gaps[_WARM_UP:] or gaps
+    step = statistics.median(known) if known else 0.0
+    of_split = {k: min(v, default=0.0) for k, v in clock.evaluations.items()}
+    source = f"measured on {len(clock.starts)} steps of the first such job, just now"
+    return Pace(step, of_split["val"], of_split["test"], source)

@@ -1,0 +1,323 @@
+"""A study is its points times its seeds; a dry run leaves nothing; a search does nothing twice."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from scipy import stats
+
+from genlab import composition
+from genlab.errors import ConfigError
+from genlab.manifest import Manifest
+from genlab.report import Record
+from genlab.report.replicates import Estimate, has_replicates, summarise, to_csv, to_text
+from genlab.results import find_runs
+from genlab.sweeps.request import command_line, request
+from genlab.sweeps.study import Study, StudyJob, value_as_override
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    *("trainer=smoke", "trainer.max_epochs=1", "data.train_images=512"),
+    *("callbacks=none", "logger=none"),
+    *("model.net.encoder.hidden=[16]", "model.net.decoder.hidden=[16]", "launcher=basic"),
+]
+
+names = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=3, unique=True)
+lists = st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True)
+
+
+def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "sweep.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@given(keys=names, data=st.data(), seeds=st.lists(st.integers(0, 9), max_size=3, unique=True))
+def test_the_jobs_are_the_product_with_every_seed(
+    keys: list[str], data: st.DataObject, seeds: list[int]
+) -> None:
+    grid = {key: data.draw(lists) for key in keys}
+    rows = data.draw(st.integers(1, 3))
+    block = {"x": list(range(rows)), "y": [f"v{i}" for i in range(rows)]}
+    study = Study("s", grid=grid, zip=[block], points=[{"z": 1}], seeds=seeds)
+    jobs = study.jobs()
+    points = math.prod(map(len, grid.values())) * rows + 1
+    assert len(jobs) == points * max(1, len(seeds))
+    assert len({str(job) for job in jobs}) == len(jobs)
+    assert all(job.point["y"] == f"v{job.point['x']}" for job in jobs if "x" in job.point)
+    assert all("seed" not in job.point for job in jobs)
+    # whole replicates, one after the other, each with the same points in the same order
+    by_seed = [[job.point for job in jobs[i : i + points]] for i in range(0, len(jobs), points)]
+    assert all(found == by_seed[0] for found in by_seed)
+    assert [job.seed for job in jobs[::points]] == (seeds or [None])
+    assert study.swept == [*keys, "x", "y", "z", *(["seed"] if len(seeds) > 1 else [])]
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(min_codepoint=32, max_codepoint=126)),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(values)
+def test_a_value_survives_the_command_line(value: Any) -> None:
+    override = OverridesParser.create().parse_override(f"key={value_as_override(value)}")
+    assert not override.is_sweep_override()
+    assert override.value() == value
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"zip": [{"a": [1, 2], "b": [1]}]}, r"zip\[0\].*a has 2, b has 1"),
+        ({"grid": {"a": [1]}, "zip": [{"a": [1]}]}, r"zip\[0\]\.a: the key is in another axis"),
+        ({"grid": {"a": []}}, r"grid\.a=\[\]: give at least one value"),
+        ({"grid": {"a": 3}}, r"grid\.a=3: a list is needed"),
+        ({"grid": {"a": [1, 1.0]}}, "the point a=1.0 is there twice"),
+        ({"grid": {"a": [1]}, "points": [{"a": 1}]}, "the point a=1 is there twice"),
+        ({"points": [{"a": 1}, {"a": 1.0}]}, "the point a=1.0 is there twice"),
+        ({"grid": {"seed": [0, 1]}}, r"grid\.seed: a seed is no knob"),
+        ({"points": [{"seed": 1}]}, r"points\[0\]\.seed: a seed is no knob"),
+        ({"points": [3]}, r"points\[0\]=3: a mapping is needed"),
+        ({"seeds": [0, 0]}, r"seeds=\[0, 0\]: each seed once"),
+        ({"seeds": [-1]}, r"seeds=\[-1\]: whole numbers"),
+        ({"gird": {"a": [1]}}, "gird: there is no such key of a study; did you mean grid"),
+        ({"search": {"metric": "m"}}, r"search\.space: it is needed"),
+        ({"search": {"metric": "m", "space": {}}}, r"search\.space=\{\}: give at least one key"),
+        ({"search": {"metric": "m", "space": {"a": {"low": 1}}}}, "give {low, high}"),
+        ({"search": {"metric": "m", "space": {"a": {"low": 2, "high": 1}}}}, "low must be below"),
+        (
+            {"search": {"metric": "m", "space": {"a": {"low": 0, "high": 1, "log": True}}}},
+            "a low above 0",
+        ),
+        (
+            {"search": {"metric": "m", "space": {"a": {"choices": [1]}}}, "grid": {"b": [1]}},
+            "leave out grid",
+        ),
+        ({"search": {"metric": "m", "space": {"a": {"choices": []}}}}, "nothing to choose from"),
+        (
+            {"search": {"metric": "m", "direction": "up", "space": {"a": {"choices": [1]}}}},
+            "choose minimize or maximize",
+        ),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused(content: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        Study.of("s", content)
+
+
+CONTENT = {
+    "grid": {"model.kl_weight": [0, 1, 30]},
+    "zip": [{"model.latent_dim": [2, 20], "trainer.max_epochs": [1, 2]}],
+    "seeds": [0, 1],
+}
+
+
+def test_the_command_line_turns_and_fixes_the_knobs() -> None:
+    same = request("s", CONTENT, ["sweep=s", "data.batch_size=64"])
+    assert len(same.study.jobs()) == 3 * 2 * 2 and same.overrides == ["data.batch_size=64"]
+
+    turned = request("s", CONTENT, ["model.kl_weight=2,4.5", "seed=7,8,9"]).study
+    assert {job.point["model.kl_weight"] for job in turned.jobs()} == {2, 4.5}
+    assert {job.seed for job in turned.jobs()} == {7, 8, 9}
+
+    fixed = request("s", CONTENT, ["model.kl_weight=4", "seed=3"])
+    assert fixed.overrides == ["model.kl_weight=4"]
+    assert [job.seed for job in fixed.study.jobs()] == [3, 3]
+    assert fixed.study.swept == ["model.latent_dim", "trainer.max_epochs"]
+
+    more = request("s", CONTENT, ["model/net=mlp,conv", "model.latent_dim=5"]).study
+    assert more.swept == ["model.kl_weight", "model/net", "trainer.max_epochs", "seed"]
+    with pytest.raises(ConfigError, match="model.latent_dim has 3, trainer.max_epochs has 2"):
+        request("s", CONTENT, ["model.latent_dim=1,2,3"])
+    with pytest.raises(ConfigError, match="give one value to fix it"):
+        request("s", {"points": [{"a": 1}, {"a": 2}]}, ["a=3,4"])
+    assert request("s", {"points": [{"a": 1}, {"a": 2}]}, ["a=3"]).study.jobs() == [
+        StudyJob({}, None)
+    ]
+    both = {"grid": {"a": [1, 2], "b": [3]}, "points": [{"a": 1, "b": 4}]}
+    merged = request("s", both, ["b=9"]).study
+    assert [job.point for job in merged.jobs()] == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("name", composition.options("sweep"))
+def test_every_study_composes_and_every_job_of_it_is_one(name: str) -> None:
+    arguments = command_line([f"sweep={name}", "logger=none"])
+    overrides = [a for a in arguments if not a.startswith(("-", "hydra.", "sweep="))]
+    content = composition.compose([f"sweep={name}"], "sweep", with_hydra=True)
+    study, rest = request(name, dict(content.hydra.sweeper.study), overrides)
+    assert study.question is not None and study.question.endswith("?")
+    assert f"group={name}" in rest
+    for job in study.jobs():
+        composition.compose([*rest, *job.overrides()], "sweep")
+
+
+def test_whoever_asks_has_the_last_word() -> None:
+    assert "trainer.max_epochs=10" in command_line(["sweep=kl_weight"])
+    assert "trainer.max_epochs=10" not in command_line(["sweep=kl_weight", "trainer.max_epochs=2"])
+    assert "group=kl_weight" in command_line(["sweep=kl_weight"])
+    assert "group=kl_weight" not in command_line(["sweep=kl_weight", "group=mine"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "sweep=null: name a study; choose one of"),
+        (["sweep=kl_wieght"], "there is no such study; did you mean kl_weight"),
+        (["sweep=kl_weight", "model.kl_wieght=1,2"], "did you mean model.kl_weight"),
+        (["sweep=kl_weight", "model.kl_weight=0,-1"], "model.kl_weight=-1"),
+        (["sweep=kl_weight", "model.kl_weight=1,1.0"], "is there twice"),
+        (["sweep=kl_weight", "trials=3"], "is no search"),
+        (["sweep=samplers"], "no value for init_from"),
+        (["sweep=kl_weight", "launcher=nowhere"], "launcher=nowhere"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_run_is_refused_before_anything_is(
+    arguments: list[str], complaint: str, tmp_path: Path
+) -> None:
+    launcher = [] if any(a.startswith("launcher=") for a in arguments) else ["launcher=basic"]
+    outcome = sweep(*arguments, *launcher, f"runs_dir={tmp_path}/runs")
+    assert outcome.returncode == 2, outcome.stdout + outcome.stderr
+    assert complaint in outcome.stderr and "Traceback" not in outcome.stderr
+    assert not find_runs(tmp_path)
+
+
+def record(value: float, seed: int, **metrics: float) -> Record:
+    return Record(
+        path=Path(f"r{value}-{seed}"),
+        run_id=f"r{value}-{seed}",
+        group="g",
+        state="completed",
+        config={"model": {"kl_weight": value}, "seed": seed},
+        result={"metrics": metrics},
+    )
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=15))
+def test_the_interval_is_that_of_student(found: list[float]) -> None:
+    estimate = Estimate.of(found)
+    n, spread = len(found), stdev(found)
+    assert estimate.mean == pytest.approx(sum(found) / n, abs=1e-9)
+    assert estimate.deviation == pytest.approx(spread, abs=1e-9)
+    half = stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n)
+    assert estimate.half_width == pytest.approx(half, rel=1e-3, abs=1e-9)
+
+
+def test_seeds_are_replicates_of_a_point() -> None:
+    records = [
+        record(30.0, 0, **{"test/kl": 1.0}),
+        record(0.0, 0, **{"test/kl": 80.0}),
+        record(0.0, 1, **{"test/kl": 90.0}),
+    ]
+    points = summarise(records, ["model.kl_weight", "seed"])
+    assert [(point.point, point.runs) for point in points] == [
+        ({"model.kl_weight": 0.0}, 2),
+        ({"model.kl_weight": 30.0}, 1),
+    ]
+    assert points[0].estimates["test/kl"].mean == 85
+    assert points[1].estimates["test/kl"] == Estimate(1, 1.0, None, None, None)
+    assert has_replicates(points) and not has_replicates(summarise(records[:2], ["seed"])[:0])
+    assert "85.00 +- 63.53 (7.07)" in to_text(points)
+    assert to_csv(points).splitlines()[-1] == "30.0,test/kl,1,1.0,,,"
+
+
+def test_a_dry_run_tells_the_jobs_and_leaves_nothing(tmp_path: Path) -> None:
+    asked = ["sweep=kl_weight", *TINY, "seed=0,1", "model.kl_weight=0,30", "dry=true"]
+    outcome = sweep(*asked, f"runs_dir={tmp_path}/runs")
+    assert outcome.returncode == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert sum(f"{tmp_path}/runs/kl_weight/vae-kl_weight_" in line for line in lines) == 4
+    assert sum(" new " in line for line in lines) == 4
+    assert "4 jobs; to do: 16 steps" in outcome.stdout
+    assert "measured on 4 steps of the first such job" in outcome.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_study_is_run_compared_and_known(tmp_path: Path) -> None:
+    asked = ["sweep=kl_weight", *TINY, "seed=0,1", "model.kl_weight=0,30", f"runs_dir={tmp_path}"]
+    outcome = sweep(*asked)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    folder = tmp_path / "kl_weight"
+    runs = find_runs(folder)
+    assert len(runs) == 4 and all(run.is_completed for run in runs)
+    manifest = Manifest.read(folder)
+    assert manifest is not None and manifest.swept == ("model.kl_weight", "seed")
+    assert {job.run_id for job in manifest.jobs} == {run.name for run in runs}
+    assert [dict(job.point) for job in manifest.jobs] == 2 * [
+        {"model.kl_weight": 0},
+        {"model.kl_weight": 30},
+    ]
+    assert manifest.command == ("sweep.py", *asked)
+    assert manifest.question is not None and manifest.question in outcome.stdout
+    assert "95 % interval" in outcome.stdout
+    assert (folder / "by_point.csv").read_text().count("test/neg_elbo,2") == 2
+
+    again = sweep(*asked[:-1], f"runs_dir={tmp_path}", "dry=true")
+    assert again.stdout.count("completed") >= 4 and "to do: 0 steps" in again.stdout
+    more = sweep(*asked[:-1], f"runs_dir={tmp_path}", "trainer.limit_train_batches=1", "dry=true")
+    assert "from 4 completed runs" in more.stdout
+    assert len(find_runs(folder)) == 4
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+    asked = ["sweep=search_kl_weight", *TINY, f"runs_dir={tmp_path}"]
+    first = sweep(*asked, "trials=2")
+    assert first.returncode == 0, first.stdout + first.stderr
+    folder = tmp_path / "search_kl_weight"
+    storage = f"sqlite:///{folder}/optuna.db"
+
+    def trials() -> list[Any]:
+        return optuna.load_study(study_name=folder.name, storage=storage).get_trials()
+
+    told = [(trial.params, trial.value) for trial in trials()]
+    stamps = {run.path: run.metrics_path.stat().st_mtime_ns for run in find_runs(folder)}
+    assert len(told) == len(stamps) == 2
+    best = min(value for _, value in told)
+    assert f"best of 2: test/neg_elbo {best:.6g}" in first.stdout
+
+    # a trial of which nobody was told, as a killed launcher leaves it: its run is there already
+    study = optuna.load_study(study_name=folder.name, storage=storage)
+    study.enqueue_trial(told[0][0])
+    study.ask(
+        {
+            "model.kl_weight": FloatDistribution(0.1, 10.0, log=True),
+            "model.latent_dim": CategoricalDistribution((5, 10, 20, 40)),
+        }
+    )
+    second = sweep(*asked, "trials=4")
+    assert second.returncode == 0, second.stdout + second.stderr
+    after = trials()
+    assert [(trial.params, trial.value) for trial in after[:2]] == told
+    assert after[2].value == told[0][1] and len(after) == 4
+    assert second.stdout.count("completed before") == 1
+    for path, stamp in stamps.items():
+        assert (path / "metrics.jsonl").stat().st_mtime_ns == stamp
+    assert len(find_runs(folder)) == 3
+
+    other = sweep(*asked, "trials=5", "model.latent_dim=5")
+    assert other.returncode == 2 and "give group=NAME for a new one" in other.stderr
