@@ -33,11 +33,13 @@ need() {
 
 # Where the package index stands behind a proxy, pip's settings, the certificates and folders that
 # they name are lent to the build, and do not stay in the image.
+setting() { pip config list | sed -n "s/.*\.$1='\(.*\)'/\1/p" | head -n 1; }
+
 lent() {
     command -v pip > /dev/null || return 0
     local cert links
-    cert=$(pip config get global.cert 2> /dev/null || true)
-    links=$(pip config get global.find-links 2> /dev/null || true)
+    cert=$(setting cert)
+    links=$(setting find-links)
     [ -n "$cert$links" ] || return 0
     {
         echo "[global]"
