@@ -29,7 +29,7 @@ COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pipconf,target=/etc/pip.conf \
     pip install --constraint requirements.lock hatchling \
-    && pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
+    && pip install --no-deps --no-build-isolation --prefix /project .
 
 FROM ${BASE_IMAGE}
 ARG UID=10001
@@ -47,9 +47,9 @@ RUN apt-get update \
     && groupadd --gid "${GID}" genlab \
     && useradd --uid "${UID}" --gid "${GID}" --create-home genlab \
     && install --directory --owner="${UID}" --group="${GID}" /app /app/runs /app/data
+# Two layers, so that a change of the code does not send the packages again.
 COPY --from=packages /opt/genlab /opt/genlab
-RUN --mount=type=bind,from=project,source=/wheels,target=/wheels \
-    /opt/genlab/bin/pip install --no-cache-dir --no-deps --no-index /wheels/genlab-*.whl
+COPY --from=project /project /opt/genlab
 WORKDIR /app
 COPY train.py sweep.py ./
 # Everything that is written outside of runs/ goes to /tmp, so that the rest can be read-only.

@@ -2,6 +2,7 @@
 
     python train.py                                   the defaults: a VAE on the embedded MNIST
     python train.py -m model.kl_weight=0,1,30         compare KL weights
+    python train.py -m launcher=process ...           each job in a process of its own
     python train.py experiment=vae/mnist_nll          a named recipe
     python train.py --help                            all keys and choices
 
@@ -12,14 +13,16 @@ import hydra
 from omegaconf import DictConfig
 
 import genlab.sweeps  # noqa: F401  (names what a multirun is called)
-from genlab import configs, run
+from genlab import composition
 from genlab.outcome import Outcome
 
 
-@hydra.main(version_base="1.3", config_path=str(configs.directory()), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(composition.directory()), config_name="train")
 def main(cfg: DictConfig) -> Outcome:
+    from genlab import run  # here, since --help and a launcher have no use for torch
+
     return run.train(cfg)
 
 
 if __name__ == "__main__":
-    run.command_line(main)
+    composition.command_line(main)

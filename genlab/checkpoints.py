@@ -14,7 +14,7 @@ from torch import nn
 from genlab import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, RunDirectoryError
-from genlab.files import before
+from genlab.files import before, replacing
 from genlab.modules.base import GenerativeModule
 from genlab.results import Run
 
@@ -90,7 +90,8 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
 def to_resume(module: nn.Module, last: Path) -> Path | None:
     """The checkpoint from which a training of `module` goes on; None if there is none.
 
-    That is `last`, or the one before it, with a warning, where `last` cannot be read.
+    That is `last`, or the one before it, which takes its place with a warning, where `last` cannot
+    be read.
 
     Raises:
         ConfigError, RunDirectoryError: see `check_fits`, or for one that holds weights alone.
@@ -105,6 +106,8 @@ def to_resume(module: nn.Module, last: Path) -> Path | None:
             raise
         content = check_fits(module, path)
         log.warning("%s; going on from the one before it, %s", error, path.name)
+        with replacing(last) as file:  # else the next one would keep the damaged one as its before
+            file.write(path.read_bytes())
     if "optimizer_states" not in content:
         raise RunDirectoryError(
             f"{path} holds weights alone, from which a run cannot go on: remove it, or move it and "

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,44 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from genlab.errors import ConfigError
+from genlab.errors import INTERRUPTED, REFUSED, ConfigError, GenlabError
+from genlab.terminal import make_patient
+
+#: What brings a launcher that is not Hydra's own.
+_EXTRAS = {
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/ray": "ray",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/submitit_slurm": "slurm",
+}
+
+
+def command_line(main: Callable[[], Any]) -> None:
+    """Run a Hydra main function: composition errors in one line and with exit code 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
+    make_patient()
+    try:
+        main()
+    except GenlabError as error:
+        say_refused(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sentence = refusal(error, sys.argv[1:])
+        if sentence is None:
+            raise
+        if "traceback=true" in sys.argv:
+            traceback.print_exc()
+        say_refused(sentence)
+        sys.exit(REFUSED)
+
+
+def say_refused(message: str) -> None:
+    """One line on standard error."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False)
 
 
 def directory() -> Path:
@@ -24,14 +63,16 @@ def directory() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
-    """What `train.py` would be given with these overrides.
+def compose(
+    overrides: Sequence[str], config_name: str = "train", with_hydra: bool = False
+) -> DictConfig:
+    """What `train.py` would be given with these overrides, if wanted with Hydra's own part.
 
     Raises:
         ConfigError: if they do not compose.
     """
     try:
-        return _compose(overrides, config_name)
+        return _compose(overrides, config_name, with_hydra)
     except Exception as error:
         sentence = refusal(error, overrides)
         if sentence is None:
@@ -39,9 +80,11 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
         raise ConfigError(sentence) from error
 
 
-def _compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
+def _compose(
+    overrides: Sequence[str], config_name: str = "train", with_hydra: bool = False
+) -> DictConfig:
     with initialize_config_dir(str(directory()), version_base="1.3"):
-        return hydra_compose(config_name, overrides=list(overrides))
+        return hydra_compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def options(group: str) -> list[str]:
@@ -69,6 +112,9 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         file = error.missing_cfg_file
+        if extra := _EXTRAS.get(file):
+            launcher = file.rpartition("/")[2]
+            return f"hydra/launcher={launcher} is not installed: pip install genlab[{extra}]"
         groups = [key for key in values if file.startswith(f"{key}/")]
         group = max(groups, key=len) if groups else file.rpartition("/")[0]
         choice = file.removeprefix(f"{group}/")
@@ -99,7 +145,7 @@ def _meant(key: str, values: Mapping[str, str]) -> str:
     if "/" in key:
         groups = _groups()
         return "the chosen files have no such part" if key in groups else suggestion(key, groups)
-    chosen = [f"{k}={v}" for k, v in values.items() if v in options(k)]
+    chosen = [f"{k}={v}" for k, v in values.items() if v in options(k) and k != "sweep"]
     try:
         config = OmegaConf.to_container(_compose(chosen))
     except Exception:  # then another override is wrong too, and will be said next

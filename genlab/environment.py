@@ -9,8 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
@@ -45,6 +43,8 @@ def git_commit() -> str | None:
 
 def environment() -> dict[str, Any]:
     """Packages and hardware of this process."""
+    import torch  # here, since a launcher asks for the commit and has no use for torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": versions(),

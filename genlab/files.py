@@ -7,10 +7,12 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from genlab.errors import RunDirectoryError
 
 
 @contextmanager
@@ -41,6 +43,37 @@ def before(path: str | os.PathLike[str]) -> Path:
     """Where `replacing` keeps the file that was at `path`: `last.before.ckpt` for `last.ckpt`."""
     path = Path(path)
     return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def refuse_links(folder: str | os.PathLike[str], names: Iterable[str] | None = None) -> None:
+    """Refuse links in `folder`, or at and below these names in it, that lead out of it.
+
+    What came from elsewhere could otherwise have files of this machine shown or overwritten. Below
+    `wandb`, where W&B makes links of its own, nothing is looked at.
+
+    Raises:
+        RunDirectoryError: naming the first one.
+    """
+    folder = Path(folder)
+    home = Path(os.path.realpath(folder))
+    if names is None:
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    for name in names:
+        for path in _links(folder / name):
+            target = Path(os.path.realpath(path))
+            if not target.is_relative_to(home):
+                raise RunDirectoryError(
+                    f"{path} is a link to {target}, out of {folder}: remove it, or put what it "
+                    "points to in its place"
+                )
+
+
+def _links(path: Path) -> Iterator[Path]:
+    if path.is_symlink():
+        yield path
+    elif path.name != "wandb":
+        for parent, folders, files in os.walk(path):
+            yield from filter(Path.is_symlink, (Path(parent, name) for name in (*folders, *files)))
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

@@ -74,6 +74,9 @@ class Manifest:
             jobs = tuple(
                 Job(**{**job, "overrides": tuple(job["overrides"])}) for job in content.pop("jobs")
             )
+            for job in jobs:
+                if job.run_id in ("", ".", "..") or "/" in job.run_id:
+                    raise ValueError(f"{job.run_id!r} is no name of a run directory")
             swept, command = (tuple(content.pop(key)) for key in ("swept", "command"))
             return cls(jobs=jobs, swept=swept, command=command, **content)
         except FileNotFoundError:

@@ -8,15 +8,12 @@ Only the standard library is needed, so that a report can be made where torch is
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import math
 import os
 import re
 import socket
 import time
-import weakref
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +21,8 @@ from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
 from genlab.errors import RunDirectoryError
-from genlab.files import finite, write_atomically, write_json_atomically
+from genlab.files import finite, refuse_links, write_atomically, write_json_atomically
+from genlab.locks import Lock, holder, is_locked, was_locked
 
 STATES = ("pending", "running", "completed", "failed", "preempted")
 _SET_ASIDE = re.compile(r"\.old-\d+$")
@@ -61,13 +59,21 @@ class RunDirectory(_Layout):
     """The writer of one run directory, alone in it from `open` to `close`.
 
     All files but the metrics are replaced in one piece, so that a kill at any moment leaves the old
-    or the new one. `heartbeat_seconds` is the least time between two refreshed heartbeats.
+    or the new one. `heartbeat_seconds` is the least time between two refreshed heartbeats. Of the
+    processes of one run, all but one are told not to write: for them every method does nothing.
     """
 
-    def __init__(self, path: str | os.PathLike[str], heartbeat_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        heartbeat_seconds: float = 10.0,
+        *,
+        writes: bool = True,
+    ) -> None:
         super().__init__(path)
         self.heartbeat_seconds = heartbeat_seconds
-        self._lock: int | None = None
+        self.writes = writes
+        self._lock = Lock(self.path)
         self._metrics: int | None = None
         self._length = 0
         self._steps_by_names: dict[tuple[str, ...], set[int]] = {}
@@ -78,21 +84,16 @@ class RunDirectory(_Layout):
         """Create the directory where needed, lock it, and read which metrics it already holds.
 
         Raises:
-            RunDirectoryError: it cannot be written, another process has it, or a line of its
-                metrics.jsonl other than a torn last one cannot be read.
+            RunDirectoryError: it cannot be written, another process has it, a link in it leads out
+                of it, or a line of its metrics.jsonl other than a torn last one cannot be read.
         """
+        if not self.writes:
+            return self
+        refuse_links(self.path)
+        self._lock.open()
         try:
-            for folder in (self.path, self.checkpoints, self.pictures):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"{self.path} cannot be written ({error.strerror}): make it writable for user id "
-                f"{os.geteuid()}, or set runs_dir to a place that is"
-            ) from error
-        try:
-            self._take_lock(self._lock)
-            _open_writers.add(self)
+            for folder in (self.checkpoints, self.pictures):
+                folder.mkdir(exist_ok=True)
             for debris in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
                 debris.unlink()
             self._open_metrics()
@@ -100,28 +101,6 @@ class RunDirectory(_Layout):
             self.close()
             raise
         return self
-
-    def _take_lock(self, lock: int) -> None:
-        for attempt in range(10):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                # A reader that asks whether the run is alive holds the lock for a moment.
-                if attempt == 9:
-                    holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
-                    raise RunDirectoryError(
-                        f"{self.path} is in use by {holder or 'another process'}: wait until that "
-                        f"run ends, or stop it"
-                    ) from None
-                time.sleep(0.02)
-            except OSError as error:
-                raise RunDirectoryError(
-                    f"{self.path} cannot be locked ({error.strerror}): set runs_dir to a "
-                    f"filesystem that supports flock"
-                ) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
 
     def _open_metrics(self) -> None:
         data = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
@@ -141,17 +120,13 @@ class RunDirectory(_Layout):
 
     def close(self) -> None:
         """Give the directory free; what was written stays as it is."""
-        _open_writers.discard(self)
-        self._close_descriptors()
-
-    def _close_descriptors(self) -> None:
-        for descriptor in (self._metrics, self._lock):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._metrics = self._lock = None
+        if self._metrics is not None:
+            os.close(self._metrics)
+        self._metrics = None
+        self._lock.close()
 
     def __enter__(self) -> Self:
-        return self if self._lock is not None else self.open()
+        return self if self._lock.is_held else self.open()
 
     def __exit__(
         self,
@@ -161,34 +136,36 @@ class RunDirectory(_Layout):
     ) -> None:
         self.close()
 
-    def _require_open(self) -> None:
-        if self._lock is None:
+    def _may_write(self) -> bool:
+        if self.writes and not self._lock.is_held:
             raise RunDirectoryError(f"{self.path} is not open for writing: call open() first")
+        return self.writes
 
     def write_config(self, text: str) -> None:
         """The resolved configuration, as YAML."""
-        self._require_open()
-        write_atomically(self.config_path, text.encode())
+        if self._may_write():
+            write_atomically(self.config_path, text.encode())
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """The final numbers; numbers that are not finite become null."""
-        self._require_open()
-        write_json_atomically(self.result_path, result)
+        if self._may_write():
+            write_json_atomically(self.result_path, result)
 
     def write_bound(self, curves: Mapping[str, Any]) -> None:
         """Where along the way from noise to data the bound of a diffusion model is spent."""
-        self._require_open()
-        write_json_atomically(self.bound_path, curves)
+        if self._may_write():
+            write_json_atomically(self.bound_path, curves)
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         """Packages and hardware."""
-        self._require_open()
-        write_json_atomically(self.env_path, env)
+        if self._may_write():
+            write_json_atomically(self.env_path, env)
 
     def write_status(self, state: str, **details: Any) -> None:
         """One of `STATES`, beside pid, host, time of start and heartbeat (ISO 8601, UTC).
 
-        A failed run tells `type`, `message` and `where` as details.
+        A failed run tells `type`, `message` and `where` as details, one that has begun to train
+        `total_steps`.
         """
         if state not in STATES:
             raise ValueError(f"state={state!r}: a run is one of {', '.join(STATES)}")
@@ -201,15 +178,18 @@ class RunDirectory(_Layout):
         }
         self._beat()
 
-    def heartbeat(self) -> None:
-        """Say that a running run is alive; cheap enough to be called at every step."""
+    def heartbeat(self, step: int | None = None) -> None:
+        """Say that a running run is alive, and where; cheap enough to be called at every step."""
         if time.monotonic() - self._last_beat < self.heartbeat_seconds:
             return
         if self._status.get("state") == "running":
+            if step is not None:
+                self._status["step"] = step
             self._beat()
 
     def _beat(self) -> None:
-        self._require_open()
+        if not self._may_write():
+            return
         write_json_atomically(self.status_path, {**self._status, "heartbeat": _now()})
         self._last_beat = time.monotonic()
 
@@ -221,7 +201,8 @@ class RunDirectory(_Layout):
         checkpoint is saved, and call `sync` in between where the machine itself may fail. Numbers
         that are not finite become null.
         """
-        self._require_open()
+        if not self._may_write():
+            return
         assert self._metrics is not None
         if reserved := {"step", "epoch"} & metrics.keys():
             raise ValueError(f"metric {reserved.pop()!r}: the name is that of a row's own column")
@@ -276,7 +257,7 @@ class Run(_Layout):
         if status.get("state") != "running" or status.get("host") != socket.gethostname():
             return False
         # A free lock also tells of a process whose number another one has got since.
-        lock_is_free = (self.path / ".lock").exists() and not _is_locked(self.path)
+        lock_is_free = was_locked(self.path) and not is_locked(self.path)
         return lock_is_free or not _is_alive(status.get("pid"))
 
     @property
@@ -310,6 +291,25 @@ class Run(_Layout):
         return _parse_metrics(data, self.metrics_path)[0]
 
 
+def record_end(path: str | os.PathLike[str], state: str, **details: Any) -> None:
+    """Say what became of a run whose process ended without saying so itself.
+
+    A run that has ended in its own words is left as it is, as is one that a process still writes.
+    """
+    run = Run(path)
+    lock = Lock(path)
+    try:
+        lock.open()
+    except RunDirectoryError:
+        return
+    try:
+        status = run.status
+        if status.get("state", "running") in ("pending", "running"):
+            write_json_atomically(run.status_path, {**status, "state": state, **details})
+    finally:
+        lock.close()
+
+
 def find_runs(root: str | os.PathLike[str]) -> list[Run]:
     """The run directories at and below `root`, sorted by path.
 
@@ -340,10 +340,9 @@ def set_aside(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_dir():
         raise RunDirectoryError(f"{path} is not a directory: there is nothing to set aside")
-    if _is_locked(path):
+    if is_locked(path):
         raise RunDirectoryError(
-            f"{path} is in use by {(path / '.lock').read_text().strip() or 'another process'}: "
-            f"stop that run before it is overwritten"
+            f"{path} is in use by {holder(path)}: stop that run before it is overwritten"
         )
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}.old-{number}")):
@@ -393,22 +392,6 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _is_alive(pid: object) -> bool:
     if not isinstance(pid, int) or pid < 1:
         return False
@@ -419,16 +402,3 @@ def _is_alive(pid: object) -> bool:
     except PermissionError:
         return True
     return True
-
-
-_open_writers: weakref.WeakSet[RunDirectory] = weakref.WeakSet()
-
-
-def _leave_locks_to_the_parent() -> None:
-    for writer in list(_open_writers):
-        with contextlib.suppress(OSError):
-            writer._close_descriptors()
-
-
-# A forked data worker would share the lock and keep it for seconds after its parent was killed.
-os.register_at_fork(after_in_child=_leave_locks_to_the_parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -20,12 +21,15 @@ import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.tree import Tree
 
-from genlab import checkpoints, configs, seeding
+from genlab import checkpoints, configs, points, seeding
+from genlab.callbacks.alive import Alive
 from genlab.callbacks.checkpoint import (
     AtomicCheckpointIO,
     LastCheckpoint,
@@ -37,16 +41,17 @@ from genlab.callbacks.ema import WeightAverage
 from genlab.callbacks.idle import without_idle_hooks
 from genlab.callbacks.profiler import Silent
 from genlab.callbacks.progress import SHOWN, progress
-from genlab.composition import refusal
+from genlab.composition import say_refused
 from genlab.data.datamodule import ImageData, SplitName
 from genlab.environment import environment, git_commit, versions
 from genlab.errors import (
     DONE,
     INTERRUPTED,
-    REFUSED,
     TRAINING_FAILED,
+    ConfigError,
     GenlabError,
 )
+from genlab.faults import explained
 from genlab.modules.base import GenerativeModule
 from genlab.outcome import Outcome
 from genlab.results import Run, RunDirectory, set_aside
@@ -77,32 +82,11 @@ UNITS = {
     "information_cap": "nats",
     "active_units": "count",
     "images_per_second": "images/s",
+    "energy_distance": "norm of pixels in [0, 1]",
+    "seconds_per_sample": "s",
+    "evaluations": "count",
     "squared_error": "summed squared error/image",
 }
-
-
-def command_line(main: Callable[[], Any]) -> None:
-    """Run a Hydra main function: composition errors in one line and with exit code 2."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
-    try:
-        main()
-    except GenlabError as error:
-        _say_refused(str(error))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        sentence = refusal(error, sys.argv[1:])
-        if sentence is None:
-            raise
-        if "traceback=true" in sys.argv:
-            traceback.print_exc()
-        _say_refused(sentence)
-        sys.exit(REFUSED)
-
-
-def _say_refused(message: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False)
 
 
 def train(cfg: DictConfig) -> Outcome:
@@ -122,7 +106,7 @@ def train(cfg: DictConfig) -> Outcome:
         )
         if OmegaConf.select(cfg, "traceback") or not isinstance(error, GenlabError):
             traceback.print_exc()
-        _say_refused(message)
+        say_refused(message)
         if not is_multirun():
             sys.exit(code)
         return Outcome(code, path=getattr(error, "run_directory", None), message=message)
@@ -133,28 +117,80 @@ def is_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def run(cfg: DictConfig) -> Outcome:
-    """Train and test what `cfg` describes, or go on with it, or return what it gave before."""
-    _quieten_libraries()
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run before it starts: its checked config, and where it lies."""
+
+    config: configs.Config
+    run_config: RunConfig
+    path: Path
+
+    @property
+    def processes(self) -> int:
+        """How many `trainer.devices` and `trainer.num_nodes` ask for."""
+        trainer = self.run_config.trainer
+        devices = trainer.get("devices", "auto")
+        if isinstance(devices, list):
+            count = len(devices)
+        elif devices in ("auto", -1, "-1"):
+            count = 1 if trainer.get("accelerator") == "cpu" else torch.cuda.device_count()
+        else:
+            count = str(devices).strip(",").count(",") + 1 if "," in str(devices) else int(devices)
+        return max(1, count) * int(trainer.get("num_nodes") or 1)
+
+
+def plan(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
+    """Check a composed config, and find its run directory.
+
+    Raises:
+        ConfigError: naming the key, the value and what would be right.
+    """
     config = configs.resolve(cfg, get_type_hints(RunConfig))
     config.pop("hydra", None)
-    overrides = _overrides()
     run_config = RunConfig.of(config)
     group = run_config.group or os.environ.get("GENLAB_SWEEP_GROUP") or "single"
     config = {**config, **_plain(run_config), "group": group}
-    path = run_path(config, group, overrides)
+    return Plan(config, run_config, run_path(config, group, overrides))
+
+
+def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:
+    """The data and the module of a run, before any data is read.
+
+    Raises:
+        ConfigError: a value that the class behind a key refuses.
+    """
+    config, seed = planned.config, planned.run_config.seed
+    seeding.seed_everything(seed)
+    data: ImageData = configs.build(config["data"], "data")
+    return data, configs.build(config["model"], "model", spec=data.spec, seed=seed)
+
+
+@explained()
+def run(cfg: DictConfig) -> Outcome:
+    """Train and test what `cfg` describes, or go on with it, or return what it gave before.
+
+    Of several processes of one run the first alone writes and speaks.
+    """
+    _quieten_libraries()
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if not is_first:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    planned = plan(cfg, _overrides())
+    config, run_config, path = planned.config, planned.run_config, planned.path
+    if is_multirun() and planned.processes > 1 and not SLURMEnvironment.detect():
+        devices = run_config.trainer.get("devices")
+        raise ConfigError(
+            f"trainer.devices={devices}: each of the {planned.processes} processes would start the "
+            "whole multirun again; add launcher=process, which starts each job by itself"
+        )
     before = Run(path)
     if not run_config.overwrite and before.is_completed:
         print(f"completed before: {path} (overwrite=true trains anew)")
         _show(before.result or {}, path)
         return Outcome(DONE, path, before.result)
 
-    seeding.seed_everything(run_config.seed)
     torch.set_float32_matmul_precision(run_config.matmul_precision)
-    data: ImageData = configs.build(config["data"], "data")
-    module: GenerativeModule = configs.build(
-        config["model"], "model", spec=data.spec, seed=run_config.seed
-    )
+    data, module = assemble(planned)
     callbacks = {name: node for name, node in run_config.callbacks.items() if node is not None}
     if run_config.init_from is not None:
         try:
@@ -165,16 +201,21 @@ def run(cfg: DictConfig) -> Outcome:
     data.setup("fit")
     data.setup("test")
 
-    if run_config.overwrite and path.exists():
+    if run_config.overwrite and path.exists() and is_first:
         print(f"overwrite: the run that was here is now {set_aside(path)}")
-    with RunDirectory(path) as directory, _logged_to(directory.log_path):
+    with (
+        RunDirectory(path, writes=is_first) as directory,
+        _logged_to(directory.log_path) if is_first else contextlib.nullcontext(),
+    ):
         directory.write_config(configs.to_yaml(config))
         directory.write_env(environment())
         directory.write_status("running")
         try:
-            result = _train_in(directory, run_config, config, data, module, callbacks)
+            with explained():
+                result = _train_in(directory, run_config, config, data, module, callbacks)
         except BaseException as error:
-            _record_failure(directory, error)
+            with contextlib.suppress(OSError):  # where nothing can be written, not even this
+                _record_failure(directory, error)
             error.run_directory = path  # type: ignore[attr-defined]
             raise
         directory.write_result(result)
@@ -221,15 +262,16 @@ def _train_in(
     watchers: list[pl.Callback] = []
     if run_config.ema_decay is not None:
         watchers.append(WeightAverage(run_config.ema_decay))  # first: see its docstring
+    folders = {"directory": directory.pictures, "videos": directory.videos}
     watchers += [
         configs.build(
             node,
             f"callbacks.{name}",
-            **({"directory": directory.pictures} if configs.takes(node, "directory") else {}),
+            **{key: folder for key, folder in folders.items() if configs.takes(node, key)},
         )
         for name, node in callback_nodes.items()
     ]
-    watchers += [progress(), last, StopOnSignal(last)]
+    watchers += [progress(), last, StopOnSignal(last), Alive(directory)]
     watchers.append(best_checkpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
         watchers.append(EarlyStopping("val/loss", patience=run_config.early_stopping_epochs))
@@ -238,8 +280,8 @@ def _train_in(
         without_idle_hooks(watcher, pl.Callback)
     without_idle_hooks(module, pl.LightningModule)
 
-    tracker = _tracker(directory, run_config, config)
-    exit_code = TRAINING_FAILED
+    tracker = _tracker(directory, run_config, config) if directory.writes else None
+    exit_code, failure = TRAINING_FAILED, ""
     try:
         trainer: pl.Trainer = configs.build(
             run_config.trainer,
@@ -274,11 +316,17 @@ def _train_in(
     except Stopped as stopped:
         exit_code = stopped.exit_code
         raise
+    except KeyboardInterrupt:
+        exit_code = INTERRUPTED
+        raise
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+        raise
     finally:
         if tracker is not None:
+            tracker.close(exit_code, failure)
             if not is_multirun():
                 print(tracker.sentence)
-            tracker.close(exit_code)
 
 
 def _tracker(directory: RunDirectory, run_config: RunConfig, config: configs.Config) -> Any:
@@ -286,17 +334,24 @@ def _tracker(directory: RunDirectory, run_config: RunConfig, config: configs.Con
         return None
     choices = _choices()
     group = str(config["group"])
+    swept = points.announced()
+    of_sweep = (
+        points.columns(group, points.point_of(config, choices, swept)) if swept is not None else {}
+    )
+    # a run that starts anew must not go on with the one on W&B that was set aside here
+    aside = len(list(directory.path.parent.glob(f"{directory.name}.old-*")))
+    run_id = f"{group}-{directory.name}" + (f"-{aside + 1}" if aside else "")
     return configs.build(
         run_config.logger,
         "logger",
         directory=directory.path,
-        run_id=re.sub(r"[^\w-]", "-", f"{group}-{directory.path.name}")[-120:],
+        run_id=re.sub(r"[^\w-]", "-", run_id)[-120:],
         group=group,
         name=directory.path.name,
         job_type="train",
         tags=sorted({*(f"{key}:{value}" for key, value in choices.items()), *run_config.tags}),
         notes=run_config.notes,
-        config=config,
+        config={**config, **of_sweep},
     )
 
 
@@ -382,7 +437,7 @@ def _result(
         if re.fullmatch(rf"{stem}(_\d+)?", name.partition("/")[2])
     }
     trainer = module.trainer
-    images = trainer.global_step * run_config.data["batch_size"] * trainer.world_size
+    images = trainer.global_step * run_config.data["batch_size"]
     return {
         "metrics": metrics,
         "units": units,
@@ -422,7 +477,7 @@ def _record_failure(directory: RunDirectory, error: BaseException) -> None:
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     """Log lines of genlab and of Lightning to train.log while a run lasts."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
@@ -450,8 +505,16 @@ def _quieten_libraries() -> None:
         ".*`?isinstance\\(treespec, LeafSpec\\)`? is deprecated.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*number of training batches .* is smaller than the logging interval.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # they are sums over all already
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+class _LogFile(logging.FileHandler):
+    """A line that finds no room on the disk is dropped without a word."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
 
 
 class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]

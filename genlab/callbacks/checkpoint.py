@@ -102,9 +102,17 @@ class LastCheckpoint(pl.Callback):
     ) -> None:
         every = self.every_n_steps
         due = every is not None and trainer.global_step % every == 0
-        due = due or time.monotonic() - self._saved > self._every_n_seconds
-        if due and not trainer.is_last_batch:
+        if not trainer.is_last_batch and (due or self._is_late(trainer)):
             self.save(trainer)
+
+    def _is_late(self, trainer: pl.Trainer) -> bool:
+        """Whether the last checkpoint is too old; several processes must agree, now and then."""
+        late = time.monotonic() - self._saved > self._every_n_seconds
+        if trainer.world_size == 1:
+            return late
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return False
+        return trainer.strategy.reduce_boolean_decision(late, all=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.save(trainer)
@@ -140,6 +148,25 @@ class StopOnSignal(pl.Callback):
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                 self._before[signum] = signal.signal(signum, self._on_signal)
 
+    def _take_over(self) -> None:
+        """From Lightning, which after `setup` wraps our handler into one of its own.
+
+        That one would leave a validation at once, without a checkpoint and with exit code 0.
+        """
+        for signum in self._before:
+            signal.signal(signum, self._on_signal)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._take_over()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._take_over()
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        # all is trained and saved; of several processes none may leave the others alone
+        if self.received and trainer.world_size == 1:
+            raise Stopped(self.received)
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
@@ -154,12 +181,19 @@ class StopOnSignal(pl.Callback):
         batch_idx: int,
     ) -> None:
         # the last step of an epoch stops after the validation, which a resumed run would skip
-        if self.received and not trainer.is_last_batch:
+        if self._is_asked(trainer) and not trainer.is_last_batch:
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.received:
+        if self._is_asked(trainer):
             self._stop(trainer)
+
+    def _is_asked(self, trainer: pl.Trainer) -> bool:
+        """Whether a signal came, to whichever process of the run: all must stop at one step."""
+        if trainer.world_size > 1:
+            received = torch.tensor(self.received, device=trainer.strategy.root_device)
+            self.received = int(trainer.strategy.reduce(received, reduce_op="max"))
+        return bool(self.received)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         self.last.save(trainer)

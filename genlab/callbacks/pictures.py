@@ -6,7 +6,10 @@ look at the end of a validation, where averaged weights are in place, and once m
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from genlab import pictures
 from genlab.codecs import PixelCodec
 from genlab.errors import ConfigError
 from genlab.protocols import CanInterpolate, CanReconstruct, CanSample
+
+log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -80,8 +85,17 @@ class PictureCallback(pl.Callback):
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule, when: str) -> None:
         if not trainer.is_global_zero:
             return
-        for name, picture in self.draw(trainer, module).items():
-            self.keep(trainer, name, picture, when)
+        with self.worth_no_run(trainer):
+            for name, picture in self.draw(trainer, module).items():
+                self.keep(trainer, name, picture, when)
+
+    @contextmanager
+    def worth_no_run(self, trainer: pl.Trainer) -> Iterator[None]:
+        """A file that cannot be written, on a full disk for one, is named and passed over."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("no %s at step %d: %s", self.name, trainer.global_step, error)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit" or self.every_n_epochs == 0:

@@ -328,7 +328,9 @@ class TrainingVideo(VideoCallback):
             return
         if isinstance(module, CanSample):
             frame = self.panels(module, module.sample(self.images, self.seed)[None])[0]
-            pictures.save_png(self.directory / "frames" / f"{trainer.global_step:09d}.png", frame)
+            path = self.directory / "frames" / f"{trainer.global_step:09d}.png"
+            with self.worth_no_run(trainer):
+                pictures.save_png(path, frame)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """A function of the epoch alone, so that a resumed run films the same ones."""

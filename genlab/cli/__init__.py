@@ -15,17 +15,21 @@ import genlab.cli.check_schedule as check_schedule
 import genlab.cli.forecast as forecast
 import genlab.cli.report as report
 import genlab.cli.sample as sample
+import genlab.cli.video as video
+import genlab.cli.workspace as workspace
 from genlab.errors import GenlabError
+from genlab.terminal import make_patient
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `genlab` command; returns its exit code."""
+    make_patient()
     parser = argparse.ArgumentParser(
         prog="genlab",
         description="What can be said before a training, and what is read after it.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (forecast, check_sampler, check_schedule, sample, report):
+    for module in (forecast, check_sampler, check_schedule, sample, video, report, workspace):
         module.add(commands)
     options, rest = parser.parse_known_args(arguments)
     # argparse gives up on KEY=VALUE after an option, where it stands as well as before it.

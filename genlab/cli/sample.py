@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from genlab.errors import DONE, ConfigError, RunDirectoryError
+from genlab.files import refuse_links
 
 if TYPE_CHECKING:
     import torch
@@ -141,6 +142,7 @@ def _device(said: str) -> torch.device:
 
 def _folder(source: Source, out: Path | None, chosen: Sequence[Source]) -> Path:
     if out is None:
+        refuse_links(source.run, ("samples",))
         return source.run / "samples" / source.tag
     if len(chosen) == 1:
         return out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from genlab.errors import DONE, ConfigError, RunDirectoryError
+from genlab.files import refuse_links
 
 if TYPE_CHECKING:
     from genlab.callbacks.videos import VideoCallback
@@ -88,7 +89,9 @@ def _video(options: argparse.Namespace) -> int:
         elif len(chosen) == 1:
             stem = chosen[0][1].path / "videos" / f"{kind}-final"
         else:
-            stem = chosen[0][1].path.parent / "videos" / kind
+            sweep = chosen[0][1].path.parent
+            refuse_links(sweep, ("videos",))
+            stem = sweep / "videos" / kind
         film = next(iter(by_label.values()))
         if len(chosen) > 1:
             film = videos.beside(list(by_label.values()), list(by_label))

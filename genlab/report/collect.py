@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from genlab.errors import RunDirectoryError
-from genlab.manifest import Job, Manifest
+from genlab.files import refuse_links
+from genlab.manifest import FILE_NAME, Job, Manifest
 from genlab.results import Run, find_runs
 
 # Where and on what a run happened, and what it is called, do not change what it computes. These are
@@ -40,6 +41,12 @@ _IGNORED = (
     "trainer.strategy",
     "trainer.log_every_n_steps",
     "trainer.profiler",
+)
+
+#: Of a run directory, what is shown of it.
+_READ = (
+    *("config.yaml", "status.json", "metrics.jsonl", "result.json", "bound.json", "env.json"),
+    *("train.log", "pictures", "videos"),
 )
 
 MODEL = "model._target_"
@@ -118,7 +125,8 @@ def collect(
     unnoticed.
 
     Raises:
-        RunDirectoryError: the root does not exist, or has a manifest that cannot be read.
+        RunDirectoryError: the root does not exist, or has a manifest that cannot be read, or a link
+            in what is read leads out of its directory.
     """
     if not isinstance(paths, str | os.PathLike):
         return [_record(Run(path)) for path in paths]
@@ -127,6 +135,7 @@ def collect(
         raise RunDirectoryError(f"{paths} is not a directory: give one that holds runs")
     records = [_record(run) for run in find_runs(root)]
     for sweep in dict.fromkeys([root, *(record.sweep for record in records)]):
+        refuse_links(sweep, (FILE_NAME, "jobs", "videos"))
         manifest = Manifest.read(sweep) if sweep.is_relative_to(root) else None
         there = [record.run_id for record in records if record.sweep == sweep]
         for job in () if manifest is None else manifest.missing(there):
@@ -152,6 +161,7 @@ def _never_started(sweep: Path, job: Job) -> Record:
 
 def _record(run: Run) -> Record:
     path = run.path.absolute()
+    refuse_links(path, _READ)
     config: dict[str, Any] = {}
     result: dict[str, Any] = {}
     bound: dict[str, Any] = {}

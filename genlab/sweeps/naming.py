@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -18,6 +20,15 @@ def group_name(overrides: list[str]) -> str:
     """What a multirun without a `group` is called: the knobs that it turns, without a clock."""
     names = [key.rsplit(".", 1)[-1].rsplit("/", 1)[-1] for key in swept_keys(overrides)]
     return f"sweep-{'-'.join(sorted(names))}" if names else "sweep"
+
+
+def announce(group: str, swept: Iterable[str]) -> None:
+    """Tell the jobs, through the environment, what sweep they belong to and which keys it turns.
+
+    The seed is left out of the keys: runs that differ in it alone are replicates.
+    """
+    os.environ["GENLAB_SWEEP_GROUP"] = group
+    os.environ["GENLAB_SWEEP_KEYS"] = json.dumps([key for key in swept if key != "seed"])
 
 
 def _sweep_group(group: str | None) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.errors import DONE, TRAINING_FAILED
+from genlab.manifest import Manifest
 from genlab.outcome import Outcome
-from genlab.report import collect, print_sweep
-from genlab.sweeps.naming import group_name
+from genlab.sweeps.naming import announce, group_name, swept_keys
+
+#: Launchers whose workers keep to themselves what this callback is told of the jobs.
+_TELLS_NO_OUTCOME = tuple(f"hydra_plugins.hydra_{name}_" for name in ("joblib", "submitit", "ray"))
 
 
 class SweepSummary(Callback):
@@ -27,7 +31,8 @@ class SweepSummary(Callback):
         self.outcomes: list[Outcome] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        os.environ["GENLAB_SWEEP_GROUP"] = group_name(list(config.hydra.overrides.task))
+        overrides = list(config.hydra.overrides.task)
+        announce(group_name(overrides), swept_keys(overrides))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "hydra.job.num") is not None:
@@ -39,19 +44,45 @@ class SweepSummary(Callback):
             self.outcomes.append(job_return._return_value)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if _is_dry(config):
+            return
         directory = Path(str(config.hydra.sweep.dir))
-        paths = [outcome.path for outcome in self.outcomes if outcome.path is not None]
-        refused = [o for o in self.outcomes if o.path is None]
-        if paths:
-            print()
-            print_sweep(collect(paths), directory)
-            _say_how_to_send(paths, directory)
-        for outcome in refused:
-            print(f"refused: {outcome.message}")
-        if any(outcome.exit_code != DONE for outcome in self.outcomes):
+        tells = not str(config.hydra.launcher._target_).startswith(_TELLS_NO_OUTCOME)
+        if not compare(directory, self.outcomes if tells else None):
             sys.exit(TRAINING_FAILED)
+
+
+def compare(directory: Path, outcomes: Sequence[Outcome] | None) -> bool:
+    """Print what the runs of a sweep found, leave it in its directory, and name those that failed.
+
+    With a manifest there, or outcomes that nobody told, all that lies there belongs to the sweep.
+    Returns whether every run was completed.
+    """
+    from genlab.report import collect, print_sweep
+
+    told = outcomes or ()
+    is_whole = outcomes is None or Manifest.read(directory) is not None
+    records = collect(directory if is_whole else [o.path for o in told if o.path is not None])
+    if records:
+        print()
+        print_sweep(records, directory)
+        _say_how_to_send([record.path for record in records], directory)
+    failed = [outcome for outcome in told if outcome.exit_code != DONE]
+    for outcome in failed:
+        if outcome.path is None:
+            print(f"refused: {outcome.message}")
+    if any(outcome.path is not None for outcome in failed):
+        print("the same command again does only what is missing", flush=True)
+    return not failed and (
+        outcomes is not None or all(record.state == "completed" for record in records)
+    )
+
+
+def _is_dry(config: DictConfig) -> bool:
+    return bool(OmegaConf.select(config, "hydra.sweeper.dry"))
 
 
 def _say_how_to_send(paths: list[Path], directory: Path) -> None:
     if any(any(path.glob("wandb/offline-*")) for path in paths):
-        print(f"W&B is offline; send all runs with `wandb sync {directory}/*/wandb/offline-*`")
+        where = shlex.quote(str(directory))
+        print(f"W&B is offline; send all runs with `wandb sync {where}/*/wandb/offline-*`")

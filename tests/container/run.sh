@@ -24,8 +24,9 @@ need() {
         command -v "$tool" > /dev/null || missing+=("$tool")
     done
     [ ${#missing[@]} -eq 0 ] && return
-    [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null \
-        || fail "${missing[*]}: install these packages, or run this as root where apt-get can"
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+        fail "${missing[*]}: install these packages, or run this as root where apt-get can"
+    fi
     apt-get update > /dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         buildah podman runc debootstrap netavark iptables uidmap > /dev/null
@@ -53,7 +54,7 @@ lent() {
 
 run() {
     CONTAINERS_CONF="$here/containers.conf" podman --runtime runc run --network none --read-only \
-        --tmpfs /tmp --cap-drop all --user "$uid:$uid" --volume "$work/runs:/app/runs" "$@"
+        --tmpfs /tmp --cap-drop all --user "$uid:$uid" --volume "${runs:-$work/runs}:/app/runs" "$@"
 }
 
 need
@@ -76,7 +77,7 @@ mkdir --mode=0755 "$work/runs" && chown "$uid:$uid" "$work/runs"
 
 say "nothing of the build's settings is in the image"
 run --rm --entrypoint sh "$image" -c \
-    'test ! -s /etc/pip.conf && ! find / -xdev -name "*.whl" -not -path "/proc/*" | grep .' \
+    'test ! -s /etc/pip.conf && ! find / -xdev -name "torch-*.whl" 2> /dev/null | grep .' \
     || fail "the image holds what was lent to its build"
 
 say "the sweep on the embedded data: no network, read-only, user $uid"
@@ -107,10 +108,11 @@ grep -q '"completed"' "$work"/runs/stopped/*/status.json || fail "the second run
 
 say "a folder of another user is refused in one sentence"
 mkdir --mode=0755 "$work/of-root"
-if run --rm --volume "$work/of-root:/app/runs" "$image" trainer=smoke 2> "$work/refused"; then
-    fail "a folder that cannot be written was accepted"
-fi
-cat "$work/refused"
+code=0
+runs="$work/of-root" run --rm "$image" trainer=smoke logger=none > "$work/refused" 2>&1 || code=$?
+tail -n 1 "$work/refused"
+[ "$code" = 2 ] || fail "exit code $code where 2 was expected"
+grep -q "cannot be written" "$work/refused" || fail "the sentence is another"
 
 if command -v hadolint > /dev/null; then
     say "hadolint"

@@ -1,0 +1,75 @@
+"""What a machine runs out of, in one sentence that says what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from genlab.errors import GenlabError, TrainingError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (errno.EROFS, errno.EIO)
+# torch says most of it in words alone: its CPU's allocator, CUDA, cuDNN, cuBLAS.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|CUDA out of memory|CUDA error: out of memory|STATUS_ALLOC_FAILED"
+)
+_ASKED_FOR = re.compile(r"allocate ([\d.]+) (\w+)")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise `TrainingError` in the place of an error that tells of a lack of memory or room."""
+    try:
+        yield
+    except GenlabError:
+        raise
+    except Exception as error:
+        sentence = explanation(error)
+        if sentence is None:
+            raise
+        raise TrainingError(sentence) from error
+
+
+def explanation(error: BaseException) -> str | None:
+    """The sentence, if the error or what led to it is a lack of memory or room."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (sentence := _explanation(cause)) is not None:
+            return sentence
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _explanation(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_UNWRITABLE):
+        at = f" at {error.filename}" if error.filename else ""
+        remedy = (
+            "make room, or move runs_dir to where there is some"
+            if error.errno in _NO_ROOM
+            else "make the disk of runs_dir writable"
+        )
+        return (
+            f"nothing more can be written{at} ({error.strerror}): {remedy}; what was written is "
+            "whole, and the same command goes on from the last checkpoint"
+        )
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # of torch, which is not imported here
+    lacks_memory = (
+        {"MemoryError", "OutOfMemoryError"} & kinds
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)))
+    )
+    if lacks_memory:
+        where = "on the GPU" if re.search("CUDA|CUBLAS|CUDNN", str(error)) else "on this machine"
+        found = _ASKED_FOR.search(str(error))
+        asked = f" when {_size(*found.groups())} were asked for" if found else ""
+        return (
+            f"out of memory {where}{asked}: lower data.batch_size, data.eval_batch_size if it was "
+            "in a validation or in the test, or the size of the network (model.net)"
+        )
+    return None
+
+
+def _size(number: str, unit: str) -> str:
+    return f"{float(number) / 2**30:.2g} GiB" if unit == "bytes" else f"{number} {unit}"

@@ -1,0 +1,127 @@
+"""A folder that one process at a time may write in."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+import weakref
+from pathlib import Path
+from typing import Self
+
+from genlab.errors import RunDirectoryError
+
+_FILE = ".lock"
+
+
+class Lock:
+    """Held from `open` to `close`, or until the process ends, however it ends.
+
+    Programs that the process starts do not inherit it, and forked workers let go of it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._descriptor: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """By this object."""
+        return self._descriptor is not None
+
+    def open(self, remedy: str = "wait until that run ends, or stop it") -> Self:
+        """Make the folder where needed, and lock it.
+
+        Raises:
+            RunDirectoryError: it cannot be written, or another process has it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # else a link could empty any file
+            descriptor = os.open(self.folder / _FILE, flags, 0o666)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.folder} cannot be written ({error.strerror}): make it writable for user id "
+                f"{os.geteuid()}, or set runs_dir to a place that is"
+            ) from error
+        try:
+            self._take(descriptor, remedy)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        _held.add(self)
+        return self
+
+    def _take(self, descriptor: int, remedy: str) -> None:
+        for attempt in range(10):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A reader that asks whether the folder is in use holds the lock for a moment.
+                if attempt == 9:
+                    raise RunDirectoryError(
+                        f"{self.folder} is in use by {holder(self.folder)}: {remedy}"
+                    ) from None
+                time.sleep(0.02)
+            except OSError as error:
+                raise RunDirectoryError(
+                    f"{self.folder} cannot be locked ({error.strerror}): set runs_dir to a "
+                    f"filesystem that supports flock"
+                ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Let go of it."""
+        _held.discard(self)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+
+
+def holder(folder: Path) -> str:
+    """Who locked it last, in words."""
+    try:
+        text = (folder / _FILE).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        text = ""
+    return text or "another process"
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process has it."""
+    try:
+        descriptor = os.open(folder / _FILE, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def was_locked(folder: Path) -> bool:
+    """Whether a process ever had it."""
+    return (folder / _FILE).exists()
+
+
+_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _leave_locks_to_the_parent() -> None:
+    for lock in list(_held):
+        with contextlib.suppress(OSError):
+            lock.close()
+
+
+# A forked data worker would share the lock and keep it for seconds after its parent was killed.
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)

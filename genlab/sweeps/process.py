@@ -1,0 +1,320 @@
+"""`launcher=process`: every job of a multirun in a process of its own, so many at once.
+
+A forkserver imports torch, Lightning and genlab once, while this process, which never does,
+composes the jobs; each job is then a fork of it. Nothing of one job reaches another, and whatever
+ends one leaves the others whole.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from genlab.errors import DONE, REFUSED, TRAINING_FAILED, ConfigError
+from genlab.files import refuse_links
+from genlab.locks import Lock, holder, is_locked
+from genlab.manifest import FILE_NAME, Job, Manifest
+from genlab.outcome import Outcome
+from genlab.points import announced, point_text
+from genlab.results import Run
+from genlab.sweeps import freeze, job
+from genlab.sweeps.display import Lines, display
+from genlab.sweeps.job import Examined
+from genlab.sweeps.resources import Settings
+from genlab.sweeps.summary import compare
+from genlab.sweeps.supervisor import Slot, Stop, Supervisor, Task
+
+_FORKS = multiprocessing.get_context("forkserver")
+
+
+class Sweep:
+    """One sweep directory and its jobs, for as long as this process works on it.
+
+    Args:
+        context, config: what Hydra hands a launcher; the config is that before any job's overrides.
+    """
+
+    def __init__(self, context: HydraContext, config: DictConfig, settings: Settings) -> None:
+        self.context, self.config, self.settings = context, config, settings
+        self.directory = Path(str(config.hydra.sweep.dir))
+        self._lock = Lock(self.directory)
+
+    def launch(self, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        """Run the jobs, the first of which has the number `first`; what became of each.
+
+        Raises:
+            ConfigError: any job's config is refused; none has started then.
+            RunDirectoryError: another process works on the sweep.
+            SystemExit: with 130 or 143, after a signal and an orderly end.
+        """
+        if not overrides:
+            return []
+        if not self._lock.is_held:
+            self._lock.open("wait until that sweep ends, or stop it")
+            refuse_links(self.directory, ("jobs", "videos"))
+        with Stop() as stop:
+            _import_ahead(self.config, self.settings.threads_each(self.settings.slots or 1))
+            configs = [self._compose(said, n, stop) for n, said in enumerate(overrides, first)]
+            swept = self._swept(overrides)
+            examined, gpus = _examine(configs, swept, stop)
+            _refuse([_typed(said, swept) for said in overrides], examined, self.directory)
+            before = Manifest.read(self.directory)
+            manifest = self._manifest(overrides, configs, examined, swept)
+            tasks = self._tasks(manifest, examined)
+            slots = self.settings.places(gpus, max(task.processes for task in tasks.values()))
+            manifest = manifest.after(before)
+            manifest.write(self.directory)
+            with display(list(tasks.values()), Console(highlight=False)) as shown:
+                self._introduce(list(tasks.values()), slots, manifest, before, shown)
+                self._wait_for_orphans(list(tasks.values()), stop, shown)
+                self._supervise(list(tasks.values()), slots, manifest, stop, shown)
+            outcomes = [_outcome(tasks[one.path]) for one in examined]
+            if stop.signum and any(outcome.exit_code != DONE for outcome in outcomes):
+                self._say_how_to_go_on(list(tasks.values()))
+                raise SystemExit(stop.exit_code)
+        return [
+            self._returned(said, config, outcome)
+            for said, config, outcome in zip(overrides, configs, outcomes, strict=True)
+        ]
+
+    def _compose(self, overrides: Sequence[str], number: int, stop: Stop) -> dict[str, Any]:
+        stop.check()
+        loader = self.context.config_loader
+        return freeze.compose(loader, self.config, overrides, number, self.directory.name)
+
+    def _swept(self, overrides: Sequence[Sequence[str]]) -> list[str]:
+        """The keys that the sweep turns, the seed last."""
+        differing = freeze.differing(overrides)
+        keys = dict.fromkeys([*(announced() or ()), *differing])
+        return [*(key for key in keys if key != "seed"), *(["seed"] if "seed" in differing else [])]
+
+    def _manifest(
+        self,
+        overrides: Sequence[Sequence[str]],
+        configs: Sequence[dict[str, Any]],
+        examined: Sequence[Examined],
+        swept: Sequence[str],
+    ) -> Manifest:
+        """That of this request alone."""
+        jobs: dict[str, Job] = {}
+        for said, config, one in zip(overrides, configs, examined, strict=True):
+            run_id = Path(one.path).name
+            new = Job(run_id, tuple(said), one.point or {}, one.seed, config)
+            jobs.setdefault(run_id, new)  # the same run twice is one
+        return Manifest(
+            name=self.directory.name,
+            swept=tuple(swept),
+            jobs=tuple(jobs.values()),
+            question=OmegaConf.select(self.config, "hydra.sweeper.study.question"),
+            command=tuple(sys.argv),
+            code=freeze.code_state(),
+        )
+
+    def _tasks(self, manifest: Manifest, examined: Sequence[Examined]) -> dict[str, Task]:
+        """A task for each run, by its path."""
+        asked = {one.path: one for one in examined}
+        several = len({one.seed for one in examined}) > 1
+        tasks = {}
+        for known, (path, one) in zip(manifest.jobs, asked.items(), strict=True):
+            point = [point_text(known.point)] if known.point else []
+            seed = [f"seed={known.seed}"] if several or not point else []
+            log = self.directory / "jobs" / f"{known.run_id}.log"
+            task = Task(", ".join(point + seed), known.run_id, Path(path), log, one.processes)
+            if Run(task.path).is_completed and not one.is_wanted:
+                task.state = "completed"
+                task.look()
+            tasks[path] = task
+        return tasks
+
+    def _introduce(
+        self,
+        tasks: Sequence[Task],
+        slots: Sequence[Slot],
+        manifest: Manifest,
+        before: Manifest | None,
+        shown: Lines,
+    ) -> None:
+        done = sum(task.state == "completed" for task in tasks)
+        threads = self.settings.threads_each(len(slots))
+        shown.say(
+            f"sweep  {self.directory}: {_count(len(tasks), 'job')}"
+            f"{f', {done} of them completed before' if done else ''}; "
+            f"{f'{len(slots)} at once' if len(slots) > 1 else 'one after another'}, "
+            f"{_count(len(slots[0].gpus), 'GPU') + ' and ' if slots[0].gpus else ''}"
+            f"{_count(threads, 'thread')} each; what they print goes to {self.directory / 'jobs'}"
+        )
+        digest = None if before is None else before.code.get("digest")
+        if before is not None and done and digest not in (None, manifest.code["digest"]):
+            shown.say(
+                f"note   code or configs were edited since this sweep was last started (then "
+                f"commit {before.code.get('git_commit') or 'unknown'}): {done} completed runs stay "
+                "as they are; overwrite=true trains them anew"
+            )
+
+    def _wait_for_orphans(self, tasks: Sequence[Task], stop: Stop, shown: Lines) -> None:
+        """Let jobs of a launcher that was killed write their checkpoints."""
+        deadline = time.monotonic() + self.settings.grace_seconds
+        told = False
+        while orphans := [t for t in tasks if t.state == "waiting" and is_locked(t.path)]:
+            if not told:
+                who = ", ".join(f"{t.name} ({holder(t.path)})" for t in orphans)
+                shown.say(f"waiting for jobs of an earlier launcher to end: {who}")
+                told = True
+            if stop.signum or time.monotonic() > deadline:
+                return  # what still runs then is said by the job that finds it in use
+            time.sleep(0.1)
+
+    def _supervise(
+        self,
+        tasks: Sequence[Task],
+        slots: Sequence[Slot],
+        manifest: Manifest,
+        stop: Stop,
+        shown: Lines,
+    ) -> None:
+        jobs = {known.run_id: known for known in manifest.jobs}
+        threads = self.settings.threads_each(len(slots))
+        changed = False
+
+        def notice_edits() -> None:
+            nonlocal changed
+            if not changed and freeze.code_digest() != manifest.code["digest"]:
+                changed = True
+                shown.say(
+                    "note   code or configs were edited since the sweep began: its jobs keep the "
+                    "configs that were composed then, and the code that was loaded by then"
+                )
+
+        def start(task: Task, slot: Slot) -> BaseProcess:
+            config = dict(jobs[task.run_id].config)
+            if task.attempts > 1:
+                config["overwrite"] = False  # a second attempt goes on where the first one was
+            environment = {"OMP_NUM_THREADS": str(threads)}
+            if slot.gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
+            path = self.directory / FILE_NAME
+            arguments = (path, task.run_id, config, task.log, environment, threads)
+            process = _FORKS.Process(target=job.start, args=arguments)
+            process.start()
+            return process
+
+        Supervisor(tasks, slots, self.settings.limits, start, shown, stop, notice_edits).run()
+        notice_edits()
+
+    def _say_how_to_go_on(self, tasks: Sequence[Task]) -> None:
+        compare(self.directory, ())
+        left = sum(task.state != "completed" for task in tasks)
+        print(f"\nstopped with {left} of {len(tasks)} jobs to do; the same command goes on:")
+        print(f"  {shlex.join([Path(sys.executable).name, *sys.argv])}", flush=True)
+
+    def _returned(
+        self, overrides: Sequence[str], config: Mapping[str, Any], outcome: Outcome
+    ) -> JobReturn:
+        cfg = OmegaConf.create(dict(config))
+        hydra_cfg = OmegaConf.create({"hydra": cfg.pop("hydra")})
+        returned = JobReturn(overrides=list(overrides), cfg=cfg, hydra_cfg=hydra_cfg)
+        returned.status = JobStatus.COMPLETED  # a failure is told by the outcome, not raised
+        returned.return_value = outcome
+        self.context.callbacks.on_job_end(config=cfg, job_return=returned)
+        return returned
+
+
+def _import_ahead(config: DictConfig, threads: int) -> None:
+    """Start the forkserver, which imports what the jobs need while this process composes them."""
+    modules = ["genlab.sweeps.job", "genlab.run", *_modules(OmegaConf.to_container(config))]
+    _FORKS.set_forkserver_preload(list(dict.fromkeys(modules)))
+    resource_tracker.ensure_running()
+    # Ctrl-C at the terminal, and a signal to the whole group, are the launcher's to answer.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it when they are loaded
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        os.environ |= {} if before is None else {"OMP_NUM_THREADS": before}
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _modules(node: Any) -> Iterator[str]:
+    """The modules of genlab that a config names."""
+    if isinstance(node, dict):
+        named = str(node.get("_target_", ""))
+        if named.startswith("genlab."):
+            yield named.rpartition(".")[0]
+    if isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _modules(child)
+
+
+def _examine(
+    configs: Sequence[Mapping[str, Any]], swept: Sequence[str], stop: Stop
+) -> tuple[list[Examined], int]:
+    """What every config means, from a process that has torch; and the GPUs that there are."""
+    here, there = _FORKS.Pipe(duplex=False)
+    examiner = _FORKS.Process(target=job.examine, args=(configs, swept, there))
+    examiner.start()
+    there.close()
+    try:
+        return _receive(here, stop)
+    finally:
+        examiner.kill()
+        examiner.join()
+
+
+def _receive(pipe: Connection, stop: Stop) -> tuple[list[Examined], int]:
+    while not pipe.poll(0.1):
+        stop.check()
+    try:
+        answer: tuple[list[Examined], int] = pipe.recv()
+    except EOFError:
+        raise ConfigError("the configs could not be checked: see the error above") from None
+    return answer
+
+
+def _refuse(names: Sequence[str], examined: Sequence[Examined], directory: Path) -> None:
+    refused = [(name, e.refusal) for name, e in zip(names, examined, strict=True) if e.refusal]
+    if len(refused) == len(examined) and len({sentence for _, sentence in refused}) == 1:
+        raise ConfigError(str(refused[0][1]))
+    if refused:
+        told = "".join(f"\n  {name}: {sentence}" for name, sentence in refused)
+        raise ConfigError(f"{len(refused)} of {len(examined)} jobs are refused:{told}")
+    for one in examined:
+        if Path(one.path).parent != directory:
+            raise ConfigError(
+                f"a job's run directory would be {one.path}, outside of {directory}: runs_dir and "
+                "group take one value for a whole sweep"
+            )
+
+
+def _typed(overrides: Sequence[str], swept: Sequence[str]) -> str:
+    """What tells a job from the others, as it was typed."""
+    told = [o for o in overrides if o.partition("=")[0].lstrip("+~") in swept]
+    return " ".join(told or overrides)
+
+
+def _outcome(task: Task) -> Outcome:
+    if task.state == "completed":
+        return Outcome(DONE, task.path, Run(task.path).result)
+    if task.state == "refused":
+        return Outcome(REFUSED, None, message=f"{task.name}: {task.message}")
+    return Outcome(TRAINING_FAILED, task.path, message=task.message or "it did not start")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,108 @@
+"""How far a run is, read from its directory while another process writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genlab.errors import RunDirectoryError
+from genlab.results import Run
+
+_TAIL = 8192
+
+
+@dataclass
+class Progress:
+    """What was seen last.
+
+    Attributes:
+        pid: of the process that writes; what an earlier one left in the directory is not looked at.
+        step, total: optimizer steps, None as long as they are not known.
+        metrics: the last reconstruction and kl, of a validation where there was one.
+        images_per_second: as the run measures it.
+    """
+
+    path: Path
+    pid: int
+    step: int | None = None
+    total: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    images_per_second: float | None = None
+    _first: tuple[float, int] | None = None
+    _last: tuple[float, int] | None = None
+    _seen: tuple[int, int] = (0, 0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of training, from the speed since it was first seen to move, validations included."""
+        if self._first is None or self._last is None or self.total is None or self.step is None:
+            return None
+        seconds, steps = (b - a for a, b in zip(self._first, self._last, strict=True))
+        if steps <= 0 or self.step >= self.total:
+            return None
+        since = time.monotonic() - self._last[0]
+        return max(0.0, seconds / steps * (self.total - self.step) - since)
+
+    def look(self) -> None:
+        """Read what is new; costs two calls of the system where nothing is."""
+        run = Run(self.path)
+        seen = _stamp(run.status_path), _stamp(run.metrics_path)
+        if seen == self._seen:
+            return
+        if seen[0] != self._seen[0]:
+            self._read_status(run)
+        if self.total is not None and seen[1]:
+            self._read_metrics(run.metrics_path)
+        self._seen = seen
+
+    def _read_status(self, run: Run) -> None:
+        try:
+            status = run.status
+        except RunDirectoryError:
+            return
+        if status.get("pid") == self.pid and isinstance(status.get("total_steps"), int):
+            self.total = status["total_steps"]
+            self._move_to(status.get("step"))
+
+    def _move_to(self, step: Any) -> None:
+        if not isinstance(step, int) or step <= (-1 if self.step is None else self.step):
+            return
+        self.step = step
+        self._last = time.monotonic(), step
+        self._first = self._first or self._last
+
+    def _read_metrics(self, path: Path) -> None:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
+            file.seek(start)
+            lines = file.read().split(b"\n")
+        for line in lines[1 if start else 0 : -1]:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                self._take(row)
+
+    def _take(self, row: dict[str, Any]) -> None:
+        for name in ("reconstruction", "kl"):
+            for split in ("val", "test"):
+                value = row.get(f"{split}/{name}")
+                if isinstance(value, int | float):
+                    self.metrics[name] = value
+        rate = row.get("train/images_per_second")
+        if isinstance(rate, int | float):
+            self.images_per_second = rate
+        self._move_to(row.get("step"))
+
+
+def _stamp(path: Path) -> int:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return status.st_mtime_ns ^ status.st_size

@@ -1,0 +1,50 @@
+"""`hydra/launcher=process`: each job of a multirun in a process of its own."""
+
+# Without postponed annotations, for the reason given in study_sweeper.py.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class ProcessLauncherConf:
+    """`genlab.sweeps.process.Settings` checks it."""
+
+    _target_: str = "hydra_plugins.genlab.process_launcher.ProcessLauncher"
+    slots: Any = None
+    threads: Any = None
+    retries: Any = 0
+    memory_gb: Any = None
+    grace_seconds: Any = 300.0
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="process", node=ProcessLauncherConf)
+
+
+class ProcessLauncher(Launcher):
+    """Hands the jobs to `genlab.sweeps.process`; the task function is always that of train.py."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what `launch` needs."""
+        from genlab.sweeps.process import Sweep
+        from genlab.sweeps.resources import Settings
+
+        self.sweep = Sweep(hydra_context, config, Settings(**self.settings))
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs, and return what became of each."""
+        return self.sweep.launch(job_overrides, initial_job_idx)
