@@ -4,6 +4,7 @@
 #   bash tests/container/run.sh            everything, a quarter of an hour at the first time
 #   BASE_IMAGE=python:3.12-slim bash ...   with an image from a registry instead of a local one
 #
+# Exit code 77: the tools for it are not here and cannot be installed.
 # Shows: the build, the sweep on the embedded data as another user, without network and with a
 # read-only root; SIGTERM ends with 143 and a checkpoint; a second run on the same volume finishes.
 set -euo pipefail
@@ -17,6 +18,7 @@ uid=4242
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
+cannot() { printf 'not tried: %s\n' "$*" >&2; exit 77; }
 
 need() {
     local missing=()
@@ -25,11 +27,12 @@ need() {
     done
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
-        fail "${missing[*]}: install these packages, or run this as root where apt-get can"
+        cannot "${missing[*]}: install these packages, or run this as root where apt-get can"
     fi
     apt-get update > /dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        buildah podman runc debootstrap netavark iptables uidmap > /dev/null
+        buildah podman runc debootstrap netavark iptables uidmap > /dev/null \
+        || cannot "${missing[*]}: apt-get does not install them"
 }
 
 # Where the package index stands behind a proxy, pip's settings, the certificates and folders that
@@ -60,7 +63,7 @@ run() {
 need
 if [ "$base" = localhost/genlab-base:bookworm ] && ! buildah inspect "$base" > /dev/null 2>&1; then
     say "base image (debootstrap)"
-    bash "$here/base_image.sh" "$base"
+    bash "$here/base_image.sh" "$base" || cannot "there is no base image, and none can be made"
 fi
 
 say "build"
