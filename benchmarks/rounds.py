@@ -72,7 +72,7 @@ def peer(folder: Path, python: str, name: str, *arguments: str) -> list[float]:
     return [chunk["cpu_us_img"] for chunk in json.loads(row.removeprefix("RESULT "))["chunks"]]
 
 
-def interleaved(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
+def interleaved(jobs: Mapping[str, Job], rounds: int, unit: str = "us") -> dict[str, list[float]]:
     """All that the jobs measured, each run once a round: A B C, A B C, ..."""
     measured: dict[str, list[float]] = {}
     for turn in range(rounds):
@@ -82,7 +82,7 @@ def interleaved(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
             for variant, values in rows.items():
                 measured.setdefault(variant, []).extend(values)
                 load = f"load {os.getloadavg()[0]:.1f}"
-                print(f"round {turn + 1} {variant}: {values[-1]:.1f} us, {load}", flush=True)
+                print(f"round {turn + 1} {variant}: {values[-1]:.1f} {unit}, {load}", flush=True)
     return measured
 
 

@@ -105,7 +105,7 @@ def main() -> None:
         for slots in (2, 1)
         for way in (sweep, by_hand)
     }
-    seconds = interleaved(jobs, options.rounds)
+    seconds = interleaved(jobs, options.rounds, unit="s")
     lines = [
         f"# {len(WEIGHTS)} jobs of one epoch: one sweep beside a command for each",
         "",

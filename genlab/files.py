@@ -23,18 +23,20 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[Bina
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    kept = temporary.with_suffix(".kept.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if keep and path.exists():
-            kept = temporary.with_suffix(".kept.tmp")
             os.link(path, kept)
-            kept.replace(before(path))
         temporary.replace(path)
+        if kept.exists():  # only now, so that there are two different ones at every moment
+            kept.replace(before(path))
     except BaseException:
         temporary.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 

@@ -75,7 +75,7 @@ class Manifest:
                 Job(**{**job, "overrides": tuple(job["overrides"])}) for job in content.pop("jobs")
             )
             for job in jobs:
-                if job.run_id in ("", ".", "..") or "/" in job.run_id:
+                if not _is_name(job.run_id):
                     raise ValueError(f"{job.run_id!r} is no name of a run directory")
             swept, command = (tuple(content.pop(key)) for key in ("swept", "command"))
             return cls(jobs=jobs, swept=swept, command=command, **content)
@@ -112,3 +112,8 @@ class Manifest:
         """The jobs whose run directory is not among these."""
         there = set(run_ids)
         return tuple(job for job in self.jobs if job.run_id not in there)
+
+
+def _is_name(run_id: Any) -> bool:
+    """Whether it can be that of a folder in the sweep's, and leads nowhere else."""
+    return isinstance(run_id, str) and run_id not in ("", ".", "..") and "/" not in run_id
