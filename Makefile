@@ -10,9 +10,10 @@ DEMO_WEIGHTS ?= 0,1,30
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
+KILLS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo plane test quick fuzz lint format bench lock clean
+.PHONY: help env demo plane test quick fuzz kills audit lint format bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,16 @@ quick: $(STAMP) ## the suite without its slow tests
 
 fuzz: $(STAMP) ## a million damaged inputs for the parsers (nightly; FUZZ_ARGS='--inputs 2000 --seed 1')
 	$(BIN)/python tests/fuzz.py $(FUZZ_ARGS)
+
+kills: $(STAMP) ## a hundred SIGKILLs, each resumed bit for bit (nightly; KILLS_ARGS='--kills 10 --model vae')
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS_ARGS)
+
+audit: $(STAMP) ## bad versions and licences in requirements.lock; online also all known advisories
+	$(BIN)/python -m pytest -q tests/test_dependencies.py
+	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("https://pypi.org/pypi/pip/json", timeout=10)' 2>/dev/null; \
+	then $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install --quiet pip-audit \
+		&& build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.lock; \
+	else echo "PyPI does not answer: the published advisories were not looked up"; fi
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
