@@ -1,0 +1,449 @@
+"""What SECURITY.md promises, each line with a planted attack.
+
+Beside these: planted targets and YAML tags in tests/test_configs.py, pickles of every kind in
+tests/test_bad_input.py, members of archives that leave their folder in tests/test_data_download.py,
+markup in every name that a report shows, in a browser, in tests/test_report_html.py; and a million
+damaged files by `make fuzz`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import html.parser
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from genlab import checkpoints, cli, configs, files, pictures, run
+from genlab.errors import REFUSED, ConfigError, RunDirectoryError
+from genlab.files import refuse_links
+from genlab.locks import Lock
+from genlab.manifest import FILE_NAME, Job, Manifest
+from genlab.report import collect, write_sweep
+from genlab.results import Run, RunDirectory
+from genlab.sweeps import job
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    *("trainer=smoke", "callbacks=none", "logger=none", "forecast=false", "data.batch_size=32"),
+    *("model/net=linear", "model.latent_dim=2"),
+]
+
+
+def train(runs_dir: Path, *overrides: str) -> Path:
+    path = run.run(configs.compose([*QUICK, *overrides, f"runs_dir={runs_dir}"])).path
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A completed run in a sweep's directory."""
+    return train(tmp_path_factory.mktemp("trained"), "callbacks=pictures", "group=sweep")
+
+
+@pytest.fixture
+def received(trained: Path, tmp_path: Path) -> Path:
+    """What a stranger sent."""
+    path = tmp_path / "received" / "sweep" / trained.name
+    shutil.copytree(trained, path)
+    return path
+
+
+@pytest.fixture
+def owned(tmp_path: Path) -> Path:
+    """A file that is there if an attack succeeded."""
+    return tmp_path / "owned"
+
+
+class Planted:
+    """A command that a pickle hides."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+COMMANDS: dict[str, Callable[[Path], list[str]]] = {
+    "sample": lambda path: ["sample", str(path), "--n", "1"],
+    "video": lambda path: ["video", str(path), "--kind", "prior_walk", "--seconds", "0.1"],
+}
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "init_from", "resume"])
+def test_a_pickle_in_a_checkpoint_is_not_run(
+    received: Path, owned: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        path = received / "checkpoints" / name
+        content = torch.load(path, weights_only=True)
+        torch.save({**content, "planted": Planted(f"touch {owned}")}, path)
+    (received / "checkpoints" / "last.before.ckpt").unlink(missing_ok=True)
+    if command in COMMANDS:
+        assert cli.main(COMMANDS[command](received)) == REFUSED
+        assert "more than tensors and plain containers" in capsys.readouterr().err
+    elif command == "init_from":
+        with pytest.raises(RunDirectoryError, match="more than tensors and plain containers"):
+            train(received.parents[2] / "runs", f"init_from='{received}'")
+    else:
+        (received / "status.json").write_text('{"state": "preempted"}')
+        with pytest.raises(RunDirectoryError, match="more than tensors and plain containers"):
+            train(received.parents[1], "callbacks=pictures", "group=sweep")
+    assert not owned.exists()
+
+
+TARGETS = (
+    *("os.system", "builtins.eval", "builtins.exec", "torch.load", "torch.hub.load"),
+    *("hydra.utils.get_method", "hydra.utils.instantiate", "subprocess.Popen", "shutil.rmtree"),
+    *("genlab.run.os.system", "genlab.cli.main", "genlab.files.write_atomically"),
+    *("lightning.pytorch.callbacks.LambdaCallback", "genlab.modules.vae.VAE.load_from_checkpoint"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("place", ["model", "model.prior", "data.source", "callbacks.planted"])
+def test_a_planted_target_is_not_built(
+    received: Path, owned: Path, command: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = received / "config.yaml"
+    for target in TARGETS:
+        config = yaml.safe_load(path.read_text())
+        *parents, last = place.split(".")
+        node = config
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = {"_target_": target, "command": f"touch {owned}", "f": str(owned)}
+        (received / "config.yaml").write_text(yaml.safe_dump(config))
+        assert cli.main(COMMANDS[command](received)) == REFUSED
+        assert f"{place}._target_='{target}'" in capsys.readouterr().err
+    assert not owned.exists()
+
+
+def test_a_planted_job_of_a_manifest_is_not_run(received: Path, owned: Path) -> None:
+    config = configs.to_yaml(configs.resolve(configs.compose(QUICK)))
+    planted = yaml.safe_load(config)
+    planted["callbacks"] = {"x": {"_target_": "os.system", "command": f"touch {owned}"}}
+    planted["hydra"] = {"overrides": {"task": []}, "runtime": {"choices": {}}}
+    Manifest("s", (), (Job("run", (), {}, 0, planted),)).write(received.parent)
+    with pytest.raises(SystemExit) as caught:
+        job.main([str(received.parent / FILE_NAME), "run"])
+    assert caught.value.code == REFUSED and not owned.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "/tmp/x", "..", ".", "", "a b", "~", "$HOME", "x\n"]
+)
+def test_a_group_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
+    config = configs.resolve(configs.compose(QUICK))
+    with pytest.raises(ConfigError, match="a name of letters, digits"):
+        run.RunConfig.of({**config, "group": name})
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc", "..", ".", "", "a/b", 3, None, ["x"]])
+def test_a_run_of_a_manifest_stays_in_its_sweep(received: Path, name: Any) -> None:
+    Manifest("s", (), (Job(name, (), {}, 0),)).write(received.parent)
+    with pytest.raises(RunDirectoryError, match=r"manifest\.json is no manifest of a sweep"):
+        collect(received.parent)
+
+
+def test_a_value_cannot_lead_a_run_out_of_its_group(tmp_path: Path) -> None:
+    config = {**configs.resolve(configs.compose(QUICK)), "runs_dir": str(tmp_path)}
+    for value in ("../../../x", "/etc/passwd", "..", "a\0b", "x\n", "\u202e"):
+        path = run.run_path(config, "group", [f"notes={value}", f"model.x={value}"])
+        assert path.parent == tmp_path / "group" and path.name.isprintable()
+
+
+EVIL = "\"'></script><evil onerror=evil()>&lt;evil&gt;"
+
+
+def test_markup_in_configs_and_class_names_is_text(received: Path) -> None:
+    config = yaml.safe_load((received / "config.yaml").read_text())
+    config["model"] |= {"_target_": EVIL, EVIL: EVIL, "label": [EVIL]}
+    config["group"] = config["notes"] = EVIL
+    (received / "config.yaml").write_text(yaml.safe_dump(config))
+    (received / "env.json").write_text(json.dumps({"versions": {EVIL: EVIL}, "gpus": [EVIL]}))
+    result = Run(received).result or {}
+    result["metrics"] |= {f"test/{EVIL}": 1.0}
+    result |= {"verdict": EVIL, "forecast_verdict": EVIL, "units": {EVIL: EVIL}}
+    (received / "result.json").write_text(json.dumps(result))
+    failed = received.with_name("failed")
+    shutil.copytree(received, failed)
+    (failed / "status.json").write_text(
+        json.dumps({"state": "failed", "type": EVIL, "message": EVIL, "where": EVIL})
+    )
+    (failed / "train.log").write_text(EVIL)
+    write_sweep(collect(received.parent), received.parent)
+
+    tags: list[str] = []
+
+    class Parser(html.parser.HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            tags.extend([tag, *(name for name, _ in attrs)])
+
+    page = (received.parent / "report.html").read_text()
+    Parser().feed(page)
+    assert "evil" in page and "script" in tags
+    assert not {"evil", "onerror"} & set(tags)
+    assert "Content-Security-Policy" in page and "default-src 'none'" in page
+
+
+SECRET = "TOP-SECRET-CONTENT"
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A folder of the person who opens what was received."""
+    folder = tmp_path / "private"
+    folder.mkdir()
+    (folder / "notes.txt").write_text(SECRET)
+    Image.new("RGB", (8, 8), "red").save(folder / "reconstructions-final.png")
+    (folder / "walk-final.mp4").write_text(SECRET)
+    return folder
+
+
+READ = (
+    *("config.yaml", "status.json", "metrics.jsonl", "result.json", "bound.json", "env.json"),
+    *("train.log", "pictures/reconstructions-final.png", "videos/walk-final.mp4"),
+    *("pictures", "videos", "../jobs", "../videos", "../manifest.json"),
+)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_report_shows_nothing_that_a_link_leads_to(
+    received: Path, private: Path, name: str
+) -> None:
+    path = received / name
+    path.parent.mkdir(exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(private if "." not in path.name else private / "notes.txt")
+    with pytest.raises(RunDirectoryError, match="is a link to .*private.*remove it"):
+        collect(received.parent)
+    assert cli.main(["report", str(received.parent)]) == REFUSED
+    assert not (received.parent / "report.html").exists()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+WRITTEN = (
+    *("metrics.jsonl", "train.log", ".lock", "checkpoints/last.ckpt", "pictures/x.png"),
+    *("checkpoints", "pictures", "videos", "wandb", "videos/frames"),
+)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_training_writes_nothing_that_a_link_leads_to(
+    received: Path, private: Path, name: str
+) -> None:
+    (received / "status.json").write_text('{"state": "preempted"}')
+    path = received / name
+    path.parent.mkdir(exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(private if "." not in path.name[1:] else private / "notes.txt")
+    before = contents(private)
+    with pytest.raises(RunDirectoryError, match="is a link to .*private.*remove it"):
+        train(received.parents[1], "callbacks=pictures", "group=sweep")
+    assert contents(private) == before
+
+
+def test_a_lock_is_no_way_to_empty_a_file(received: Path, private: Path) -> None:
+    (received.parent / ".lock").symlink_to(private / "notes.txt")
+    with pytest.raises(RunDirectoryError, match="cannot be written"):
+        Lock(received.parent).open()
+    assert (private / "notes.txt").read_text() == SECRET
+
+
+@pytest.mark.parametrize(("command", "folder"), [("sample", "samples"), ("video", "videos")])
+def test_a_command_writes_nothing_that_a_link_leads_to(
+    received: Path, private: Path, command: str, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(received / folder, ignore_errors=True)
+    (received / folder).symlink_to(private)
+    before = contents(private)
+    assert cli.main(COMMANDS[command](received)) == REFUSED
+    assert "is a link to" in capsys.readouterr().err
+    assert contents(private) == before
+
+
+def test_links_inside_and_the_link_to_a_run_are_no_attack(received: Path, tmp_path: Path) -> None:
+    (received / "checkpoints" / "newest.ckpt").symlink_to("last.ckpt")
+    (received / "wandb").mkdir()
+    (received / "wandb" / "latest-run").symlink_to("/nowhere")
+    (tmp_path / "linked").symlink_to(received.parent)
+    refuse_links(tmp_path / "linked" / received.name)
+    assert [record.state for record in collect(tmp_path / "linked")] == ["completed"]
+    with RunDirectory(tmp_path / "linked" / received.name):
+        pass
+
+
+def test_a_replaced_file_takes_the_place_of_a_link(tmp_path: Path, private: Path) -> None:
+    (tmp_path / "link").symlink_to(private / "notes.txt")
+    files.write_atomically(tmp_path / "link", b"new")
+    pictures.save_png(tmp_path / "link", pictures.grid(torch.zeros(1, 4, 4, dtype=torch.uint8)))
+    assert (private / "notes.txt").read_text() == SECRET
+
+
+def no_internet() -> None:
+    """In a child: sockets of the internet cannot be made, by it or by whatever it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    load, jump, answer = 0x20, 0x15, 0x06  # of classic BPF: a word, equal to, return
+    allow, refuse = 0x7FFF0000, 0x00050000 | 13  # SECCOMP_RET_ALLOW, _ERRNO with EACCES
+    number = {"x86_64": 41, "aarch64": 198}[os.uname().machine]  # of the system call socket
+    program = [
+        (load, 0, 0, 0),  # the number of the call
+        (jump, 0, 4, number),
+        (load, 0, 0, 16),  # its first argument
+        (jump, 1, 0, 2),  # AF_INET
+        (jump, 0, 1, 10),  # AF_INET6
+        (answer, 0, 0, refuse),
+        (answer, 0, 0, allow),
+    ]
+
+    class Instruction(ctypes.Structure):
+        _fields_ = (
+            ("code", ctypes.c_ushort),
+            ("if_true", ctypes.c_ubyte),
+            ("if_false", ctypes.c_ubyte),
+            ("value", ctypes.c_uint),
+        )
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("first", ctypes.POINTER(Instruction)))
+
+    block = (Instruction * len(program))(*program)
+    whole = Program(len(program), block)
+    new_privileges, seccomp, filtering = 38, 22, 2  # PR_SET_NO_NEW_PRIVS, _SECCOMP, MODE_FILTER
+    if libc.prctl(new_privileges, 1, 0, 0, 0) or libc.prctl(
+        seccomp, filtering, ctypes.byref(whole), 0, 0
+    ):
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+WITNESS = """
+import os, sys
+def note(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        address = arguments[1] if event in ("socket.connect", "socket.sendto") else arguments[0]
+        if not isinstance(address, (str, bytes)) or event.startswith("socket.get"):
+            with open(os.environ["WITNESS"], "a") as file:
+                file.write(f"{event} {address}\\n")
+sys.addaudithook(note)
+"""
+
+KEY = "5" * 8 + "planted" + "0" * 25
+TOKEN = "planted-token-of-something-else"
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with W&B offline, with secrets about, that cannot reach the internet."""
+    folder = tmp_path_factory.mktemp("offline")
+    (folder / "sitecustomize.py").write_text(WITNESS)
+    home = folder / "home"
+    home.mkdir()
+    (home / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
+    (home / ".netrc").chmod(0o600)
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {
+        "HOME": str(home),
+        "WANDB_MODE": "offline",
+        "WANDB_API_KEY": KEY,
+        "HF_TOKEN": TOKEN,
+        "AWS_SECRET_ACCESS_KEY": TOKEN,
+        "PYTHONPATH": str(folder),
+        "WITNESS": str(folder / "witness"),
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "train.py", "-m", *QUICK, "logger=wandb", "callbacks=default"),
+            *("model.kl_weight=0,1", f"runs_dir={folder / 'runs'}", "group=sweep"),
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=(folder / "printed").open("w"),
+        stderr=subprocess.STDOUT,
+        preexec_fn=no_internet,
+        check=False,
+    )
+    assert done.returncode == 0, (folder / "printed").read_text()
+    return folder
+
+
+@pytest.mark.slow
+def test_nothing_is_contacted_unless_asked_for(offline: Path) -> None:
+    assert not (offline / "witness").exists(), (offline / "witness").read_text()
+    runs = [record.path for record in collect(offline / "runs")]
+    assert [Run(path).state for path in runs] == ["completed"] * 2
+    for path in runs:
+        (log,) = path.glob("wandb/offline-run-*/*.wandb")
+        assert b"test/reconstruction" in log.read_bytes()
+    assert "W&B is left out" not in (offline / "printed").read_text()
+
+
+def test_the_witness_and_the_wall_would_have_noticed(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITNESS)
+    script = (
+        "import socket\n"
+        "try: socket.create_connection(('192.0.2.1', 80), 1)\n"
+        "except OSError as error: print(error.errno)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "WITNESS": str(tmp_path / "witness")},
+        preexec_fn=no_internet,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "13\n"
+    assert "socket.getaddrinfo 192.0.2.1" in (tmp_path / "witness").read_text()
+
+
+@pytest.mark.slow
+def test_secrets_are_written_nowhere(offline: Path) -> None:
+    secrets = [KEY.encode(), TOKEN.encode()]
+    looked_at = 0
+    for path in offline.rglob("*"):
+        if path.is_file() and path.name != ".netrc":
+            content = path.read_bytes()
+            looked_at += len(content)
+            assert not any(secret in content for secret in secrets), path
+    assert looked_at > 100_000
+    assert not any(
+        secret in str(path).encode() for path in offline.rglob("*") for secret in secrets
+    )
+
+
+def test_reports_and_forecasts_import_nothing_that_talks(received: Path) -> None:
+    """`genlab report` needs no torch and no W&B, and so has no way to the network."""
+    script = (
+        "import sys; from genlab import cli; code = cli.main(sys.argv[1:]);"
+        "bad = {'torch', 'wandb', 'requests', 'lightning', 'urllib3'} & set(sys.modules);"
+        "assert not bad, bad; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "report", str(received.parent)],
+        cwd=ROOT,
+        capture_output=True,
+        preexec_fn=no_internet,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert checkpoints.read(received / "checkpoints" / "best.ckpt")
