@@ -263,7 +263,7 @@ def test_all_missing_values_are_listed_at_once() -> None:
         resolve("data=folder", "group=???", "model.kl_weight=???")
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", OF_TRAIN, ids=name)
 def test_what_is_stored_is_what_was_run(path: Path) -> None:
     config = resolve(*choice(path))
     assert configs.from_yaml(configs.to_yaml(config), "config.yaml") == config
