@@ -146,9 +146,10 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 class BatchLoader:
-    """A torch DataLoader in which an item is a batch, kept out of Lightning's hands.
+    """Batches in their order, where workers or pinned memory are wanted through a DataLoader.
 
-    Lightning would put a sampler of its own into a DataLoader under DDP or `overfit_batches`.
+    Lightning would put a sampler of its own into a DataLoader under DDP or `overfit_batches`: that
+    one is kept out of its hands.
     """
 
     def __init__(
@@ -168,6 +169,10 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         # As a generator it asks for its place at the first batch only: Lightning may create the
         # iterator before it has restored its counters.
+        if self._num_workers == 0 and not self._pin_memory:
+            # What a DataLoader does around this costs more than gathering a small batch.
+            yield from map(self._dataset.__getitem__, self._order)
+            return
         if self._loader is None:
             self._loader = DataLoader(
                 self._dataset,

@@ -9,11 +9,10 @@ from typing import Literal, cast, get_args
 import lightning
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import Sampler
 
 from genlab.data.base import Images, ImageSource, PixelArray, SourceSplit, at_least
-from genlab.data.batches import Batch, Batches, BatchLoader, Split, binarise_static
+from genlab.data.batches import Batches, BatchLoader, Split, binarise_static
 from genlab.data.order import BatchIndex, EvalOrder, TrainOrder
 from genlab.errors import ConfigError, DataError
 from genlab.protocols import ImageSpec
@@ -138,15 +137,6 @@ class ImageData(lightning.LightningDataModule):
         """(N,), in the order of `pixels`."""
         part = self._part(split)
         return part.labels if part.rows is None else part.labels.take(part.rows)
-
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """To a GPU as Lightning does it; on a CPU the batch is where it belongs already."""
-        if device.type == "cpu":
-            return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved
 
     def train_dataloader(self) -> BatchLoader:
         """Begins where the trainer's counters stand; its length is that of a whole epoch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 
 class DiagonalGaussian(Normal):
@@ -11,7 +11,9 @@ class DiagonalGaussian(Normal):
 
     def __init__(self, mean: Tensor, log_var: Tensor) -> None:
         self.log_var = log_var
-        super().__init__(mean, (0.5 * log_var).exp(), validate_args=False)
+        # without Normal's own checks and broadcasts, which cost a step of a small network 1 %
+        self.loc, self.scale = mean, (0.5 * log_var).exp()
+        Distribution.__init__(self, mean.shape, validate_args=False)
 
 
 def diagonal_gaussian(parameters: Tensor, log_var_range: tuple[float, float]) -> DiagonalGaussian:
