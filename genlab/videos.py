@@ -40,6 +40,8 @@ _PAPER = 255
 _BLOCK = 16
 # Grey comes back from a compressed file with channels that differ by so little.
 _GREY = 8
+#: Weights of red, green and blue in the luma of BT.709.
+_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _INSTALL = "pip install genlab[video]"
 
 
@@ -288,17 +290,21 @@ def _mp4(film: Pixels, fps: float, title: str) -> bytes:
 
 
 def _yuv420p(frame: Pixels) -> Any:
-    """(H, W, C) as PyAV's frame, in BT.709 with the range of video."""
-    av = _av()
-    if frame.shape[2] == 1:
-        height, width = frame.shape[:2]
-        planes = np.full((height + height // 2, width), 128, np.uint8)
-        planes[:height] = (16 + frame[..., 0] * np.float32(219 / 255) + np.float32(0.5)).astype(
-            "u1"
-        )
-        return av.VideoFrame.from_ndarray(planes, format="yuv420p")
-    made = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    return made.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+    """(H, W, C), sides multiples of 4, as PyAV's frame in BT.709 with the range of video.
+
+    By hand, since what the library's own conversion gives is not always the same to the last bit.
+    """
+    height, width = frame.shape[:2]
+    planes = np.full((height + height // 2, width), 128, np.uint8)
+    rgb = frame.astype(np.float32) / 255
+    luma = rgb @ _LUMA if frame.shape[2] == 3 else rgb[..., 0]
+    planes[:height] = (16.5 + 219 * luma).astype(np.uint8)
+    if frame.shape[2] == 3:
+        chroma = (rgb[..., [2, 0]] - luma[..., None]) / (2 * (1 - _LUMA[[2, 0]]))
+        quarters = chroma.reshape(height // 2, 2, width // 2, 2, 2).mean((1, 3))
+        both = (128.5 + 224 * quarters).astype(np.uint8)
+        planes[height:] = both.transpose(2, 0, 1).reshape(-1, width)
+    return _av().VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
 def _webp(film: Pixels, fps: float) -> bytes:
