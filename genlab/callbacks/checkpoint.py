@@ -190,10 +190,13 @@ class StopOnSignal(pl.Callback):
 
     def _is_asked(self, trainer: pl.Trainer) -> bool:
         """Whether a signal came, to whichever process of the run: all must stop at one step."""
+        asked = self.received
         if trainer.world_size > 1:
-            received = torch.tensor(self.received, device=trainer.strategy.root_device)
-            self.received = int(trainer.strategy.reduce(received, reduce_op="max"))
-        return bool(self.received)
+            mine = torch.tensor(asked, device=trainer.strategy.root_device)
+            asked = int(trainer.strategy.reduce(mine, reduce_op="max"))
+            # a signal may have come since this process was asked: it is for the next step
+            self.received = asked or self.received
+        return bool(asked)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         self.last.save(trainer)
