@@ -139,7 +139,8 @@ def save(stem: str | os.PathLike[str], frames: npt.ArrayLike, fps: float, title:
     """Write `stem`.mp4 and `stem`.webp, making their folder, and return what was written.
 
     The WebP, for pages that play no video, leaves out frames until 10 or so a second are left. The
-    title goes into the MP4's metadata. Equal frames make equal bytes.
+    title goes into the MP4's metadata. Equal frames make an equal WebP; of the MP4 the encoder now
+    and then makes some choice otherwise, which nobody sees.
 
     Raises:
         ValueError: no frames, or not uint8 of shape (T, H, W) or (T, H, W, 3).
@@ -292,7 +293,7 @@ def _mp4(film: Pixels, fps: float, title: str) -> bytes:
 def _yuv420p(frame: Pixels) -> Any:
     """(H, W, C), sides multiples of 4, as PyAV's frame in BT.709 with the range of video.
 
-    By hand, since what the library's own conversion gives is not always the same to the last bit.
+    By hand: what the library's own conversion gives is not always the same to the last bit.
     """
     height, width = frame.shape[:2]
     planes = np.full((height + height // 2, width), 128, np.uint8)
