@@ -39,14 +39,15 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Each key with the shortest end of it that no other one shares, such as `kl_weight`."""
     parts = {key: key.removesuffix("._target_").replace("/", ".").split(".") for key in keys}
     return {
-        key: _short(mine, [p for k, p in parts.items() if k != key]) for key, mine in parts.items()
+        key: _short(mine, [p for k, p in parts.items() if k != key]) or key.replace("/", ".")
+        for key, mine in parts.items()
     }
 
 
-def _short(mine: list[str], others: list[list[str]]) -> str:
-    lengths = range(1, len(mine))
-    ends = (mine[-n:] for n in lengths if not any(other[-n:] == mine[-n:] for other in others))
-    return ".".join(next(ends, mine))
+def _short(mine: list[str], others: list[list[str]]) -> str | None:
+    ends = (mine[-n:] for n in range(1, len(mine) + 1))
+    alone = (end for end in ends if not any(other[-len(end) :] == end for other in others))
+    return next((".".join(end) for end in alone), None)
 
 
 def point_text(point: Mapping[str, Any]) -> str:

@@ -125,9 +125,8 @@ class BoundOverTime(PictureCallback):
         figure, (by_time, by_log_snr) = charts.panels(2)
         times = np.array([0.0, *curves["time"]])
         if (steps := module.process.steps) is not None:
-            times = (
-                np.floor(times * steps + 1e-6) / steps
-            )  # bins hold whole steps, not equally many
+            # bins hold whole steps, not equally many
+            times = np.floor(times * steps + 1e-6) / steps
         density = np.array(curves["nats"]) / np.diff(times)
         charts.draw_lines(by_time, {"": (times[1:].tolist(), density.tolist())})
         by_time.set(xlabel="t", ylabel="nats per image and unit of t", yscale="log")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.files import refuse_links
 
@@ -40,13 +41,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--n", type=int, default=64, help="number of images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
-    parser.add_argument(
-        "--checkpoint",
-        choices=("best", "last"),
-        default="best",
-        help="by validation loss, or as it stands (%(default)s)",
-    )
+    trained.add_arguments(parser)
     parser.add_argument(
         "--batch-size", type=int, default=64, help="images drawn at once (%(default)s)"
     )

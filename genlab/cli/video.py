@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.files import refuse_links
 
@@ -44,13 +45,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--n", type=int, help="panels of a run; 9 by default, 3 of a trajectory")
     parser.add_argument("--seconds", type=float, default=6.0, help="length (%(default)s)")
     parser.add_argument("--fps", type=float, default=20.0, help="frames a second (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
-    parser.add_argument(
-        "--checkpoint",
-        choices=("best", "last"),
-        default="best",
-        help="by validation loss, or as it stands (%(default)s)",
-    )
+    trained.add_arguments(parser)
     parser.add_argument(
         "--out",
         type=Path,

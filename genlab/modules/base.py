@@ -9,6 +9,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -147,17 +148,15 @@ class GenerativeModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         trainer = self.trainer
         step = trainer.global_step
+        # every rank at the place of the first, of whose draws `_shared` gives it its rows
         seeding.reseed(self.seed, 0, trainer.current_epoch, batch_idx, 0)
         if not self.recipe.is_constant:
             lr = self.recipe.lr_at(step, self._total_steps)
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = lr
         x = self.codec.encode(batch["image"])
-        if trainer.world_size == 1:
+        with self._shared(self._batch_size):
             terms = self.objective(x, batch.get("label"), step)
-        else:
-            with seeding.dealt(trainer.global_rank, trainer.world_size, self._batch_size):
-                terms = self.objective(x, batch.get("label"), step)
         logged = (step + 1) % self._log_every == 0
         # reading one number is free on a CPU, but on a GPU it waits for all work in flight
         if logged or x.device.type == "cpu":
@@ -222,14 +221,9 @@ class GenerativeModule(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
         seeding.reseed(self.seed, split, batch_idx, 0)
-        x, labels = self.codec.encode(batch["image"]), batch.get("label")
         trainer = self.trainer
-        if trainer.world_size == 1:
-            terms = self.evaluate(x, labels)
-        else:
-            rows = trainer.datamodule.rows(split, batch_idx)  # type: ignore[attr-defined]
-            with seeding.dealt(trainer.global_rank, trainer.world_size, rows):
-                terms = self.evaluate(x, labels)
+        with self._shared(trainer.datamodule.rows(split, batch_idx)):  # type: ignore[attr-defined]
+            terms = self.evaluate(self.codec.encode(batch["image"]), batch.get("label"))
         for name, values in terms.items():
             total = values.detach().double().sum()
             self._sums[name] = self._sums[name] + total if name in self._sums else total
@@ -259,6 +253,13 @@ class GenerativeModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
         return total.cpu()
+
+    def _shared(self, rows: int) -> AbstractContextManager[None]:
+        """Draws for a batch of so many rows on all processes together."""
+        trainer = self.trainer
+        if trainer.world_size == 1:
+            return nullcontext()
+        return seeding.dealt(trainer.global_rank, trainer.world_size, rows)
 
     def _mean_of_all(self, value: Tensor) -> Tensor:
         """The mean over all processes, each of which has an equal share of the batch."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from genlab import charts
+from genlab.points import short_names
 from genlab.report.collect import Record, swept_keys
-from genlab.report.naming import data_name, run_label, short_names, sort_key
+from genlab.report.naming import data_name, run_label, sort_key
 
 _LONGEST_NAME = 30
 

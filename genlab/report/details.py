@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from genlab.manifest import Manifest
+from genlab.points import short_names
 from genlab.report.collect import Record, comparable, is_ignored
 from genlab.report.figures import Run
 from genlab.report.markup import Markup, element, join
-from genlab.report.naming import short_names, value_text
+from genlab.report.naming import value_text
 from genlab.results import Run as RunFiles
 
 _LAST_LINES = 12

@@ -11,6 +11,7 @@ from typing import Any
 
 from genlab import __version__
 from genlab.manifest import Manifest
+from genlab.points import short_names
 from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
 from genlab.report.colours import colours
@@ -19,7 +20,7 @@ from genlab.report.diagnostics import bound_figures, diagnostic_figures
 from genlab.report.figures import Run
 from genlab.report.markup import Markup, element, join, script_code, script_json
 from genlab.report.media import Kind, Media, picture_kinds, relative_url, video_kinds
-from genlab.report.naming import data_name, run_label, short_names, sweep_names, value_text
+from genlab.report.naming import data_name, run_label, sweep_names, value_text
 from genlab.report.plane_figure import plane_figure
 from genlab.report.sections import (
     curves_section,

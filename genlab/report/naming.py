@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genlab.points import short_names
 from genlab.report.collect import MODEL, Record
 
 KL_WEIGHT = "model.kl_weight"
@@ -18,17 +19,6 @@ def sort_key(value: Any) -> tuple[int, float, str]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (0, float(value), "")
     return (1, 0.0, str(value))
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key with the shortest end of it that no other one shares."""
-    short = {}
-    for key in keys:
-        parts = key.removesuffix("._target_").split(".")
-        others = [f".{other.removesuffix('._target_')}" for other in keys if other != key]
-        ends = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
-        short[key] = next((e for e in ends if not any(o.endswith(f".{e}") for o in others)), key)
-    return short
 
 
 def value_text(key: str, value: Any) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from genlab.points import short_names
 from genlab.report.collect import MODEL, Record, swept_keys
-from genlab.report.naming import data_name, short_names, sort_key
+from genlab.report.naming import data_name, sort_key
 
 Point = tuple[float, float]
 Kind = Literal["trained", "collapsed", "diffusion"]

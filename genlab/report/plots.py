@@ -1,4 +1,4 @@
-"""The rate-distortion plane of a sweep as a PNG or an SVG."""
+"""The rate-distortion plane of a sweep, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LOOKS = {
 _TICKS = [0.0, *(m * 10.0**e for e in range(-4, 6) for m in (1, 3))]
 
 
-def draw_rate_distortion(records: Sequence[Record], path: str | os.PathLike[str]) -> bool:
-    """Draw each run at its rate (test/kl) and distortion (test/reconstruction).
+def draw_rate_distortion(records: Sequence[Record], *paths: str | os.PathLike[str]) -> bool:
+    """Draw each run at its rate (test/kl) and distortion (test/reconstruction), for all paths once.
 
     In nats per image, and with a diffusion model among them in bits/dim. Thin lines join points of
     equal negative ELBO. The linear forecast, where a run has one, is a hollow marker on a dashed
@@ -59,7 +59,8 @@ def draw_rate_distortion(records: Sequence[Record], path: str | os.PathLike[str]
     figure.canvas.draw()
     place_labels(axes, labels, [*shown.points, *forecasts, *bars], guides)
 
-    charts.save(figure, path)
+    for path in paths:
+        charts.save(figure, path)
     return True
 
 

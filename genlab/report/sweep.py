@@ -40,23 +40,27 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
     html = directory / "report.html"
     csv, markdown = directory / "summary.csv", directory / "summary.md"
     records = in_order(records)
-    pages: list[tuple[str, str, Callable[[Sequence[Record], Path], bool]]] = [
-        ("rate_distortion.png", "rate against distortion", draw_rate_distortion),
-        ("rate_distortion.svg", "", draw_rate_distortion),
-        ("bound_by_log_snr.png", "where the bounds are spent", bound_by_log_snr_png),
-        ("reconstructions.png", "reconstructions of every run", _reconstructions_png),
-        ("samples.png", "samples of every run", _samples_png),
+    plane = ("rate_distortion.png", "rate_distortion.svg")
+    pages: list[tuple[Sequence[str], str, Callable[..., bool]]] = [
+        (plane, "rate against distortion", draw_rate_distortion),
+        (["bound_by_log_snr.png"], "where the bounds are spent", bound_by_log_snr_png),
+        (["reconstructions.png"], "reconstructions of every run", _reconstructions_png),
+        (["samples.png"], "samples of every run", _samples_png),
     ]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         films = write_videos(records, directory)
-        drawn = {name: what for name, what, draw in pages if draw(records, directory / name)}
+        drawn = [
+            (names, what)
+            for names, what, draw in pages
+            if draw(records, *(directory / name for name in names))
+        ]
         parts = [f"# {records[0].group}", answer(records), table.to_markdown().rstrip()]
         points = summarise(records, swept_keys(records))
         if has_replicates(points):
             parts.append(f"```\n{to_text(points)}```")
             write_atomically(directory / "by_point.csv", to_csv(points).encode())
-        parts += [f"![{what}]({name})" for name, what in drawn.items() if what]
+        parts += [f"![{what}]({names[0]})" for names, what in drawn]
         write_atomically(html, report_page(records, directory).encode())
         write_atomically(csv, table.to_csv().encode())
         write_atomically(markdown, ("\n\n".join(parts) + "\n").encode())
@@ -65,8 +69,9 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
             f"the comparison cannot be written to {directory} ({error.strerror}): make that "
             f"directory writable"
         ) from error
-    by_point = ["by_point.csv"] if has_replicates(points) else []
-    return [html, csv, markdown, *(directory / name for name in (*by_point, *drawn)), *films]
+    others = ["by_point.csv"] if has_replicates(points) else []
+    others += [name for names, _ in drawn for name in names]
+    return [html, csv, markdown, *(directory / name for name in others), *films]
 
 
 def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
