@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -155,7 +155,7 @@ class GenerativeModule(pl.LightningModule):
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = lr
         x = self.codec.encode(batch["image"])
-        with self._shared(self._batch_size):
+        with self._shared(lambda: self._batch_size):
             terms = self.objective(x, batch.get("label"), step)
         logged = (step + 1) % self._log_every == 0
         # reading one number is free on a CPU, but on a GPU it waits for all work in flight
@@ -222,7 +222,7 @@ class GenerativeModule(pl.LightningModule):
     def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
         seeding.reseed(self.seed, split, batch_idx, 0)
         trainer = self.trainer
-        with self._shared(trainer.datamodule.rows(split, batch_idx)):  # type: ignore[attr-defined]
+        with self._shared(lambda: trainer.datamodule.rows(split, batch_idx)):  # type: ignore[attr-defined]
             terms = self.evaluate(self.codec.encode(batch["image"]), batch.get("label"))
         for name, values in terms.items():
             total = values.detach().double().sum()
@@ -254,12 +254,15 @@ class GenerativeModule(pl.LightningModule):
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
         return total.cpu()
 
-    def _shared(self, rows: int) -> AbstractContextManager[None]:
-        """Draws for a batch of so many rows on all processes together."""
+    def _shared(self, rows: Callable[[], int]) -> AbstractContextManager[None]:
+        """Draws for a batch of so many rows on all processes together.
+
+        One process does not ask: it evaluates any loader, also without a datamodule.
+        """
         trainer = self.trainer
         if trainer.world_size == 1:
             return nullcontext()
-        return seeding.dealt(trainer.global_rank, trainer.world_size, rows)
+        return seeding.dealt(trainer.global_rank, trainer.world_size, rows())
 
     def _mean_of_all(self, value: Tensor) -> Tensor:
         """The mean over all processes, each of which has an equal share of the batch."""
