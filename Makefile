@@ -13,7 +13,7 @@ FUZZ_ARGS ?=
 KILLS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo plane test quick fuzz kills audit lint format bench lock clean
+.PHONY: help env demo plane test quick fuzz kills gpu audit lint format bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ fuzz: $(STAMP) ## a million damaged inputs for the parsers (nightly; FUZZ_ARGS='
 
 kills: $(STAMP) ## a hundred SIGKILLs, each resumed bit for bit (nightly; KILLS_ARGS='--kills 10 --model vae')
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS_ARGS)
+
+gpu: $(STAMP) ## what needs a CUDA GPU: its tests, then its speed, into benchmarks/results
+	$(BIN)/python -m pytest tests/test_gpu.py
+	$(BIN)/python benchmarks/gpu.py
 
 audit: $(STAMP) ## bad versions and licences in requirements.lock; online also all known advisories
 	$(BIN)/python -m pytest -q tests/test_dependencies.py

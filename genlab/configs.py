@@ -63,6 +63,8 @@ NOT_IDENTITY = (
     "data.num_workers",
     "data.source.cache_dir",
     "trainer.accelerator",
+    "trainer.benchmark",
+    "trainer.deterministic",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",

@@ -438,6 +438,7 @@ def _result(
     }
     trainer = module.trainer
     images = trainer.global_step * run_config.data["batch_size"]
+    on_gpu = trainer.strategy.root_device.type == "cuda"
     return {
         "metrics": metrics,
         "units": units,
@@ -449,6 +450,7 @@ def _result(
         "wall_seconds": last.seconds,
         "images_per_second": images / last.seconds if last.seconds else None,
         "parameters": sum(p.numel() for p in module.parameters()),
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "versions": versions(),
         "git_commit": git_commit(),
     }

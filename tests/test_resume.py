@@ -62,7 +62,7 @@ MODELS = {
         "model.conditional=true",
     ],
 }
-TIMES = ("images_per_second", "mfu", "wall_seconds")
+TIMES = ("images_per_second", "mfu", "wall_seconds", "peak_gpu_memory_bytes")
 
 
 def start(model: str, runs_dir: Path, *overrides: str) -> subprocess.Popen[str]:
