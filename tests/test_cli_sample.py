@@ -89,6 +89,19 @@ def test_an_image_does_not_depend_on_the_batch_that_it_is_drawn_in(
 
 
 @pytest.mark.parametrize("model", ["conditional", "vae"])
+def test_several_devices_draw_what_one_draws(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    path = request.getfixturevalue(model)
+    alone, shared = (
+        sample(tmp_path / device, path, "--batch-size", 2, "--device", device)
+        for device in ("cpu", "cpu,cpu")
+    )
+    assert np.array_equal(alone, shared)
+    assert difference(alone[0], alone[-1]) > 1
+
+
+@pytest.mark.parametrize("model", ["conditional", "vae"])
 def test_seed_0_is_what_training_pictures(
     model: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -6,4 +6,5 @@ import sys
 
 from genlab.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # processes that draw import this file again
+    sys.exit(main())

@@ -19,8 +19,7 @@ from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.files import refuse_links
 
 if TYPE_CHECKING:
-    import torch
-
+    from genlab.cli.drawing import Draw
     from genlab.cli.sources import Pixels, Source
 
 #: Images in a row of a comparison, and classes in a row of a grid: as many as a screen shows.
@@ -48,7 +47,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto, cpu, cuda or cuda:N; auto is a GPU where there is one",
+        help="cpu, cuda:N, or several, as cuda:0,cuda:1, which take turns with the batches; auto is "
+        "all GPUs",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the files go, instead of RUN/samples/"
@@ -78,61 +78,39 @@ def add(commands: Any) -> None:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    import torch
-
     from genlab.checks import whole
+    from genlab.cli.drawing import devices, drawing
     from genlab.cli.sources import sources
 
     whole("--n", options.n, 1)
     whole("--batch-size", options.batch_size, 1)
     if not 0 <= options.seed < 1 << 63:
         raise ConfigError(f"--seed {options.seed}: give a whole number from 0 to 2^63 - 1")
-    device = _device(options.device)
-    # With its 10 bits an image would show which kernel was chosen, and so the batch size.
-    torch.backends.cudnn.allow_tf32 = False
+    places = devices(options.device)
     chosen = sources(options)
     folders = [_folder(source, options.out, chosen) for source in chosen]
     stored = [_stored(*pair) for pair in zip(folders, chosen, strict=True)]
 
     console = Console(soft_wrap=True, highlight=False)
     drawn: list[Pixels] = []
-    for source, folder, images in zip(chosen, folders, stored, strict=True):
-        source.module.to(device)
-        if images is None:
-            started = time.perf_counter()
-            images = _draw(source, options.n, options.batch_size)
-            seconds = time.perf_counter() - started
-            _write(folder, source, images)
-            said = f"{options.n} images in {seconds:.1f} s, {seconds / options.n:.2g} s each"
-        else:
-            said = "drawn before; remove the folder to draw them anew"
-        drawn.append(images)
-        console.print(f"{source.name}: {said}\n  {folder}", markup=False)
-        if options.trajectory and not (path := folder / "trajectory.png").exists():
-            _write_trajectory(path, source, options.n)
-        source.module.cpu()
+    with drawing(chosen, places) as draw:
+        for source, folder, images in zip(chosen, folders, stored, strict=True):
+            if images is None:
+                started = time.perf_counter()
+                images = _drawn(draw, source, options.n, options.batch_size)
+                seconds = time.perf_counter() - started
+                _write(folder, source, images)
+                said = f"{options.n} images in {seconds:.1f} s, {seconds / options.n:.2g} s each"
+            else:
+                said = "drawn before; remove the folder to draw them anew"
+            drawn.append(images)
+            console.print(f"{source.name}: {said}\n  {folder}", markup=False)
+            if options.trajectory and not (path := folder / "trajectory.png").exists():
+                _write_trajectory(path, source, options.n)
     if len(chosen) > 1:
         path = _write_side_by_side(options.out, chosen, drawn)
         console.print(f"side by side\n  {path}", markup=False)
     return DONE
-
-
-def _device(said: str) -> torch.device:
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if said == "auto":
-        return torch.device("cuda" if gpus else "cpu")
-    try:
-        device = torch.device(said)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < gpus):
-        return device
-    raise ConfigError(
-        f"--device {said}: there is no such device here, where torch sees {gpus} GPUs; give auto, "
-        "cpu, cuda or cuda:N"
-    )
 
 
 def _folder(source: Source, out: Path | None, chosen: Sequence[Source]) -> Path:
@@ -168,21 +146,14 @@ def _stored(folder: Path, source: Source) -> Pixels | None:
     )
 
 
-def _draw(source: Source, n: int, batch_size: int) -> Pixels:
+def _drawn(draw: Draw, source: Source, n: int, batch_size: int) -> Pixels:
     import numpy as np
 
     from genlab.data.progress import progress
 
-    batches = []
+    batches = [range(start, min(n, start + batch_size)) for start in range(0, n, batch_size)]
     with progress(source.name, n * source.steps) as advance:
-        for start in range(0, n, batch_size):
-            indices = range(start, min(n, start + batch_size))
-            if source.sampler is None:
-                batches.append(source.images(indices))
-                advance(len(indices))
-            else:
-                batches.append(source.images(indices, lambda *_, i=indices: advance(len(i))))
-    return np.concatenate(batches)
+        return np.concatenate(list(draw(source, batches, advance)))
 
 
 def _write(folder: Path, source: Source, images: Pixels) -> None:
