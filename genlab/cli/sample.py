@@ -47,8 +47,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="cpu, cuda:N, or several, as cuda:0,cuda:1, which take turns with the batches; auto is "
-        "all GPUs",
+        help="cpu, cuda:N, or several, as cuda:0,cuda:1, which take turns with the batches; "
+        "auto is all GPUs",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the files go, instead of RUN/samples/"
