@@ -16,6 +16,7 @@ from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, RunDirectoryError
 from genlab.files import before, replacing
 from genlab.modules.base import GenerativeModule
+from genlab.modules.sharding import spread_like
 from genlab.results import Run
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     if path.is_dir():
         path = path / "checkpoints" / "best.ckpt"
-    module.load_state_dict(check_fits(module, path)["state_dict"])
+    weights = check_fits(module, path)["state_dict"]
+    here = module.state_dict()
+    module.load_state_dict({n: spread_like(w, here[n]) for n, w in weights.items()})
 
 
 def load(run: Path, which: str = "best") -> tuple[GenerativeModule, ImageData]:

@@ -66,6 +66,7 @@ NOT_IDENTITY = (
     "trainer.benchmark",
     "trainer.deterministic",
     "trainer.devices",
+    "trainer.inference_mode",
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.log_every_n_steps",

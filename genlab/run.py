@@ -508,6 +508,7 @@ def _quieten_libraries() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # they are sums over all already
+        ".*FSDP2-wrapped module .* returned a view tensor.*",  # nothing changes it in place
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -136,7 +136,8 @@ class _Dealt(TorchFunctionMode):
             if shape[axis] == len(self.share):
                 whole = torch.Size([*shape[:axis], self.share.rows, *shape[axis + 1 :]])
                 drawn = draw(whole)
-                return drawn[self.share.places] if axis == 0 else drawn[:, self.share.places]
+                mine = drawn[self.share.places] if axis == 0 else drawn[:, self.share.places]
+                return mine.contiguous()
         return draw(shape)
 
 

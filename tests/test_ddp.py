@@ -117,19 +117,23 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_train_and_test_as_one(
-    alone: Callable[[str], Run], tmp_path: Path, model: str
+    alone: Callable[[str], Run], tmp_path: Path, model: str, trainer: str
 ) -> None:
     """The last batch of validation and test is short, and of odd length."""
-    assert_close(finish(model, tmp_path, "trainer.devices=2"), alone(model))
+    two = [f"trainer={trainer}", "trainer.devices=2"]
+    assert_close(finish(model, tmp_path, *two), alone(model))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_a_run_of_two_processes_is_stopped_by_one_signal_and_goes_on_as_one(
-    alone: Callable[[str], Run], tmp_path: Path
+    alone: Callable[[str], Run], tmp_path: Path, trainer: str
 ) -> None:
-    process = start([sys.executable], command("vae", tmp_path, "trainer.devices=2"))
+    two = [f"trainer={trainer}", "trainer.devices=2"]
+    process = start([sys.executable], command("vae", tmp_path, *two))
     while not any(p.stat().st_size for p in tmp_path.glob("*/*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -166,3 +170,19 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path: Path) -> None:
     output, _ = process.communicate()
     assert process.returncode == 2
     assert "data.batch_size=33 cannot be dealt out evenly to 2 processes" in output
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.val_images=101", "data.eval_batch_size=100 leaves 1 of the 101 val images"),
+        ("model/likelihood=gaussian_learned", "log_scale is trained beside them"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
+    """Else a process would wait for ever, or a gradient be averaged by nobody."""
+    two = ["trainer=fsdp", "trainer.devices=2"]
+    process = start([sys.executable], command("vae", tmp_path, *two, override))
+    output, _ = process.communicate()
+    assert process.returncode == 2, output
+    assert sentence in output

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError
+from genlab.modules.sharding import spread_like, whole
 
 
 class WeightAverage(pl.Callback):
@@ -44,7 +45,7 @@ class WeightAverage(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = self._weights(pl_module)
         if self.average:
-            self.average = [a.to(w.device) for a, w in zip(self.average, weights, strict=True)]
+            self.average = [spread_like(a, w) for a, w in zip(self.average, weights, strict=True)]
         else:
             self.average = [w.clone() for w in weights]
 
@@ -89,8 +90,8 @@ class WeightAverage(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         names = self._names(pl_module)
-        weights = [w.clone() for w in self._weights(pl_module)]
-        average = [a.clone() for a in self.average]
+        weights = [whole(w) for w in self._weights(pl_module)]
+        average = [whole(a) for a in self.average]
         raw, averaged = (average, weights) if self.swapped else (weights, average)
         checkpoint["state_dict"].update(zip(names, averaged, strict=True))
         checkpoint["raw_weights"] = dict(zip(names, raw, strict=True))
@@ -109,4 +110,4 @@ class WeightAverage(pl.Callback):
         self.updates, self.swapped = checkpoint["ema_updates"], False
         with torch.no_grad():
             for name, weight in zip(names, self._weights(pl_module), strict=True):
-                weight.copy_(checkpoint["raw_weights"][name])
+                weight.copy_(spread_like(checkpoint["raw_weights"][name], weight))

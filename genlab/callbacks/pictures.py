@@ -83,11 +83,16 @@ class PictureCallback(pl.Callback):
                 logger.log_image(f"pictures/{name}", path, trainer.global_step)
 
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule, when: str) -> None:
-        if not trainer.is_global_zero:
+        if not self.takes_part(trainer, module):
             return
         with self.worth_no_run(trainer):
             for name, picture in self.draw(trainer, module).items():
-                self.keep(trainer, name, picture, when)
+                if trainer.is_global_zero:
+                    self.keep(trainer, name, picture, when)
+
+    def takes_part(self, trainer: pl.Trainer, module: Any) -> bool:
+        """Whether this process draws: the first alone, unless it needs the others for that."""
+        return trainer.is_global_zero or module.is_spread
 
     @contextmanager
     def worth_no_run(self, trainer: pl.Trainer) -> Iterator[None]:

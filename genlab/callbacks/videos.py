@@ -324,13 +324,16 @@ class TrainingVideo(VideoCallback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module: Any = pl_module
-        if trainer.state.fn != "fit" or not trainer.is_global_zero or not self._is_due(trainer):
+        if trainer.state.fn != "fit" or not self._is_due(trainer):
+            return
+        if not self.takes_part(trainer, module):
             return
         if isinstance(module, CanSample):
             frame = self.panels(module, module.sample(self.images, self.seed)[None])[0]
             path = self.directory / "frames" / f"{trainer.global_step:09d}.png"
-            with self.worth_no_run(trainer):
-                pictures.save_png(path, frame)
+            if trainer.is_global_zero:
+                with self.worth_no_run(trainer):
+                    pictures.save_png(path, frame)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         """A function of the epoch alone, so that a resumed run films the same ones."""

@@ -174,6 +174,16 @@ class ImageData(lightning.LightningDataModule):
                     f"data.{key}={getattr(self, key)} cannot be dealt out evenly to {world} "
                     f"processes: give a multiple of {world}"
                 )
+        if world > 1 and getattr(self.trainer.strategy, "needs_all", False):  # type: ignore[union-attr]
+            for name in ("val", "test"):
+                images = len(self._splits.get(name, ()))
+                left = images % self.eval_batch_size
+                if 0 < left < world:
+                    raise ConfigError(
+                        f"data.eval_batch_size={self.eval_batch_size} leaves {left} of the "
+                        f"{images:,} {name} images for the last batch, too few for {world} "
+                        "processes that compute together: give another number"
+                    )
 
     def _eval_loader(self, split: SplitName) -> BatchLoader:
         part, (rank, world) = self._part(split), self._place()

@@ -23,6 +23,7 @@ from genlab.codecs import PixelCodec
 from genlab.errors import TrainingError
 from genlab.modules.hardware import peak_flops
 from genlab.modules.optimization import Adam
+from genlab.modules.sharding import shard
 from genlab.protocols import ImageSpec
 from genlab.vae.forecast import Forecast
 
@@ -58,6 +59,7 @@ class GenerativeModule(pl.LightningModule):
         self._window: tuple[float, int] = (0.0, 0)
         self._flops_per_image: float | None = None
         self._peak: float | None = None
+        self._is_spread = False
 
     @abstractmethod
     def objective(self, x: Tensor, labels: Tensor | None, step: int) -> dict[str, Tensor]:
@@ -112,6 +114,21 @@ class GenerativeModule(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether the networks lie spread over the processes, all of which must then use them."""
+        return self._is_spread
+
+    def configure_model(self) -> None:
+        if self._device_mesh is None or self._is_spread:
+            return
+        self._is_spread = True
+        self._flops_per_image = self._count_flops()  # of whole networks, for the last time
+        networks = self.networks()
+        inside = {id(p) for network in networks.values() for p in network.parameters()}
+        others = [n for n, p in self.named_parameters() if p.requires_grad and id(p) not in inside]
+        shard(networks.values(), others, self._device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.recipe.build(p for p in self.parameters() if p.requires_grad)
 
@@ -140,8 +157,9 @@ class GenerativeModule(pl.LightningModule):
         self._total_steps = self.total_steps
         self._log_every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         self._batch_size = int(self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
-        if self.trainer.is_global_zero and self._flops_per_image is None:
-            self._flops_per_image = self._count_flops()
+        if self.trainer.is_global_zero and self._peak is None:
+            if not self.is_spread:
+                self._flops_per_image = self._count_flops()
             self._peak = peak_flops(self.device, str(self.trainer.precision))
         self._window = (time.perf_counter(), 0)
 
