@@ -103,7 +103,7 @@ WRONG_KNOBS = [
     (["model.free_bits=0.5"], ["model.free_bits=0.5", "keys, kind, nats"]),
     (["data=imagenet"], ["data=imagenet", "mnist_mini"]),
     (["experiment=kl_weight"], ["experiment=kl_weight", "did you mean vae/kl_weight?"]),
-    (["trainer=null"], ["trainer=null", "cpu, ddp, gpu, smoke"]),
+    (["trainer=null"], ["trainer=null", "cpu, ddp, fsdp, gpu, smoke"]),
     (["model/likelyhood=gaussian"], ["model/likelyhood", "did you mean model/likelihood?"]),
     # sizes and settings
     (["model.latent_dim=0"], ["model.latent_dim=0", "at least 1"]),
