@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import subprocess
 import sys
@@ -78,3 +79,29 @@ def test_weights_are_compared_and_asked_for_again_nothing_is_trained(tmp_path: P
     (third,) = (run for run in runs if run.name.endswith(single.name[-8:]))
     metrics = [run.result["metrics"] for run in (single, third) if run.result is not None]
     assert metrics[0] == metrics[1], "what a job gives must not depend on the jobs before it"
+
+
+@pytest.mark.slow
+def test_two_ends_of_one_curve(tmp_path: Path) -> None:
+    """The rates are those of another small VAE at these weights, whose decoder has another scale:
+    0.62, 0.073, 0.034 and 0.0003 bits/dim.
+    """
+    weights = [0, 1, 4, 30]
+    done = train(
+        *("-m", "experiment=vae/rate_distortion", f"model.kl_weight={','.join(map(str, weights))}"),
+        *("data.batch_size=256", "trainer.max_steps=700", "logger=none", "callbacks=none"),
+        f"runs_dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = sorted(collect(tmp_path), key=lambda run: run.config["model"]["kl_weight"])
+    bits = {
+        name: [(run.metric(f"test/{name}") or 0.0) / (784 * math.log(2)) for run in runs]
+        for name in ("kl", "reconstruction", "neg_elbo")
+    }
+    assert bits["kl"] == sorted(bits["kl"], reverse=True)
+    assert bits["reconstruction"] == sorted(bits["reconstruction"])
+    assert min(bits["neg_elbo"]) == bits["neg_elbo"][weights.index(1)]
+    for rate, low, high in zip(
+        bits["kl"], (0.2, 0.05, 0.02, 0), (1, 0.1, 0.05, 0.003), strict=True
+    ):
+        assert low <= rate < high, bits["kl"]
