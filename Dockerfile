@@ -2,9 +2,9 @@
 #
 #   BASE_IMAGE   any with Python >= 3.11 and apt; for GPUs the slim one does too, since torch brings
 #                its own CUDA libraries
-#   TORCH_INDEX  an index that is asked before PyPI, which has torch for CUDA alone; empty for GPUs
+#   TORCH_INDEX  where torch comes from; empty for PyPI, which has it for CUDA alone
 #   UID, GID     of the user in the image, who owns /app/runs
-#   EXTRAS       of pyproject.toml
+#   EXTRAS       of pyproject.toml: all but ray are in requirements.lock
 ARG BASE_IMAGE=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 
 FROM ${BASE_IMAGE} AS packages
@@ -13,22 +13,26 @@ ARG EXTRAS="video search"
 ENV PATH=/opt/genlab/bin:$PATH
 RUN python3 -m venv /opt/genlab
 WORKDIR /build
-COPY pyproject.toml requirements.lock ./
-# The secret is optional: a pip.conf for those who reach the index through a proxy.
+COPY locked.py pyproject.toml requirements.lock requirements-torch.lock ./
+# By hash all but torch, and only what genlab needs with EXTRAS. setuptools comes first: it builds
+# antlr4-python3-runtime, which has no wheel. The secret is optional: a pip.conf for those who reach
+# the index through a proxy.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pipconf,target=/etc/pip.conf \
-    python -c "import sys, tomllib; \
-project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-extras = [p for name in sys.argv[1:] for p in project['optional-dependencies'][name]]; \
-print(*project['dependencies'], *extras, sep='\n')" ${EXTRAS} > wanted.txt \
-    && pip install --requirement wanted.txt --constraint requirements.lock \
-       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"}
+    python locked.py setuptools > setuptools.lock \
+    && python locked.py "genlab[${EXTRAS}]" > image.lock \
+    && pip install --require-hashes --no-deps --requirement setuptools.lock \
+    && pip install --require-hashes --no-deps --no-build-isolation --requirement image.lock \
+    && pip install --requirement requirements-torch.lock \
+       ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} \
+    && pip check
 
 FROM packages AS project
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pipconf,target=/etc/pip.conf \
-    pip install --constraint requirements.lock hatchling \
+    python locked.py hatchling > hatchling.lock \
+    && pip install --require-hashes --no-deps --requirement hatchling.lock \
     && pip install --no-deps --no-build-isolation --prefix /project .
 
 FROM ${BASE_IMAGE}

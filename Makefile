@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # What `make demo` runs; DEMO_WEIGHTS='0,0.5,4' compares other weights.
 DEMO_EXPERIMENT ?= vae/kl_weight
@@ -18,15 +19,21 @@ KILLS_ARGS ?=
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(STAMP) ## create the environment from requirements.lock, if it is not there
+env: $(STAMP) ## create the environment from the locks, if it is not there
 
-$(STAMP): requirements.lock pyproject.toml
+# By hash all but torch. setuptools comes first: antlr4-python3-runtime has no wheel, and a build in
+# isolation would fetch a setuptools of its own, of which no hash is asked.
+$(STAMP): requirements.lock requirements-torch.lock pyproject.toml
 	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "genlab needs Python >= 3.11 with venv: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the locked packages into $(VENV) (a few minutes, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python locked.py setuptools > $(VENV)/setuptools.lock
+	$(PIP_INSTALL) --require-hashes --no-deps --requirement $(VENV)/setuptools.lock
+	$(PIP_INSTALL) --require-hashes --no-deps --no-build-isolation --requirement requirements.lock
+	$(PIP_INSTALL) --requirement requirements-torch.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	@touch $@
 
 demo: $(STAMP) ## forecast, then train, a VAE at KL weights 0, 1 and 30, and compare them
@@ -54,11 +61,12 @@ gpu: $(STAMP) ## what needs a CUDA GPU: its tests, then its speed, into benchmar
 	$(BIN)/python -m pytest tests/test_gpu.py
 	$(BIN)/python benchmarks/gpu.py
 
-audit: $(STAMP) ## bad versions and licences in requirements.lock; online also all known advisories
+audit: $(STAMP) ## bad versions and licences in the locks; online also all known advisories
 	$(BIN)/python -m pytest -q tests/test_dependencies.py
 	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("https://pypi.org/pypi/pip/json", timeout=10)' 2>/dev/null; \
 	then $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install --quiet pip-audit \
-		&& build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.lock; \
+		&& grep -h -o -E '^[a-z0-9-]+==[^ ]+' requirements.lock requirements-torch.lock > build/audit/all \
+		&& build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit/all; \
 	else echo "PyPI does not answer: the published advisories were not looked up"; fi
 
 lint: $(STAMP) ## ruff and mypy
@@ -74,16 +82,21 @@ bench: $(STAMP) ## measure speed on this machine, into benchmarks/results (a qua
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/diffusion.py
 
-# A local version such as 2.13.0+cpu names one build of a package, and the CUDA packages are chosen
-# by torch for the platform: neither belongs into a lock for everyone.
-lock: ## renew requirements.lock with the newest versions that pyproject.toml admits
+# torch's files differ by index, and the CUDA packages are chosen by it for the platform: neither
+# belongs into a lock for everyone.
+lock: ## renew both locks with the newest versions that pyproject.toml admits
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[dev]"
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lock/bin/uv pip compile --quiet --no-header --generate-hashes --extra dev \
+	  --python build/lock/bin/python --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --output-file build/lock/all pyproject.toml
 	{ sed -n '/^#/p' requirements.lock; \
-	  build/lock/bin/python -m pip freeze --exclude genlab \
-	  | grep -v -E '^(nvidia-|cuda-|triton)' | sed -E 's/\+[a-z0-9.]+$$//'; } > build/requirements.lock
-	mv build/requirements.lock requirements.lock
+	  awk '/^[^ ]/ {kept = !/^(torch|triton|nvidia-.*|cuda-.*)==/} kept' build/lock/all; \
+	} > build/lock/requirements.lock
+	{ sed -n '/^#/p' requirements-torch.lock; \
+	  sed -n -E 's/^(torch==[0-9.]+).*/\1/p' build/lock/all; } > build/lock/requirements-torch.lock
+	mv build/lock/requirements.lock build/lock/requirements-torch.lock .
 	rm -rf build/lock
 
 clean: ## remove caches; runs/ and the environment stay
