@@ -91,7 +91,7 @@ lock: ## renew both locks with the newest versions that pyproject.toml admits
 	build/lock/bin/uv pip compile --quiet --no-header --generate-hashes --extra dev \
 	  --python build/lock/bin/python --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --output-file build/lock/all pyproject.toml
-	{ sed -n '/^#/p' requirements.lock; \
+	{ sed -n '/^[#-]/p' requirements.lock; \
 	  awk '/^[^ ]/ {kept = !/^(torch|triton|nvidia-.*|cuda-.*)==/} kept' build/lock/all; \
 	} > build/lock/requirements.lock
 	{ sed -n '/^#/p' requirements-torch.lock; \

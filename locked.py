@@ -47,7 +47,7 @@ def asked(requirement: str, project: dict[str, Any]) -> set[str]:
 
 
 def part(lock: str, names: set[str]) -> str:
-    """The lock without what none of `names` needs. Exits where it lacks one of them."""
+    """The lock with its options, without what none of `names` needs; exits if it lacks one."""
     all_entries = entries(lock)
     if missing := names - all_entries.keys() - _ELSEWHERE:
         raise SystemExit(f"not in requirements.lock: {', '.join(sorted(missing))}")
@@ -56,7 +56,8 @@ def part(lock: str, names: set[str]) -> str:
     while more:
         kept |= more
         more = {name for name, entry in all_entries.items() if needed_by(entry) & more} - kept
-    return "".join(entry for name, entry in all_entries.items() if name in kept)
+    options = re.findall(r"^-.*\n", lock, re.MULTILINE)
+    return "".join([*options, *(entry for name, entry in all_entries.items() if name in kept)])
 
 
 def main(requirements: list[str]) -> None:

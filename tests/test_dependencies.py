@@ -79,7 +79,7 @@ def needed(*texts: str) -> dict[str, Requirement]:
 
 
 def test_every_package_has_one_exact_version_and_the_hashes_of_its_files() -> None:
-    entries = re.findall(r"^[^\s#].*\n(?:[^\S\n].*\n)*", LOCK, re.MULTILINE)
+    entries = re.findall(r"^[^\s#-].*\n(?:[^\S\n].*\n)*", LOCK, re.MULTILINE)
     for entry in entries:
         first, *rest = entry.splitlines()
         assert _FIRST_LINE.fullmatch(first), first
@@ -88,7 +88,13 @@ def test_every_package_has_one_exact_version_and_the_hashes_of_its_files() -> No
         assert all(line.endswith("\\") for line in hashes[:-1]), first
         assert len(set(hashes)) == len(hashes)
     assert len(entries) == len(HASHED)
-    assert "".join(entries) == "".join(re.findall(r"^[^#].*\n", LOCK, re.MULTILINE))
+    assert "".join(entries) == "".join(re.findall(r"^[^#-].*\n", LOCK, re.MULTILINE))
+
+
+def test_only_one_package_is_built_to_be_installed() -> None:
+    options = ["--only-binary=:all:", "--no-binary=antlr4-python3-runtime"]
+    for text in (LOCK, locked.part(LOCK, {"setuptools"})):
+        assert re.findall(r"^-.*$", text, re.MULTILINE) == options
 
 
 def test_torch_alone_is_locked_without_hashes_and_in_one_place() -> None:
