@@ -11,9 +11,10 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$here/../.." && pwd)
 base=${BASE_IMAGE:-localhost/genlab-base:bookworm}
-image=localhost/genlab:test
+image=localhost/genlab:test-$$ # another run of this script may go on beside it
+stopped=genlab-stopped-$$
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work"; buildah rmi "$image" > /dev/null 2>&1' EXIT
 uid=4242
 
 say() { printf '\n== %s\n' "$*"; }
@@ -94,15 +95,15 @@ echo "swept in $SECONDS s"
 say "SIGTERM ends with 143 and a checkpoint; the same command goes on"
 settings=(experiment=vae/kl_weight group=stopped trainer.max_epochs=30 logger=none
     checkpoint_every_n_steps=50)
-run --detach --name genlab-stopped "$image" "${settings[@]}" > /dev/null
+run --detach --name "$stopped" "$image" "${settings[@]}" > /dev/null
 until grep -qs train/loss "$work"/runs/stopped/*/metrics.jsonl; do
-    [ "$(podman inspect --format '{{.State.Running}}' genlab-stopped)" = true ] \
-        || { podman logs genlab-stopped; fail "the training ended by itself"; }
+    [ "$(podman inspect --format '{{.State.Running}}' "$stopped")" = true ] \
+        || { podman logs "$stopped"; fail "the training ended by itself"; }
     sleep 0.2
 done
-podman --runtime runc kill --signal TERM genlab-stopped > /dev/null
-code=$(podman wait genlab-stopped)
-podman rm genlab-stopped > /dev/null
+podman --runtime runc kill --signal TERM "$stopped" > /dev/null
+code=$(podman wait "$stopped")
+podman rm "$stopped" > /dev/null
 [ "$code" = 143 ] || fail "exit code $code where 143 was expected"
 grep -q '"preempted"' "$work"/runs/stopped/*/status.json || fail "the status is not preempted"
 ls "$work"/runs/stopped/*/checkpoints/last.ckpt
