@@ -271,7 +271,8 @@ def _train_in(
         )
         for name, node in callback_nodes.items()
     ]
-    watchers += [progress(), last, StopOnSignal(last), Alive(directory)]
+    stop = StopOnSignal(last)
+    watchers += [progress(), last, stop, Alive(directory)]
     watchers.append(best_checkpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
         watchers.append(EarlyStopping("val/loss", patience=run_config.early_stopping_epochs))
@@ -301,11 +302,12 @@ def _train_in(
         if run_config.compile:
             for network in module.networks().values():
                 network.compile()  # in place: the names in checkpoints stay what they are
-        trainer.fit(module, datamodule=data, ckpt_path=resumed)
-        best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
-        evaluated = "best" if best else "last"
-        checkpoints.load_weights(module, directory.checkpoints / f"{evaluated}.ckpt")
-        trainer.test(module, datamodule=data, verbose=False)
+        with stop.listening():
+            trainer.fit(module, datamodule=data, ckpt_path=resumed)
+            best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
+            evaluated = "best" if best else "last"
+            checkpoints.load_weights(module, directory.checkpoints / f"{evaluated}.ckpt")
+            trainer.test(module, datamodule=data, verbose=False)
         if module.final_curves:
             directory.write_bound(module.final_curves)
         result = {**_result(run_config, module, last, expected), "evaluated": evaluated}
@@ -315,6 +317,9 @@ def _train_in(
         return result
     except Stopped as stopped:
         exit_code = stopped.exit_code
+        raise
+    except SystemExit as end:  # by whoever handled the signal before, or by Lightning after Ctrl-C
+        exit_code = getattr(end.__cause__, "exit_code", INTERRUPTED)
         raise
     except KeyboardInterrupt:
         exit_code = INTERRUPTED
@@ -462,8 +467,9 @@ def _expected_verdict(module: GenerativeModule, expected: Forecast | None) -> st
 
 
 def _record_failure(directory: RunDirectory, error: BaseException) -> None:
-    if isinstance(error, Stopped):
-        directory.write_status("preempted", message=str(error))
+    stopped = error.__cause__ if isinstance(error, SystemExit) else error
+    if isinstance(stopped, Stopped):
+        directory.write_status("preempted", message=str(stopped))
         return
     if isinstance(error, KeyboardInterrupt | SystemExit):
         directory.write_status("preempted", message=signal.Signals.SIGINT.name)

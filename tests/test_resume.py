@@ -193,6 +193,7 @@ def test_who_handled_a_signal_of_slurm_before_does_so_after_the_checkpoint(tmp_p
     assert process.wait() == 85
     (run,) = find_runs(tmp_path)
     assert run.state == "preempted"
+    assert run.status["message"] == "SIGUSR2"
     assert (run.checkpoints / "last.ckpt").exists()
 
 

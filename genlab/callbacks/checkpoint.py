@@ -6,17 +6,23 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from genlab.callbacks.slurm import is_being_preempted
 from genlab.errors import INTERRUPTED, PREEMPTED
 from genlab.files import replacing
+
+#: What SLURM sends before a job's end if the job asked for it; submitit asks for SIGUSR2.
+_OF_SLURM = (signal.SIGUSR2, signal.SIGUSR1)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -129,8 +135,9 @@ class Stopped(BaseException):
 class StopOnSignal(pl.Callback):
     """SIGINT, SIGTERM and SLURM's SIGUSR1 and SIGUSR2 finish the step and write `last.ckpt`.
 
-    Then whoever handled the signal before is called, as submitit, which puts the job back into the
-    queue; if that was nobody, `Stopped` is raised. A second SIGINT stops at once. Signals reach the
+    Then `Stopped` is raised, but whoever handled SIGUSR1 or SIGUSR2 before, as submitit, which puts
+    the job back into the queue, is called first: on that signal, and on a SIGTERM by which SLURM
+    announces that the job's node is taken from it. A second SIGINT stops at once. Signals reach the
     main thread alone, so that elsewhere nothing is installed.
     """
 
@@ -143,13 +150,27 @@ class StopOnSignal(pl.Callback):
             raise KeyboardInterrupt
         self.received = signum
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if threading.current_thread() is threading.main_thread() and not self._before:
-            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-                self._before[signum] = signal.signal(signum, self._on_signal)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """From before the training to after the test, and what lies between them.
+
+        Not by hooks: where training raises, Lightning puts the handlers back that it found, which
+        are ours, after the last hook, and they would be those of the next run.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        for signum in (signal.SIGINT, signal.SIGTERM, *_OF_SLURM):
+            self._before[signum] = signal.signal(signum, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before = {}
 
     def _take_over(self) -> None:
-        """From Lightning, which after `setup` wraps our handler into one of its own.
+        """From Lightning, which wraps our handler into one of its own.
 
         That one would leave a validation at once, without a checkpoint and with exit code 0.
         """
@@ -165,12 +186,7 @@ class StopOnSignal(pl.Callback):
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         # all is trained and saved; of several processes none may leave the others alone
         if self.received and trainer.world_size == 1:
-            raise Stopped(self.received)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before = {}
+            self._leave(trainer)
 
     def on_train_batch_end(
         self,
@@ -198,9 +214,19 @@ class StopOnSignal(pl.Callback):
             self.received = asked or self.received
         return bool(asked)
 
-    def _stop(self, trainer: pl.Trainer) -> None:
+    def _stop(self, trainer: pl.Trainer) -> NoReturn:
         self.last.save(trainer)
-        earlier = self._before.get(self.received)
-        if self.received in (signal.SIGUSR1, signal.SIGUSR2) and callable(earlier):
-            earlier(self.received, None)
-        raise Stopped(self.received)
+        self._leave(trainer)
+
+    def _leave(self, trainer: pl.Trainer) -> NoReturn:
+        stopped = Stopped(self.received)
+        is_term = self.received == signal.SIGTERM
+        is_taken = is_term and trainer.is_global_zero and is_being_preempted()
+        for signum in _OF_SLURM:
+            handler = self._before.get(signum)
+            if callable(handler) and (is_taken or signum == self.received):
+                try:
+                    handler(self.received, None)
+                except SystemExit as end:
+                    raise end from stopped
+        raise stopped
