@@ -54,6 +54,7 @@ PARTNERS = {
     "model/noise_schedule/zero_terminal_snr": ["model/parameterization=v"],
     "trainer/gpu": ["trainer.accelerator=cpu"],
     "trainer/ddp": ["trainer.accelerator=cpu", "trainer.devices=1"],
+    "trainer/fsdp": ["trainer.accelerator=cpu", "trainer.devices=1"],
 }
 # What makes a step of any of a model's experiments a matter of a second.
 SMALL = {

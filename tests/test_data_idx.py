@@ -68,6 +68,7 @@ def test_what_is_written_is_read(tmp_path_factory, array, gzipped):
         (idx_bytes(ARRAY)[:-1], "truncated"),
         (idx_bytes(ARRAY)[:16], "truncated"),
         (bytes((0, 0, 8, 3)) + b"\xff" * 12 + bytes(24), "truncated"),
+        (bytes((0, 0, 8, 3)) + bytes(4) + b"\xff" * 8, "empty: its header claims 0 x 4294967295"),
         (idx_bytes(ARRAY) + b"\x00", "longer"),
         (idx_bytes(ARRAY)[:-1] + b"\x00", "altered"),
     ],

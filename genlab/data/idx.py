@@ -66,6 +66,9 @@ def _parse(
         )
     shape = struct.unpack(f">{dimensions}I", header[4:])
     size = math.prod(shape)
+    if size == 0:
+        sides = " x ".join(map(str, shape))
+        raise DataError(f"{path} is empty: its header claims {sides} bytes; replace the file")
     if size > _LARGEST_EXPANSION * path.stat().st_size:
         raise DataError(
             f"{path} is truncated: its header claims {size:,} bytes, which so small a file cannot "
