@@ -10,45 +10,26 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
-work=$(mktemp -d)
-python=.venv/bin/python
+# shellcheck source=tests/cluster/common.sh
+. "$here/common.sh"
 ours=$work/environment/bin/python
 launcher=
 
-say() { printf '\n== %s\n' "$*"; }
 fail() {
     tail -n 30 "$work"/*.log >&2 2> /dev/null || true
     printf 'FAILED: %s\n' "$*" >&2
     exit 1
 }
-cannot() { printf 'not tried: %s\n' "$*" >&2; exit 77; }
-processes() { # of Ray, and what it started: they have its folder in their environment
-    local environment
-    for environment in /proc/[0-9]*/environ; do
-        if grep -qszxF "RAY_TMPDIR=$work/ray" "$environment"; then
-            environment=${environment#/proc/}
-            echo "${environment%/environ}"
-        fi
-    done
-}
 finish() {
-    local code=$? signal pids
+    local code=$?
     trap - EXIT
     [ -z "$launcher" ] || kill "$launcher" 2> /dev/null || true
-    for signal in TERM KILL; do
-        mapfile -t pids < <(processes)
-        [ ${#pids[@]} -gt 0 ] || break
-        kill -s "$signal" "${pids[@]}" 2> /dev/null || true
-        sleep 5
-    done
+    # of Ray, and what it started
+    end_processes_with "RAY_TMPDIR=$work/ray" || { echo "FAILED: processes of Ray are left" >&2; code=1; }
     rm -rf "$work"
     exit "$code"
 }
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-export OMP_NUM_THREADS=1
-[ -x "$python" ] || make env
+begin
 
 say "an environment with Ray, on top of the project's"
 "$python" -m venv "$work/environment"

@@ -10,19 +10,17 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
-work=$(mktemp -d)
+# shellcheck source=tests/cluster/common.sh
+. "$here/common.sh"
 cluster=$work/cluster
-python=.venv/bin/python
 launcher=
 
-say() { printf '\n== %s\n' "$*"; }
 fail() {
     printf 'FAILED: %s\n' "$*" >&2
     grep -hv sacct "$work/multirun.log" | tail -n 20 >&2
     tail -n 5 "$work"/runs/sweep/.submitit/*/*_log.err 2> /dev/null >&2
     exit 1
 }
-cannot() { printf 'not tried: %s\n' "$*" >&2; exit 77; }
 finish() {
     local code=$?
     trap - EXIT
@@ -34,12 +32,8 @@ finish() {
 
 # shellcheck source=tests/cluster/slurm_cluster.sh
 . "$here/slurm_cluster.sh"
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+begin
 unset "${!SLURM_@}" "${!SUBMITIT_@}"
-export OMP_NUM_THREADS=1
-[ -x "$python" ] || make env
 
 weights=(0 1 4 30)
 settings=(experiment=vae/kl_weight "model.kl_weight=$(IFS=, && echo "${weights[*]}")"
@@ -73,16 +67,16 @@ is() { [ "$(field "$1" "$2")" = "$3" ]; }
 
 preempt() { # NUMBER
     local job urgent
-    cluster_within 90 trains "$1" || fail "job $1 does not train"
+    within 90 trains "$1" || fail "job $1 does not train"
     job=$(id "$1")
     urgent=$(sbatch --parsable --partition urgent --nodelist "$(node "$1")" --output /dev/null \
         --wrap "sleep 1")
-    cluster_within 30 is "$job" Restarts 1 || fail "job $1 was not queued again: $(field "$job" JobState)"
-    cluster_within 30 is "$urgent" JobState COMPLETED || fail "the urgent job did not get the node"
+    within 30 is "$job" Restarts 1 || fail "job $1 was not queued again: $(field "$job" JobState)"
+    within 30 is "$urgent" JobState COMPLETED || fail "the urgent job did not get the node"
     grep -q '"preempted"' "$(directory "$1")/status.json" || fail "its status is not preempted"
     echo "job $1 was preempted at step $(tail -n 1 "$(directory "$1")/metrics.jsonl" \
         | grep -o '"step": [0-9]*' | cut -d ' ' -f 2) and is queued again"
-    cluster_within 10 is "$job" JobState PENDING || fail "it is $(field "$job" JobState)"
+    within 10 is "$job" JobState PENDING || fail "it is $(field "$job" JobState)"
     scontrol update JobId="$job" StartTime=now # and not in two minutes
 }
 
@@ -94,7 +88,7 @@ scontrol update PartitionName=normal GraceTime=0
 preempt 2
 
 say "all end"
-cluster_within 180 is_over "$launcher" || fail "the launcher still waits"
+within 180 is_over "$launcher" || fail "the launcher still waits"
 wait "$launcher" || fail "the multirun ended with $?"
 launcher=
 echo "four jobs, two of them preempted: $SECONDS s"

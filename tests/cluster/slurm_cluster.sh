@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A SLURM cluster on this machine alone, in the folder $cluster. To be sourced.
+# A SLURM cluster on this machine alone, in the folder $cluster. To be sourced after common.sh.
 #
 #   cluster_fetch    unpack Debian's packages there; not 0 where they cannot be had
 #   cluster_up N     start N nodes of one processor each; not 0 if they do not come up
@@ -83,15 +83,6 @@ cluster_daemon() {
     disown $!
 }
 
-cluster_within() { # SECONDS COMMAND...: until the command succeeds
-    local last=$((SECONDS + $1))
-    shift
-    until "$@" > /dev/null 2>&1; do
-        [ "$SECONDS" -lt "$last" ] || return 1
-        sleep 0.2
-    done
-}
-
 cluster_idle() { [ "$(sinfo --noheader --partition normal --states idle --format %D)" = "$1" ]; }
 
 cluster_up() {
@@ -104,38 +95,19 @@ cluster_up() {
     cluster_daemon munged --foreground --force --key-file="$cluster/munge/key" \
         --socket="$cluster/munge/socket" --pid-file="$cluster/munge/pid" \
         --log-file="$cluster/log/munged" --seed-file="$cluster/munge/seed"
-    cluster_within 10 test -S "$cluster/munge/socket" || return 1
+    within 10 test -S "$cluster/munge/socket" || return 1
     cluster_daemon slurmctld-wlm -D -c
     for node in $(seq "$1"); do
         cluster_daemon slurmd-wlm -D -N "n$node" -d "$cluster/root/usr/sbin/slurmstepd-wlm"
     done
-    cluster_within 30 cluster_idle "$1"
-}
-
-# Processes that were started with this cluster's settings in their environment.
-cluster_processes() {
-    local environment
-    for environment in /proc/[0-9]*/environ; do
-        if grep -qszxF "SLURM_CONF=$cluster/slurm.conf" "$environment"; then
-            environment=${environment#/proc/}
-            echo "${environment%/environ}"
-        fi
-    done
+    within 30 cluster_idle "$1"
 }
 
 cluster_down() {
-    local signal pids
     if [ ${#cluster_daemons[@]} -gt 0 ]; then
         timeout 10 scancel --partition normal,urgent > /dev/null 2>&1 || true
         kill "${cluster_daemons[@]}" 2> /dev/null || true
     fi
-    for signal in TERM KILL; do
-        mapfile -t pids < <(cluster_processes)
-        [ ${#pids[@]} -gt 0 ] || break
-        kill -s "$signal" "${pids[@]}" 2> /dev/null || true
-        cluster_within 10 cluster_ended || true
-    done
-    cluster_ended
+    # all that was started with this cluster's settings in its environment
+    end_processes_with "SLURM_CONF=$cluster/slurm.conf"
 }
-
-cluster_ended() { [ -z "$(cluster_processes)" ]; }

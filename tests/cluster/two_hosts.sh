@@ -9,18 +9,16 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
-work=$(mktemp -d)
-python=.venv/bin/python
+# shellcheck source=tests/cluster/common.sh
+. "$here/common.sh"
 hosts=("genlab-$$-1" "genlab-$$-2")
 addresses=(10.77.0.1 10.77.0.2)
 
-say() { printf '\n== %s\n' "$*"; }
 fail() {
     tail -n 20 "$work"/*.log >&2 2> /dev/null || true
     printf 'FAILED: %s\n' "$*" >&2
     exit 1
 }
-cannot() { printf 'not tried: %s\n' "$*" >&2; exit 77; }
 finish() {
     local code=$? host signal
     trap - EXIT
@@ -35,13 +33,9 @@ finish() {
     rm -rf "$work"
     exit "$code"
 }
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-export OMP_NUM_THREADS=1
+begin
 
 [ "$(id -u)" = 0 ] || cannot "network namespaces are root's"
-[ -x "$python" ] || make env
 if ! command -v ip > /dev/null; then
     { apt-get update && apt-get install --yes --no-install-recommends iproute2; } > /dev/null 2>&1 \
         || cannot "ip: install iproute2"
