@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import lzma
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     except (
         *(EOFError, OSError, RuntimeError, ValueError),
-        *(pickle.UnpicklingError, zipfile.BadZipFile),
+        *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
         if "Weights only load failed" in reason:

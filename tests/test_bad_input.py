@@ -738,3 +738,18 @@ def test_a_run_that_is_refused_keeps_what_was_there(interrupted: Path) -> None:
     with pytest.raises(RunDirectoryError):
         train(interrupted.parents[1], *GAUSSIAN, "overwrite=true", "init_from=nowhere")
     assert (interrupted / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("method", [8, 12, 14, 99], ids=["deflate", "bzip2", "lzma", "unknown"])
+def test_a_checkpoint_that_says_it_is_compressed_is_refused(tmp_path: Path, method: int) -> None:
+    """torch compresses nothing, so that the bytes behind such a header are none of a compressor."""
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"w": torch.rand(64)}}, path)
+    content = bytearray(path.read_bytes())
+    for header, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = 0
+        while (start := content.find(header, start) + 1) > 0:
+            content[start - 1 + offset] = method
+    path.write_bytes(content)
+    with pytest.raises(RunDirectoryError, match="is no readable checkpoint"):
+        checkpoints.read(path)

@@ -23,7 +23,7 @@ from genlab.results import Run, RunDirectory, find_runs
 from genlab.sweeps.display import display
 from genlab.sweeps.progress import Progress
 from genlab.sweeps.resources import Settings
-from genlab.sweeps.supervisor import Task
+from genlab.sweeps.supervisor import Task, _resident_bytes
 
 ROOT = Path(__file__).parent.parent
 STEPS_PER_EPOCH, EPOCHS = 10, 3
@@ -474,3 +474,21 @@ def test_a_table_of_many_jobs_fits_the_terminal(tmp_path: Path) -> None:
 def test_settings_are_refused_by_name(place: Place, override: str, said: str) -> None:
     output = place.finish(f"hydra.launcher.{override}", code=2)
     assert said in output and "Traceback" not in output
+
+
+def test_the_memory_of_a_job_is_that_of_all_its_processes() -> None:
+    held = 64 << 20
+    hold = f"import sys; held = bytearray(b'x') * {held}; print(flush=True); sys.stdin.read()"
+    both = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}"
+    with subprocess.Popen(
+        [sys.executable, "-c", both],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline(), process.stdout.readline()
+        assert 2 * held < _resident_bytes(process.pid) < 4 * held
+        process.stdin.close()  # which both wait for
+    assert _resident_bytes(None) == 0

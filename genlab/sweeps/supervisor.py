@@ -313,8 +313,12 @@ def _kill(task: Task) -> None:
 
 
 def _resident_bytes(pid: int | None) -> int:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+    """Of a task's process and of those that it started; what they share counts for each."""
+    pages = 0
+    for stat in Path("/proc").glob("[0-9]*/stat") if pid is not None else ():
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it may have ended meanwhile
+            # behind the name, which may hold anything: state, parent, group, ..., pages
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(stat.parent.name) == pid or int(fields[2]) == pid:
+                pages += int(fields[21])
     return pages * os.sysconf("SC_PAGE_SIZE")
