@@ -45,6 +45,10 @@ class GenerativeModule(pl.LightningModule):
         spec: the images.
         optimizer: recipe of the optimizer and of its learning rate.
         seed: of the run.
+
+    Attributes:
+        is_spread: whether the networks lie spread over the processes (`trainer=fsdp`), all of which
+            must then take part wherever one of them is used.
     """
 
     def __init__(self, spec: ImageSpec, optimizer: Adam, seed: int) -> None:
@@ -59,7 +63,7 @@ class GenerativeModule(pl.LightningModule):
         self._window: tuple[float, int] = (0.0, 0)
         self._flops_per_image: float | None = None
         self._peak: float | None = None
-        self._is_spread = False
+        self.is_spread = False
 
     @abstractmethod
     def objective(self, x: Tensor, labels: Tensor | None, step: int) -> dict[str, Tensor]:
@@ -114,15 +118,11 @@ class GenerativeModule(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
-    @property
-    def is_spread(self) -> bool:
-        """Whether the networks lie spread over the processes, all of which must then use them."""
-        return self._is_spread
-
     def configure_model(self) -> None:
-        if self._device_mesh is None or self._is_spread:
+        """Spread the networks, where the strategy has a mesh of processes to spread them over."""
+        if self._device_mesh is None or self.is_spread:
             return
-        self._is_spread = True
+        self.is_spread = True
         self._flops_per_image = self._count_flops()  # of whole networks, for the last time
         networks = self.networks()
         inside = {id(p) for network in networks.values() for p in network.parameters()}
