@@ -48,6 +48,7 @@ from genlab.modules.base import GenerativeModule
 from genlab.outcome import Outcome
 from genlab.results import Run, RunDirectory, set_aside
 from genlab.run_config import RunConfig
+from genlab.tracking.account import id_from_agent
 from genlab.tracking.record import RecordLogger
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,8 @@ def run(cfg: DictConfig) -> Outcome:
     if not run_config.overwrite and before.is_completed:
         print(f"completed before: {path} (overwrite=true trains anew)")
         console.show(before.result or {}, path)
+        if id_from_agent() and is_first:
+            _send(before, run_config, config)
         return Outcome(DONE, path, before.result)
 
     torch.set_float32_matmul_precision(run_config.matmul_precision)
@@ -233,7 +236,7 @@ def _train_in(
         without_idle_hooks(watcher, pl.Callback)
     without_idle_hooks(module, pl.LightningModule)
 
-    tracker = _tracker(directory, run_config, config) if directory.writes else None
+    tracker = _tracker(path, run_config, config) if directory.writes else None
     exit_code, failure = TRAINING_FAILED, ""
     try:
         trainer: pl.Trainer = configs.build(
@@ -264,7 +267,7 @@ def _train_in(
             directory.write_bound(module.final_curves)
         result = {**ending.result(module, last.seconds, expected), "evaluated": evaluated}
         if tracker is not None:
-            tracker.summarise({**result["metrics"], "verdict": result["verdict"]})
+            tracker.summarise(result)
         exit_code = DONE
         return result
     except Stopped as stopped:
@@ -286,7 +289,16 @@ def _train_in(
                 print(tracker.sentence)
 
 
-def _tracker(directory: RunDirectory, run_config: RunConfig, config: configs.Config) -> Any:
+def _send(run: Run, run_config: RunConfig, config: configs.Config) -> None:
+    """Send what a completed run holds: its sweep on W&B waits for the numbers of this point."""
+    tracker = _tracker(run.path, run_config, config)
+    if tracker is not None:
+        tracker.summarise(run.result or {})
+        tracker.close(DONE)
+        print(tracker.sentence)
+
+
+def _tracker(path: Path, run_config: RunConfig, config: configs.Config) -> Any:
     if "_target_" not in run_config.logger:
         return None
     choices = hydra_job.choices()
@@ -296,15 +308,15 @@ def _tracker(directory: RunDirectory, run_config: RunConfig, config: configs.Con
         points.columns(group, points.point_of(config, choices, swept)) if swept is not None else {}
     )
     # a run that starts anew must not go on with the one on W&B that was set aside here
-    aside = len(list(directory.path.parent.glob(f"{directory.name}.old-*")))
-    run_id = f"{group}-{directory.name}" + (f"-{aside + 1}" if aside else "")
+    aside = len(list(path.parent.glob(f"{path.name}.old-*")))
+    run_id = f"{group}-{path.name}" + (f"-{aside + 1}" if aside else "")
     return configs.build(
         run_config.logger,
         "logger",
-        directory=directory.path,
+        directory=path,
         run_id=re.sub(r"[^\w-]", "-", run_id)[-120:],
         group=group,
-        name=directory.path.name,
+        name=path.name,
         job_type="train",
         tags=sorted({*(f"{key}:{value}" for key, value in choices.items()), *run_config.tags}),
         notes=run_config.notes,

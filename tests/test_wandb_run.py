@@ -270,7 +270,34 @@ def test_nothing_is_logged_twice_and_what_the_record_has_is_caught_up(
         row(2, {"val/loss": 5.0}),
         row(2, {"pictures/samples": picture}),
     ]
-    assert logged_rows(tmp_path / "run") == expected
+    assert logged_rows(tmp_path / "run", "the-run") == expected
+
+
+def test_a_run_that_an_agent_hands_out_again_is_whole_under_its_new_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbStub
+) -> None:
+    for key, value in server.variables.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "the-sweep")
+    with RunDirectory(tmp_path / "run") as record:
+        starts = [("first", [1, 2]), ("second", [3]), ("second", [4]), ("offline", [5])]
+        for run_id, steps in starts:
+            monkeypatch.setenv("WANDB_RUN_ID", run_id)
+            monkeypatch.setenv("WANDB_MODE", "offline" if run_id == "offline" else "online")
+            wandb.teardown()  # each start is a process of its own
+            logger = open_logger(record.path)
+            for step in steps:
+                record.append_metrics(step, 0, {"train/loss": float(step)})
+                logger.log_metrics({"train/loss": float(step)}, step)
+            logger.close(143)
+            assert logger.version == run_id
+    assert set(server.runs) == {"first", "second"}
+    for run_id, steps in (("first", [1, 2]), ("second", [1, 2, 3, 4])):
+        online = server.runs[run_id]
+        assert [item["trainer/global_step"] for item in online.history] == steps
+        assert online.told("sweep") == "the-sweep"
+    for run_id, count in (("second", 4), ("offline", 5)):
+        assert [step for step, _ in logged_rows(record.path, run_id)] == [*range(1, count + 1)]
 
 
 def test_a_video_is_a_media_panel_and_what_is_no_video_costs_no_run(

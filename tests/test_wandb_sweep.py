@@ -22,7 +22,7 @@ from genlab.cli.workspace import comparison
 from genlab.errors import ConfigError
 from genlab.manifest import Job, Manifest
 from genlab.report import collect
-from genlab.results import RunDirectory
+from genlab.results import RunDirectory, find_runs
 from genlab.run_config import RunConfig
 from genlab.sweeps import announce
 from genlab.tracking import workspace
@@ -318,6 +318,68 @@ def test_a_sweep_of_wandbs_own_agent_turns_real_keys(path: Path) -> None:
         assert config["seed"] == chosen[-1]
     if "model.kl_weight" in values:
         assert config["model"]["kl_weight"] == values["model.kl_weight"][-1]
+
+
+@pytest.mark.slow
+def test_wandbs_own_agent_runs_the_points_that_it_is_handed(
+    tmp_path: Path, server: WandbStub
+) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {**os.environ, **server.variables, "PATH": path, "WANDB_DIR": str(tmp_path)}
+    for name in ("WANDB_MODE", "WANDB_SILENT", "GENLAB_SWEEP_KEYS", "GENLAB_SWEEP_GROUP"):
+        variables.pop(name, None)
+
+    def client(*words: str) -> str:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("wandb"), *words],
+            cwd=ROOT,
+            env=variables,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    output = client("sweep", "conf/wandb_sweep/kl_weight.yaml")
+    (started,) = re.findall("wandb (agent .+)", output)
+    ((name, handed),) = server.sweeps.items()
+    assert handed.config == yaml.safe_load((ROOT / "conf/wandb_sweep/kl_weight.yaml").read_text())
+    assert started == f"agent me/genlab/{name}"
+
+    here = handed.config["command"].index("${args_no_hyphens}")
+    small = [*SMALL, "trainer.max_epochs=1", "callbacks=none", f"runs_dir={tmp_path}/runs"]
+    handed.config["command"][here:here] = small  # as `wandb sweep --update` would
+    points = [{"model.kl_weight": 0.1, "seed": 2}, {"model.kl_weight": 30, "seed": 0}]
+    assert all(point in handed.points for point in points)
+    handed.points = [*points, points[0], {"model.kl_weight": 1, "seed": 1}]
+    output = client(*started.split(), "--count", "3")
+
+    assert len(handed.agents) == 1
+    assert set(server.runs) == set(handed.handed_out)
+    assert list(handed.handed_out.values()) == [*points, points[0]]
+    assert output.count("completed before") == 1
+    directories = {run.path.name: run for run in find_runs(tmp_path / "runs")}
+    assert len(directories) == 2
+    for run_id, point in handed.handed_out.items():
+        online = server.runs[run_id]
+        assert online.told("sweep") == name
+        assert online.told("groupName") == "vae-kl_weight"
+        assert online.exit_code == 0
+        config = online.config
+        assert config["model"]["kl_weight"] == config["sweep/kl_weight"] == point["model.kl_weight"]
+        assert config["sweep/point"] == f"kl_weight={point['model.kl_weight']}"
+        assert config["seed"] == config["data"]["seed"] == point["seed"]
+        assert online.summary["status"] == "completed"
+        run = directories[online.told("displayName")]
+        assert run.result is not None
+        for metric, value in run.result["metrics"].items():
+            assert online.summary[metric] == pytest.approx(value, rel=1e-12)
+        assert online.summary["verdict"] == run.result["verdict"]
+        (tested,) = [row for row in online.history if "test/neg_elbo" in row]  # what W&B optimises
+        assert tested["test/neg_elbo"] == online.summary["test/neg_elbo"]
+    directory = tmp_path / "runs" / "vae-kl_weight"
+    compared = comparison(collect(directory), None, directory)
+    assert [knob.column for knob in compared.knobs] == ["sweep/kl_weight"]
 
 
 def split(words: list[str], at: str) -> tuple[list[str], list[str]]:

@@ -1,12 +1,14 @@
 """A W&B server on the loopback: what real clients send it can be read back.
 
-It answers as much of the GraphQL interface as starting, resuming and ending a run needs, keeps the
-file streams, counts uploads, and can be told to stall or to fail.
+It answers as much of the GraphQL interface as `wandb sweep`, `wandb agent` and the start, the
+resumption and the end of a run need; it keeps the file streams, counts uploads, and can be told to
+stall or to fail.
 """
 
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 import threading
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
+
+import yaml
 
 #: A key of the right shape; the stub asks for none.
 KEY = "0" * 40
@@ -46,8 +50,12 @@ _USER = {
 
 @dataclass
 class StubRun:
-    """What the server was told of one run, over all the times that it was started."""
+    """What the server was told of one run, over all the times that it was started.
 
+    A run of a sweep is there before it is started: `sweep` is the name that the server gave it to.
+    """
+
+    sweep: str | None = None
     starts: list[dict[str, Any]] = field(default_factory=list)
     stream: dict[str, list[str]] = field(default_factory=dict)
     exit_code: int | None = None
@@ -74,11 +82,22 @@ class StubRun:
         return next((s[key] for s in reversed(self.starts) if s.get(key)), None)
 
 
+@dataclass
+class StubSweep:
+    """A sweep, what it hands out next, and the runs that have been handed out, each by its id."""
+
+    config: dict[str, Any]
+    points: list[dict[str, Any]]
+    agents: list[str] = field(default_factory=list)
+    handed_out: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
 class WandbStub:
     """The server, from `with` to the end of the block, on a port of its own."""
 
     def __init__(self) -> None:
         self.runs: dict[str, StubRun] = {}
+        self.sweeps: dict[str, StubSweep] = {}
         self.views: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.unknown: list[str] = []
@@ -133,7 +152,7 @@ class WandbStub:
             "name": name,
             "displayName": variables.get("displayName") or name,
             "config": "{}",
-            "sweepName": None,
+            "sweepName": self.run(name).sweep,
             "project": _PROJECT,
             "historyLineCount": len(self.run(name).history),
             "tags": [],
@@ -157,11 +176,48 @@ class WandbStub:
             "historyTail": json.dumps(run.stream.get("wandb-history.jsonl", [])[-1:]),
             "eventsTail": "[]",
             "config": "{}",
-            "wandbConfig": json.dumps({"t": 1}),
+            "wandbConfig": json.dumps({"t": 1} if run.starts else {}),
             "tags": [],
             "group": None,
         }
         return {"model": {**_PROJECT, "bucket": bucket}}
+
+    def upsert_sweep(self, variables: dict[str, Any]) -> dict[str, Any]:
+        config = yaml.safe_load(variables["config"])
+        values = {key: given["values"] for key, given in config["parameters"].items()}
+        grid = [dict(zip(values, v, strict=True)) for v in itertools.product(*values.values())]
+        name = f"sweep{len(self.sweeps) + 1:03}"
+        self.sweeps[name] = StubSweep(config, grid)
+        sweep = {"name": name, "project": _PROJECT}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def sweep_with_runs(self, variables: dict[str, Any]) -> dict[str, Any]:
+        sweep = self.sweeps.get(variables["sweep"])
+        if sweep is None:
+            return {"project": {"sweep": None}}
+        config = yaml.safe_dump(sweep.config)
+        return {"project": {"sweep": {"id": "s", "config": config, "runs": {"edges": []}}}}
+
+    def create_agent(self, variables: dict[str, Any]) -> dict[str, Any]:
+        agents = self.sweeps[variables["sweep"]].agents
+        agents.append(f"{variables['sweep']}:{len(agents)}")
+        return {"createAgent": {"agent": {"id": agents[-1]}}}
+
+    def heartbeat(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """One run at a time, then the word to stop."""
+        name = variables["id"].partition(":")[0]
+        sweep, commands = self.sweeps[name], list[dict[str, Any]]()
+        if not json.loads(variables["runState"]) and not sweep.points:
+            commands.append({"type": "exit"})
+        elif not json.loads(variables["runState"]):
+            run_id = f"{name}run{len(sweep.handed_out) + 1}"
+            point = sweep.handed_out[run_id] = sweep.points.pop(0)
+            self.run(run_id).sweep = name
+            args = {key: {"value": value} for key, value in point.items()}
+            program = sweep.config["program"]
+            commands.append({"type": "run", "run_id": run_id, "program": program, "args": args})
+        agent = {"id": variables["id"]}
+        return {"agentHeartbeat": {"agent": agent, "commands": json.dumps(commands)}}
 
     def upload_urls(self, variables: dict[str, Any]) -> dict[str, Any]:
         name = variables.get("run") or variables.get("runName")
@@ -214,6 +270,10 @@ def _projects(stub: WandbStub, variables: dict[str, Any]) -> dict[str, Any]:
 
 #: The first of these found in a query tells what is asked.
 _ANSWERS: dict[str, Callable[[WandbStub, dict[str, Any]], dict[str, Any]]] = {
+    "upsertSweep(": WandbStub.upsert_sweep,
+    "sweep(sweepName": WandbStub.sweep_with_runs,
+    "createAgent(": WandbStub.create_agent,
+    "agentHeartbeat(": WandbStub.heartbeat,
     "upsertBucket": WandbStub.upsert_run,
     "createRunFiles": WandbStub.upload_urls,
     "serverInfo": _server_info,

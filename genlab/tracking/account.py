@@ -1,4 +1,4 @@
-"""Whether there is a W&B account to talk to, found out without asking and without the network."""
+"""What the environment says of W&B: an account, an agent; without asking, without the network."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def key_is_configured() -> bool:
         return host is not None and netrc.netrc(path).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def id_from_agent() -> str | None:
+    """The id that W&B's own agent gave to the run that it started as this process, if it did."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None

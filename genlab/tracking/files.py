@@ -26,13 +26,15 @@ def folders(run_directory: Path) -> list[Path]:
     return sorted(found, key=lambda folder: folder.name.removeprefix("offline-"))
 
 
-def logged_rows(run_directory: Path) -> list[Row]:
-    """The rows in W&B's files of a run, in the order of its steps on W&B.
+def logged_rows(run_directory: Path, run_id: str) -> list[Row]:
+    """The rows that W&B's files have of the run of this id, in the order of its steps on W&B.
 
     A folder of an offline start counts from 0 again, and `wandb sync` appends it.
     """
     at: dict[int, Row] = {}
     for folder in folders(run_directory):
+        if folder.name.removeprefix("offline-").split("-", 2)[-1] != run_id:
+            continue  # of a sweep that handed out the same point before
         before = len(at) if folder.name.startswith("offline-") else 0
         for log in folder.glob("*.wandb"):
             for item in _history(log):

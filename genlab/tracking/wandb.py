@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED
 from genlab.results import Run
-from genlab.tracking.account import key_is_configured
+from genlab.tracking.account import id_from_agent, key_is_configured
 from genlab.tracking.files import STEP, Row, folders, logged_rows, row
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class WandbLogger(Logger):
     Args:
         directory: the run directory, whose record holds a row before it is logged here; W&B's files
             go to its `wandb/`.
-        run_id: the run's id on W&B; the same id continues the same run.
+        run_id: the run's id on W&B; the same id continues the same run. Where W&B's own agent
+            started this process, the agent's choice of id, project and entity stands instead.
         group, job_type, name, tags, notes: as W&B shows them.
         config: the resolved, nested config.
         project, entity: where on W&B.
@@ -66,7 +67,7 @@ class WandbLogger(Logger):
         mode: Literal["auto", "online", "offline"] = "auto",
     ) -> None:
         super().__init__()
-        self._name, self._id, self.directory = name, run_id, directory
+        self._name, self._id, self.directory = name, id_from_agent() or run_id, directory
         wanted = os.environ.get("WANDB_MODE") or mode
         if wanted == "auto":
             began_offline = any(f.name.startswith("offline-") for f in folders(directory))
@@ -81,7 +82,7 @@ class WandbLogger(Logger):
                 project=os.environ.get("WANDB_PROJECT", project),
                 entity=entity,
                 dir=directory,
-                id=run_id,
+                id=self._id,
                 resume="allow",
                 group=group,
                 name=name,
@@ -102,7 +103,7 @@ class WandbLogger(Logger):
             )
 
         before: list[Row] = []
-        self._safely(lambda: before.extend(logged_rows(directory)))
+        self._safely(lambda: before.extend(logged_rows(directory, self._id)))
         self._safely(lambda: wandb.setup(wandb.Settings(silent=True)))
         if wanted == "online" and not self._safely(lambda: start("online")):
             log.warning("W&B cannot be reached: this run is kept in files instead")
@@ -192,9 +193,11 @@ class WandbLogger(Logger):
 
     @rank_zero_only
     def summarise(self, result: Mapping[str, Any]) -> None:
-        """The final numbers as the run's summary."""
+        """The numbers and the verdict of a `result.json` as the run's summary."""
         if self.run is not None:
-            self._safely(lambda: self.run.summary.update(dict(result)))
+            self._safely(
+                lambda: self.run.summary.update({**result["metrics"], "verdict": result["verdict"]})
+            )
 
     @rank_zero_only
     def close(self, exit_code: int, error: str = "") -> None:
