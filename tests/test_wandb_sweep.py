@@ -239,6 +239,50 @@ def test_workspace_and_report_are_saved_with_what_the_dry_run_shows(
     assert any("kl_weight" in json.dumps(block) for block in sent["blocks"])
 
 
+@pytest.mark.slow
+def test_the_views_of_a_sweep_are_updated_or_where_they_are_gone_made_anew(
+    tmp_path: Path, server: WandbStub
+) -> None:
+    directory = tmp_path / "schedules"
+    noise_schedules(directory)
+
+    def save(*options: str) -> dict[str, tuple[str, str]]:
+        done = genlab("workspace", str(directory), *options, **server.variables)
+        assert done.returncode == 0, done.stderr
+        lines = re.findall(r"^(workspace|report) +(\S+) \((.+)\)$", done.stdout, re.MULTILINE)
+        return {name: (url, became) for name, url, became in lines}
+
+    first = save("--report")
+    assert {became for _, became in first.values()} == {"new"}
+    assert len(server.kept) == 2
+    for run in directory.glob("run-*"):
+        result = json.loads((run / "result.json").read_text())
+        result["metrics"]["test/bits_per_dim"] = 1.5
+        (run / "result.json").write_text(json.dumps(result))
+    second = save("--report")
+    assert second == {name: (url, "updated") for name, (url, _) in first.items()}
+    assert len(server.kept) == 2
+    assert all("bits_per_dim" in view["spec"] for view in server.kept.values())
+    genlab("workspace", str(directory), "--report", "--dry")
+    shown = panels(json.loads((directory / "wandb_workspace.json").read_text()))
+    (kept,) = [v for v in server.kept.values() if v["type"] == "project-view"]
+    assert panels({"spec": json.loads(kept["spec"])}) == shown
+
+    elsewhere = save("--project", "another")
+    assert elsewhere["workspace"][1] == "new"
+    assert len(server.kept) == 3
+    (report,) = [v for v in server.kept.values() if v["type"] == "runs"]
+    report["displayName"] = "mine"
+    del server.kept[kept["id"]]
+    third = save("--report")
+    assert third["workspace"][1] == "new: W&B no longer has the one of before"
+    assert third["report"][1].startswith("new: the one of before is called 'mine' now")
+    assert report["displayName"] == "mine"
+    server.kept.clear()
+    fourth = save("--report")
+    assert {became for _, became in fourth.values()} == {third["workspace"][1]}
+
+
 def noise_schedules(directory: Path) -> None:
     """Four runs of a sweep of schedules as they are left behind, without training them."""
     jobs = []

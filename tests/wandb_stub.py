@@ -98,7 +98,8 @@ class WandbStub:
     def __init__(self) -> None:
         self.runs: dict[str, StubRun] = {}
         self.sweeps: dict[str, StubSweep] = {}
-        self.views: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []  # as they were sent, one after the other
+        self.kept: dict[str, dict[str, Any]] = {}  # by their ids, as they are now
         self.requests: list[str] = []
         self.unknown: list[str] = []
         self.behaviour: Literal["answer", "stall", "refuse"] = "answer"
@@ -226,15 +227,18 @@ class WandbStub:
         ]
         return {"createRunFiles": {"runID": f"run-{name}", "uploadHeaders": [], "files": files}}
 
-    def upsert_view(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def upsert_view(self, variables: dict[str, Any]) -> dict[str, Any] | None:
         self.views.append(variables)
+        is_new = not variables.get("id")
+        if not (is_new or variables["id"] in self.kept):
+            return None
         view = {
-            "id": f"view{len(self.views)}",
+            "id": variables.get("id") or f"VIEW{len(self.views):04}",
             "type": variables.get("type"),
             "name": variables.get("name"),
             "displayName": variables.get("displayName"),
             "description": variables.get("description") or "",
-            "project": _PROJECT,
+            "project": {**_PROJECT, "name": variables["projectName"]},
             "spec": variables.get("spec"),
             "updatedAt": "2026-01-01T00:00:00Z",
             "createdAt": "2026-01-01T00:00:00Z",
@@ -244,7 +248,12 @@ class WandbStub:
             "viewCount": 0,
             "entityName": "me",
         }
-        return {"upsertView": {"view": view, "inserted": True}}
+        self.kept[view["id"]] = view
+        return {"upsertView": {"view": view, "inserted": is_new}}
+
+    def view_of_name(self, variables: dict[str, Any]) -> dict[str, Any]:
+        found = [view for view in self.kept.values() if view["name"] == variables["viewName"]]
+        return {"project": {"allViews": {"edges": [{"node": view} for view in found]}}}
 
     def take_stream(self, name: str, message: dict[str, Any]) -> None:
         run = self.run(name)
@@ -269,7 +278,7 @@ def _projects(stub: WandbStub, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 #: The first of these found in a query tells what is asked.
-_ANSWERS: dict[str, Callable[[WandbStub, dict[str, Any]], dict[str, Any]]] = {
+_ANSWERS: dict[str, Callable[[WandbStub, dict[str, Any]], dict[str, Any] | None]] = {
     "upsertSweep(": WandbStub.upsert_sweep,
     "sweep(sweepName": WandbStub.sweep_with_runs,
     "createAgent(": WandbStub.create_agent,
@@ -280,6 +289,8 @@ _ANSWERS: dict[str, Callable[[WandbStub, dict[str, Any]], dict[str, Any]]] = {
     "GetProjects": _projects,
     "__type": lambda stub, v: {"__type": {"fields": []}, "TypeInfo": {"fields": []}},
     "upsertView": WandbStub.upsert_view,
+    "allViews(": WandbStub.view_of_name,
+    "view(id": lambda stub, v: {"view": stub.kept.get(v["reportId"])},
     "upsertModel": lambda stub, v: {"upsertModel": {"model": _PROJECT, "inserted": True}},
     "bucket(": WandbStub.resume_status,
     "viewer": lambda stub, v: {"viewer": _USER},

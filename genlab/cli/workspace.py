@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from genlab.report import Record
     from genlab.tracking.workspace import Comparison, Knob
 
+#: In a sweep's directory: where its views on W&B are, by entity and project.
+_VIEWS = "wandb_views.json"
 #: Between the largest and the smallest value of a knob, from which on its axis is logarithmic.
 _WIDE = 50
 
@@ -26,7 +29,8 @@ def add(commands: Any) -> None:
         help="the dashboard on W&B that compares the runs of a sweep",
         description="Build a W&B workspace that shows the runs of a sweep alone, by the knob that "
         "it turns: reconstruction against KL, the negative ELBO, curves over training, pictures "
-        "and videos side by side. Without a W&B key it is kept as JSON in the sweep's directory.",
+        "and videos side by side. The same command again updates it. Without a W&B key it is kept "
+        "as JSON in the sweep's directory.",
         epilog="example: genlab workspace runs/vae-kl_weight --report",
     )
     workspace.add_argument("directory", type=Path, help="a sweep's directory")
@@ -65,14 +69,32 @@ def _workspace(options: argparse.Namespace) -> int:
         # Without an entity the client asks no server which project is meant.
         of = replace(sweep, entity="") if keep else sweep
         views["report"] = workspace.build_report(of, question, answer(records))
+    where = f"{sweep.entity}/{sweep.project}"
+    addresses = _addresses(options.directory)
     for name, view in views.items():
         if keep:
             path = options.directory / f"wandb_{name}.json"
             write_json_atomically(path, workspace.spec_of(view))
             print(f"{name:<10} {path} ({why})")
         else:
-            print(f"{name:<10} {workspace.save(view)}")
+            mine = addresses.setdefault(where, {})
+            mine[name], became = workspace.save(view, mine.get(name))
+            write_json_atomically(options.directory / _VIEWS, addresses)
+            print(f"{name:<10} {mine[name]} ({became})")
     return DONE
+
+
+def _addresses(directory: Path) -> dict[str, dict[str, str]]:
+    """Of the views of before: entity and project, then workspace or report, to an address."""
+    try:
+        content = json.loads((directory / _VIEWS).read_bytes())
+    except (OSError, ValueError):  # none yet, or damaged: then they are made anew
+        return {}
+    return {
+        where: {name: url for name, url in views.items() if isinstance(url, str)}
+        for where, views in (content.items() if isinstance(content, dict) else ())
+        if isinstance(views, dict)
+    }
 
 
 def comparison(

@@ -156,18 +156,59 @@ def build_report(sweep: Comparison, question: str | None, answer: str) -> report
     )
 
 
-def save(view: workspaces.Workspace | reports.Report) -> str:
-    """Send it to W&B, and return its address.
+def save(view: workspaces.Workspace | reports.Report, before: str | None = None) -> tuple[str, str]:
+    """Send it to W&B, and return its address and what became of the view of before.
+
+    Args:
+        view: what `build_workspace` or `build_report` gave.
+        before: the address of the view that it takes the place of, if that is still there under
+            the same title.
 
     Raises:
         GenlabError: W&B cannot be reached or does not take it.
     """
+    found = None if before is None else _found(type(view), before)
+    title = _title(view)
+    if before is None:
+        became = "new"
+    elif found is None:
+        became = "new: W&B no longer has the one of before"
+    elif _title(found) != title:
+        became = f"new: the one of before is called {_title(found)!r} now, and stays as it is"
+    else:
+        became = "updated"
+        _fill(found, view)
+        view = found
     try:
-        return str(view.save().url)
+        return str(view.save().url), became
     except Exception as error:  # of the network, of the server, or of the client's own checks
         raise GenlabError(
             f"W&B did not take it ({error}): check --entity, --project and the key, or use --dry"
         ) from error
+
+
+def _found(kind: Any, address: str) -> Any:
+    """The view at an address, None where there is none."""
+    try:
+        return kind.from_url(address)
+    except (ValueError, TypeError):  # the client read an answer without a view in it
+        return None
+    except Exception as error:
+        answer = getattr(error, "response", None)
+        if answer is not None and answer.http_status in (0, 404):  # 0: an error within GraphQL
+            return None
+        raise GenlabError(f"{address} cannot be updated: {error}") from error
+
+
+def _title(view: Any) -> str:
+    return str(view.title if hasattr(view, "title") else view.name)
+
+
+def _fill(found: Any, view: Any) -> None:
+    """Show in what W&B has what a view shows."""
+    report, workspace = ("description", "blocks", "width"), ("sections", "settings")
+    for name in report if hasattr(view, "blocks") else (*workspace, "runset_settings"):
+        setattr(found, name, getattr(view, name))
 
 
 def spec_of(view: workspaces.Workspace | reports.Report) -> dict[str, Any]:
