@@ -75,6 +75,14 @@ def result(module: GenerativeModule, seconds: float, expected: Forecast | None) 
     }
 
 
+def curves(module: GenerativeModule, expected: Forecast | None) -> dict[str, Any]:
+    """The content of bound.json of a tested module; empty where its bound has no parts."""
+    found: dict[str, Any] = dict(module.final_curves)
+    if "kl_by_unit" in found and expected is not None and expected.rate_by_unit is not None:
+        found["forecast_kl_by_unit"] = list(expected.rate_by_unit)
+    return found
+
+
 def _expected_verdict(module: GenerativeModule, expected: Forecast | None) -> str:
     known = expected is not None and expected.active_units is not None
     return module.verdict(expected.metrics()) if expected is not None and known else ""

@@ -1,6 +1,6 @@
 """The run directory: what training writes, and everything else only reads.
 
-    config.yaml  status.json  metrics.jsonl  result.json  env.json  train.log
+    config.yaml  status.json  metrics.jsonl  result.json  bound.json  env.json  train.log
     checkpoints/  pictures/  videos/  wandb/
 
 Only the standard library is needed, so that a report can be made where torch is not installed.
@@ -152,7 +152,7 @@ class RunDirectory(_Layout):
             write_json_atomically(self.result_path, result)
 
     def write_bound(self, curves: Mapping[str, Any]) -> None:
-        """Where along the way from noise to data the bound of a diffusion model is spent."""
+        """Where the bound is spent: over the times of a diffusion model, the units of a VAE."""
         if self._may_write():
             write_json_atomically(self.bound_path, curves)
 

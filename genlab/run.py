@@ -263,8 +263,8 @@ def _train_in(
             evaluated = "best" if best else "last"
             checkpoints.load_weights(module, directory.checkpoints / f"{evaluated}.ckpt")
             trainer.test(module, datamodule=data, verbose=False)
-        if module.final_curves:
-            directory.write_bound(module.final_curves)
+        if curves := ending.curves(module, expected):
+            directory.write_bound(curves)
         result = {**ending.result(module, last.seconds, expected), "evaluated": evaluated}
         if tracker is not None:
             tracker.summarise(result)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from genlab import checkpoints, configs, run
 from genlab.errors import TrainingError
@@ -57,6 +58,41 @@ def test_the_result_is_that_of_the_best_checkpoint_on_the_test_set(tmp_path: Pat
     assert metrics["test/bits_per_dim"] == pytest.approx(
         metrics["test/neg_elbo"] / (784 * math.log(2))
     )
+
+
+def test_the_kl_of_each_unit_is_that_of_the_whole_test_set(tmp_path: Path) -> None:
+    trained = train(tmp_path, "model/likelihood=gaussian", "model.kl_weight=0.5")
+    module, data = checkpoints.load(trained.path)
+    assert isinstance(module, VAE) and trained.bound is not None
+    data.setup("test")
+    x = module.codec.encode(torch.from_numpy(data.pixels("test").copy()))
+    with torch.no_grad():
+        q = module.encode(x)
+    unit = Normal(torch.zeros(()), torch.ones(()))
+    expected = kl_divergence(Normal(q.loc, q.scale), unit).double().mean(0)
+    assert trained.bound["kl_by_unit"] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
+    metrics = result(trained)
+    assert sum(trained.bound["kl_by_unit"]) == pytest.approx(metrics["test/kl"], rel=1e-6)
+    rates = trained.bound["forecast_kl_by_unit"]
+    assert len(rates) == module.latent_dim and rates == sorted(rates, reverse=True)
+    assert sum(rates) == pytest.approx(metrics["forecast/rate"])
+    assert sum(rate > 0 for rate in rates) == metrics["forecast/active_units"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        (["model/prior=vamp", "model.prior.components=10"], None),
+        (["model/likelihood=bernoulli", "model.latent_dim=3"], {"kl_by_unit"}),
+        (["model/likelihood=gaussian", "model.kl_weight=0"], {"kl_by_unit"}),
+    ],
+    ids=["no parts by unit", "no exact forecast", "no finite forecast"],
+)
+def test_what_is_not_known_of_each_unit_is_left_out(
+    tmp_path: Path, overrides: list[str], kept: set[str] | None
+) -> None:
+    bound = train(tmp_path, "trainer.max_epochs=1", *overrides).bound
+    assert (None if bound is None else set(bound)) == kept
 
 
 def test_validation_is_judged_at_the_weight_that_the_schedule_ends_at(tmp_path: Path) -> None:

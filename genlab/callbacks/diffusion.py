@@ -119,9 +119,9 @@ class BoundOverTime(PictureCallback):
     name = "bound"
 
     def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        if not module.final_curves:
-            return {}
         curves = module.final_curves
+        if "time" not in curves:
+            return {}
         figure, (by_time, by_log_snr) = charts.panels(2)
         times = np.array([0.0, *curves["time"]])
         if (steps := module.process.steps) is not None:

@@ -59,6 +59,7 @@ class GenerativeModule(pl.LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._evaluated = 0
         self.evaluated_images = 0
+        #: Where the bound of the split evaluated last is spent; what bound.json will hold.
         self.final_curves: dict[str, list[float | None]] = {}
         self._window: tuple[float, int] = (0.0, 0)
         self._flops_per_image: float | None = None

@@ -119,6 +119,7 @@ class VAE(GenerativeModule):
                 "dimension; use total"
             )
         self._posteriors: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._kl_by_unit: Tensor | None = None
 
     def meaning(self) -> str:
         return self.weight.sentence
@@ -192,13 +193,16 @@ class VAE(GenerativeModule):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self._posteriors = []
+        self._posteriors, self._kl_by_unit = [], None
 
     def evaluate(self, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         parameters = self.encoder(x)
         posterior = diagonal_gaussian(parameters, self.log_var_range)
         terms, z = self._terms(x, posterior)
         self._posteriors.append((posterior.loc.cpu(), posterior.log_var.cpu(), z.cpu().float()))
+        if terms.kl_per_dim is not None:
+            total = terms.kl_per_dim.double().sum(0)
+            self._kl_by_unit = total if self._kl_by_unit is None else self._kl_by_unit + total
         clamped = clamped_fraction(parameters, self.log_var_range)
         measured = {
             "reconstruction": terms.reconstruction,
@@ -232,6 +236,9 @@ class VAE(GenerativeModule):
 
     def summary(self, means: dict[str, float], split: str) -> dict[str, float]:
         mean, log_var, z = self.posteriors()
+        if self._kl_by_unit is not None:
+            by_unit = self.reduce_sum(self._kl_by_unit) / self.evaluated_images
+            self.final_curves = {"kl_by_unit": by_unit.tolist()}
         kl_per_dim = (
             diagnostics.kl_per_dim(mean, log_var)[None] if self.prior.kl_is_analytic else None
         )

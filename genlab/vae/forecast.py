@@ -39,12 +39,18 @@ class WaterFilling(NamedTuple):
         distortion: the expected summed squared error with z sampled.
         sse_mean: the same with z at the posterior mean.
         active_units: directions with l > theta, at most latent_dim.
+        rates: the rate of each latent, largest first, 0 where it is not active; infinite at 0.
     """
 
     rate: float
     distortion: float
     sse_mean: float
     active_units: int
+    rates: tuple[float, ...]
+
+    @property
+    def finite_rates(self) -> tuple[float, ...] | None:
+        return self.rates if math.isfinite(self.rate) else None
 
 
 def water_filling(eigenvalues: Tensor, theta: float, latent_dim: int) -> WaterFilling:
@@ -59,10 +65,11 @@ def water_filling(eigenvalues: Tensor, theta: float, latent_dim: int) -> WaterFi
     active = top[top > theta]
     k = len(active)
     rest = float(eigenvalues[k:].sum())
-    rate = 0.0
-    if k:
-        rate = math.inf if theta == 0 else 0.5 * float((active / theta).log().sum())
-    return WaterFilling(rate, k * theta + rest, float((theta**2 / active).sum()) + rest, k)
+    # inf where theta is 0
+    rates = [*(0.5 * (active / theta).log()).tolist(), *[0.0] * (latent_dim - k)]
+    return WaterFilling(
+        sum(rates), k * theta + rest, float((theta**2 / active).sum()) + rest, k, tuple(rates)
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Forecast:
         exact: whether all but the ceiling is exact for the linear VAE on this data; not so where
             the covariance was measured on a part of it (`Spectrum.images`) for the sake of time.
         basis: in words, what it rests on.
+        rate_by_unit: the rate of each latent, largest first, where that is known and finite.
     """
 
     beta: float
@@ -93,6 +101,7 @@ class Forecast:
     rate_ceiling: float | None = None
     exact: bool = False
     basis: str = "no linear forecast for this likelihood"
+    rate_by_unit: tuple[float, ...] | None = None
 
     def metrics(self) -> dict[str, float]:
         """The numbers that are known, by name; nats per image."""
@@ -174,6 +183,7 @@ def _fixed_scale(
         rate_ceiling=_ceiling(float(eigenvalues.sum()) / (2 * variance), beta),
         exact=data.spectrum.images == len(data.pixels),
         basis="linear VAE: reverse water-filling",
+        rate_by_unit=optimum.finite_rates,
     )
 
 
@@ -197,6 +207,7 @@ def _free_scale(
         collapse_threshold=float(eigenvalues[0]) * dims / total if total > 0 else 0.0,
         exact=data.spectrum.images == len(data.pixels),
         basis="linear VAE with its optimal scale" + (": probabilistic PCA" if beta == 1 else ""),
+        rate_by_unit=optimum.finite_rates,
     )
 
 
