@@ -69,6 +69,17 @@ def metrics(kl_weight: float, seed: int = 0) -> dict[str, float]:
     }
 
 
+def kl_of_units(kl_weight: float, seed: int = 0) -> dict[str, list[float]]:
+    """A bound.json whose units are in no order; weight 0 has no finite forecast."""
+    shares = [math.exp(-0.4 * ((7 * i + seed) % 20)) for i in range(20)]
+    kl = metrics(kl_weight, seed)["test/kl"]
+    found = {"kl_by_unit": [kl * share / sum(shares) for share in shares]}
+    if kl_weight > 0:
+        foretold = [0.0 if kl_weight > 5 else max(0.0, 1.5 - 0.125 * i) for i in range(20)]
+        found["forecast_kl_by_unit"] = foretold
+    return found
+
+
 def write(path: Path, settings: dict[str, Any], found: dict[str, float], steps: int = 40) -> Path:
     with RunDirectory(path) as run:
         run.write_config(yaml.safe_dump(settings))
@@ -107,6 +118,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (0, 1):
             name = f"kl_weight_{weight:g}-seed_{seed}"
             path = write(root / name, config(weight, seed), metrics(weight, seed))
+            with RunDirectory(path) as run:
+                run.write_bound(kl_of_units(weight, seed))
             for picture in ("reconstructions", "samples"):
                 draw(path, picture, int(3 * weight))
             film(path / "videos" / "interpolation-final.mp4")
@@ -225,12 +238,76 @@ def test_the_page_says_and_draws_what_was_found(sweep: Path, open_page: Any) -> 
     assert len(opened.points()) == 6
     assert page.locator("#curve-chart .scatterlayer .trace").count() == 6
     assert page.locator(".charts .js-plotly-plot").count() == 2
+    title = page.locator("#curve-chart .ytitle").text_content()
+    assert title == "val/reconstruction (nats per image)"
     side_by_side = page.locator("#shown figure.whole video").count()
     page.get_by_role("button", name="Reconstructions", exact=True).click()
     look_everywhere(page)
     script = "[...document.querySelectorAll('#shown img')].every(i => i.naturalWidth > 0)"
     assert side_by_side == 1 and page.locator("#shown img").count() == 6 and page.evaluate(script)
     assert page.locator("text=kl_weight=30").count() >= 1
+    assert not opened.wrong
+
+
+def test_the_units_of_each_run_are_drawn_in_the_order_of_their_kl(
+    sweep: Path, open_page: Any
+) -> None:
+    opened = open_page(sweep / "report.html")
+    page = opened.page
+    look_everywhere(page)
+    assert page.locator("#units-chart .scatterlayer .trace").count() == 6 + 2
+    read = """() => document.getElementById('units-chart').data.map(trace => ({
+        run: trace.customdata[0], dash: trace.line.dash, x: trace.x, y: trace.y,
+        texts: trace.hovertext, opacity: trace.opacity, visible: trace.visible,
+    }))"""
+    lines = page.evaluate(read)
+    content = json.loads(page.locator("#content").text_content() or "")
+    ids = [run["id"] for run in content["runs"]]
+    for line in lines:
+        stored = json.loads((sweep / ids[line["run"]] / "bound.json").read_text())
+        is_forecast = line["dash"] == "dash"
+        of_file = stored["forecast_kl_by_unit" if is_forecast else "kl_by_unit"]
+        in_order = sorted(of_file, reverse=True)
+        assert line["x"] == list(range(1, 21))
+        assert line["y"] == [max(value, 0.001) for value in in_order]
+        said = [float(text.split(": ")[-1].removesuffix(" nats")) for text in line["texts"]]
+        assert said == pytest.approx(in_order, rel=5e-3, abs=1e-9)
+    note = page.inner_text("#units .note")
+    assert "a weight of 5.4. So at a weight of 30 no unit pays for its KL." in note
+    assert page.locator("#units-chart .annotation-text").all_text_contents()[:3] == [
+        f"kl_weight {weight:g}" for weight in WEIGHTS
+    ]
+
+    page.locator("#units .key").get_by_role("button", name="kl_weight 30").click()
+    faint = {line["run"] for line in page.evaluate(read) if line["opacity"] < 1}
+    assert faint == {0, 1, 2, 3}
+    page.fill("#filter", "kl_weight<1")
+    assert {line["run"] for line in page.evaluate(read) if line["visible"]} == {0, 1}
+    assert not opened.wrong
+
+
+def test_runs_without_the_kl_of_their_units_have_no_chart_of_it(
+    tmp_path: Path, open_page: Any
+) -> None:
+    broken = ({}, {"kl_by_unit": 3}, {"kl_by_unit": []}, {"kl_by_unit": [1.0, None]})
+    for i, bound in enumerate(broken):
+        path = write(tmp_path / f"run-{i}", config(float(i)), metrics(float(i)))
+        (path / "bound.json").write_text(json.dumps(bound))
+    path = write(tmp_path / "run-nan", config(9.0), metrics(9.0))
+    (path / "bound.json").write_text('{"kl_by_unit": [NaN, 1e999], "nats_by_log_snr": [NaN]}')
+    files = [file.name for file in write_sweep(collect(tmp_path), tmp_path)]
+    assert "kl_by_unit.png" not in files
+    opened = open_page(tmp_path / "report.html")
+    assert opened.page.locator("#units").count() == 0 and len(opened.points()) == 5
+    assert not opened.wrong
+
+    with RunDirectory(tmp_path / "run-0") as run:
+        run.write_bound({"kl_by_unit": [0.5], "forecast_kl_by_unit": [None]})
+    files = [file.name for file in write_sweep(collect(tmp_path), tmp_path)]
+    assert {"kl_by_unit.png", "kl_by_unit.svg"} <= set(files)
+    opened = open_page(tmp_path / "report.html")
+    look_everywhere(opened.page)
+    assert opened.page.locator("#units-chart .scatterlayer .point").count() == 1
     assert not opened.wrong
 
 
@@ -353,6 +430,8 @@ def test_names_are_never_markup(tmp_path: Path, open_page: Any) -> None:
         settings["data"]["name"] = HOSTILE
         found = metrics(float(i)) | {f"test/{HOSTILE}": float(i)}
         path = write(root / (odd if i == 0 else "run"), settings, found)
+        with RunDirectory(path) as run:
+            run.write_bound({"kl_by_unit": [1.0, 0.1], "forecast_kl_by_unit": [1.0, 0.0]})
         draw(path, f"s<i>{i}", 9)
         with RunDirectory(path) as run:
             run.append_metrics(90, 1, {f"val/{HOSTILE}": 1.0})

@@ -13,6 +13,7 @@ from genlab.report.collect import Record, swept_keys
 from genlab.report.naming import data_name, run_label, sort_key
 
 _LONGEST_NAME = 30
+_LARGEST = 1e300
 
 
 class BoundCurve(NamedTuple):
@@ -76,12 +77,19 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
 
 def bound_curve(bound: Mapping[str, Any]) -> BoundCurve | None:
     """None for the content of a bound.json that has no such curve, or a broken one."""
-    edges, nats = bound.get("log_snr_edges"), bound.get("nats_by_log_snr")
-    if not isinstance(edges, list) or not isinstance(nats, list) or len(edges) != len(nats) + 1:
+    edges, nats = numbers(bound.get("log_snr_edges")), numbers(bound.get("nats_by_log_snr"))
+    if edges is None or nats is None or len(edges) != len(nats) + 1:
         return None
-    if not all(isinstance(value, int | float) for value in [*edges, *nats]):
+    return BoundCurve(edges, nats)
+
+
+def numbers(values: object) -> tuple[float, ...] | None:
+    """A list of finite numbers; None for anything else."""
+    if not isinstance(values, list):
         return None
-    return BoundCurve(tuple(map(float, edges)), tuple(map(float, nats)))
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return None
+    return tuple(map(float, values)) if all(-_LARGEST < v < _LARGEST for v in values) else None
 
 
 def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:

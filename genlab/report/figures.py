@@ -17,6 +17,8 @@ Figure = dict[str, Any]
 
 INK, SOFT, FAINT = "#1d2329|#e8eaed", "#5a636d|#a3abb4", "#a9b0b8|#626a73"
 FORECAST = "#c4701f|#e69a4c"
+#: Behind a name, so that it can be read where a line passes.
+VEIL = "rgba(255,255,255,0.8)|rgba(20,23,26,0.8)"
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,11 @@ from genlab.report.sections import (
     gallery_section,
     plane_section,
     table_section,
+    units_section,
 )
 from genlab.report.tables import Table, in_order, sweep_table
 from genlab.report.training import training_curves
+from genlab.report.units import units_figure, units_note
 
 # Nothing may be fetched: what the page shows, it holds.
 _POLICY = (
@@ -67,9 +69,10 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
     is_diffusion = any(record.is_diffusion for record in ordered)
     curves["first"] = "val/neg_elbo" if is_diffusion else "val/reconstruction"
     diagnostics = [*diagnostic_figures(runs), *bound_figures(runs)]
-    plane = plane_figure(runs, list(sweeps.values()))
+    plane, units = plane_figure(runs, list(sweeps.values())), units_figure(runs)
     sections = [
         ("plane", "Rate and distortion", plane_section() if plane else None),
+        ("units", "Latent units", units_section(units_note(runs)) if units else None),
         ("curves", "Training", curves_section() if curves["names"] else None),
         ("runs", "Runs", table_section(table, runs)),
         ("gallery", "Pictures and videos", gallery_section(media, directory) if gallery else None),
@@ -82,6 +85,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
         "runs": [_run_entry(run, row, table) for run, row in zip(runs, table.rows, strict=True)],
         "sweeps": list(sweeps.values()),
         "plane": plane,
+        "units": units,
         "curves": curves,
         "gallery": gallery,
         "diagnostics": diagnostics,
@@ -100,7 +104,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
         version=join(__version__),
         content=script_json(content),
         media=join(*(_medium(i, *media.embedded[path]) for i, path in enumerate(keys))),
-        plotly=_plotly() if plane or diagnostics or curves["names"] else "",
+        plotly=_plotly() if plane or units or diagnostics or curves["names"] else "",
         code=script_code((package / "page.js").read_text(encoding="utf-8")),
     )
 

@@ -94,7 +94,7 @@
   const draw = (node) => {
     startPlotly();
     const figure = charts.get(node)();
-    const config = { displaylogo: false, responsive: true, displayModeBar: figure.height > 300 ? "hover" : false };
+    const config = { displaylogo: false, responsive: true, displayModeBar: figure.height > 300 && !narrow.matches ? "hover" : false };
     config.modeBarButtonsToRemove = ["select2d", "lasso2d", "autoScale2d"];
     Plotly.react(node, themed(figure.data), layoutOf(figure), config);
     if (!node.dataset.drawn) {
@@ -113,18 +113,31 @@
   const emphasised = () => (kept.size ? kept : visible.size < runs.length ? visible : null);
   const planeFigure = () => {
     const chosen = emphasised();
-    const data = content.plane.data.map((trace) => {
-      if (trace.meta !== "runs") return trace;
-      const at = trace.customdata.map((run, i) => (!chosen || chosen.has(run) ? i : -1));
-      const selectedpoints = chosen ? at.filter((i) => i >= 0) : null;
-      return { ...trace, selectedpoints, unselected: { marker: { opacity: 0.18 } } };
-    });
+    const data = content.plane.data.map((trace) => (trace.meta === "runs" ? fadedPoints(trace, chosen) : trace));
     return { ...content.plane, data };
+  };
+  const fadedPoints = (trace, chosen) => {
+    const at = trace.customdata.map((run, i) => (!chosen || chosen.has(run) ? i : -1));
+    const selectedpoints = chosen ? at.filter((i) => i >= 0) : null;
+    return { ...trace, selectedpoints, unselected: { marker: { opacity: 0.18 } } };
+  };
+
+  // Any other figure: a line belongs to one run, each marker of a trace without lines to its own
+  const faded = (figure) => {
+    const chosen = emphasised();
+    const data = figure.data.map((trace) => {
+      if (!trace.customdata) return trace;
+      if (trace.mode === "markers") return fadedPoints(trace, chosen);
+      const run = trace.customdata[0];
+      return { ...trace, visible: visible.has(run), opacity: chosen && !chosen.has(run) ? 0.15 : 1 };
+    });
+    return { ...figure, data };
   };
 
   // Curves over training
   const metric = byId("metric");
   const logarithmic = byId("logarithmic");
+  const titleOf = (name) => (content.curves.units[name] ? `${name} (${content.curves.units[name]})` : name);
   const curveFigure = () => {
     const data = [];
     content.curves.runs.forEach((run, i) => {
@@ -147,7 +160,7 @@
     });
     const layout = {
       xaxis: { title: { text: "step" }, rangemode: "tozero" },
-      yaxis: { title: { text: plotlyText(metric.value) }, type: logarithmic.checked ? "log" : "linear" },
+      yaxis: { title: { text: plotlyText(titleOf(metric.value)) }, type: logarithmic.checked ? "log" : "linear" },
       hovermode: "closest",
     };
     return { data, layout, height: 400 };
@@ -356,7 +369,7 @@
       button.setAttribute("aria-pressed", String(members.every((i) => kept.has(i))));
     });
     showKept();
-    for (const id of ["plane-chart", "curve-chart"]) if (byId(id)?.dataset.drawn) draw(byId(id));
+    redraw();
   }
 
   const SHAPES = {
@@ -423,8 +436,9 @@
   update();
   const showCharts = () => {
     if (content.plane) showPlane();
+    if (content.units) addChart(byId("units-chart"), () => faded(content.units));
     if (metric) addChart(byId("curve-chart"), curveFigure);
-    places.forEach((node, i) => addChart(node, () => content.diagnostics[i]));
+    places.forEach((node, i) => addChart(node, () => faded(content.diagnostics[i])));
   };
   addEventListener("load", () => setTimeout(showCharts));
 

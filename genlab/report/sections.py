@@ -37,8 +37,21 @@ def plane_section() -> Markup:
     )
 
 
+def units_section(note: str) -> Markup:
+    return join(
+        element("p", note, class_="note"),
+        element("div", class_="key"),
+        element("div", class_="chart", id="units-chart"),
+    )
+
+
 def curves_section() -> Markup:
     return join(
+        element(
+            "p",
+            "What was logged on the way: val/ is measured on images held out from training.",
+            class_="note",
+        ),
         element(
             "div",
             element("label", "Metric ", element("select", id="metric"), for_="metric"),
@@ -53,7 +66,17 @@ def curves_section() -> Markup:
 
 
 def diagnostics_section() -> Markup:
-    return join(element("div", class_="key"), element("div", class_="charts"))
+    return join(
+        element(
+            "p",
+            "What else was measured on the test set, by setting; a point or a line is a run. Where "
+            "there are any, an orange dash is the linear forecast, and a dotted line the most that "
+            "can be read: all units, or the logarithm of the number of images.",
+            class_="note",
+        ),
+        element("div", class_="key"),
+        element("div", class_="charts"),
+    )
 
 
 def table_section(table: Table, runs: Sequence[Run]) -> Markup:

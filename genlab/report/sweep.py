@@ -20,17 +20,18 @@ from genlab.report.html import report_page
 from genlab.report.plots import draw_rate_distortion
 from genlab.report.replicates import has_replicates, summarise, to_csv, to_text
 from genlab.report.tables import in_order, sweep_table
+from genlab.report.units import draw_units
 from genlab.report.videos import write_videos
 
 
 def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:
     """Write report.html, summary.csv, summary.md and pictures, and return what was written.
 
-    `rate_distortion.png` and `.svg` need at least one run with both terms, `bound_by_log_snr.png`
-    one with the curves of a diffusion model, `reconstructions.png` one that drew its
-    reconstructions and `samples.png` a diffusion model that drew samples; without, a picture of an
-    earlier time is left as it is and not named. Videos that two runs have go side by side into
-    `videos/`.
+    `rate_distortion.png` and `.svg` need at least one run with both terms, `kl_by_unit.png` and
+    `.svg` a VAE with the KL of its units, `bound_by_log_snr.png` a diffusion model with its curves,
+    `reconstructions.png` one that drew its reconstructions and `samples.png` a diffusion model that
+    drew samples; without, a picture of an earlier time is left as it is and not named. Videos that
+    two runs have go side by side into `videos/`.
 
     Raises:
         RunDirectoryError: there are no records, or the directory cannot be written.
@@ -41,8 +42,10 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
     csv, markdown = directory / "summary.csv", directory / "summary.md"
     records = in_order(records)
     plane = ("rate_distortion.png", "rate_distortion.svg")
+    units = ("kl_by_unit.png", "kl_by_unit.svg")
     pages: list[tuple[Sequence[str], str, Callable[..., bool]]] = [
         (plane, "rate against distortion", draw_rate_distortion),
+        (units, "KL of each latent unit", draw_units),
         (["bound_by_log_snr.png"], "where the bounds are spent", bound_by_log_snr_png),
         (["reconstructions.png"], "reconstructions of every run", _reconstructions_png),
         (["samples.png"], "samples of every run", _samples_png),

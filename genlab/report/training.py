@@ -15,6 +15,13 @@ _LEAST_POINTS = 40
 # Of all curves of a page together, so that hundreds of runs still make a page of a few megabytes.
 _MOST_NUMBERS = 400_000
 _FIRST = ("reconstruction", "kl", "neg_elbo", "loss", "bits_per_dim", "active_units")
+_UNITS = {
+    **dict.fromkeys(
+        ("reconstruction", "kl", "neg_elbo", "kl_prior", "kl_diffusion"), "nats per image"
+    ),
+    **dict.fromkeys(("mutual_information", "aggregate_kl", "information_cap"), "nats"),
+    "images_per_second": "images/s",
+}
 
 Curve = tuple[list[int], list[float]]
 
@@ -22,7 +29,8 @@ Curve = tuple[list[int], list[float]]
 def training_curves(records: Sequence[Record]) -> dict[str, Any]:
     """What was logged while training, by run and by metric, for the script of the page.
 
-    `names` holds the metrics, those of validation first, `runs` of each run its distinct lists of
+    `names` holds the metrics, those of validation first, `units` the unit of those that have one
+    that their name does not say, `runs` of each run its distinct lists of
     steps (`x`) and by metric (`y`) the number of such a list and the values.
     """
     curves = [_curves(record) for record in records]
@@ -33,7 +41,12 @@ def training_curves(records: Sequence[Record]) -> dict[str, Any]:
     names = sorted((name for name, length in lengths.items() if length > 1), key=_order)
     count = sum(name in run for run in curves for name in names)
     most = max(_LEAST_POINTS, min(_MOST_POINTS, _MOST_NUMBERS // max(count, 1)))
-    return {"names": names, "runs": [_packed(run, names, most) for run in curves]}
+    units = {name: unit for name in names if (unit := _UNITS.get(name.partition("/")[2]))}
+    return {
+        "names": names,
+        "units": units,
+        "runs": [_packed(run, names, most) for run in curves],
+    }
 
 
 def thinned(curve: Curve, most: int) -> Curve:

@@ -1,0 +1,264 @@
+"""The KL of each latent unit of a VAE: which units a KL weight leaves in use."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from genlab import charts
+from genlab.points import short_names
+from genlab.report.collect import Record, one_line, swept_keys
+from genlab.report.colours import colours
+from genlab.report.curves import numbers
+from genlab.report.figures import SOFT, VEIL, Figure, Run
+from genlab.report.markup import plotly_text
+from genlab.report.naming import KL_WEIGHT, data_name, run_label, sort_key
+
+#: Nats: a unit of less is drawn here, since a logarithm has no place for one that is switched off.
+FLOOR = 1e-3
+_SWITCHED_OFF = f"less than {FLOOR:g} nats: switched off"
+_MOST_LABELS = 8
+_LONGEST_NAME = 40
+# The height of a name, in decades of the axis.
+_NAME_DECADES = 0.3
+
+
+def units_figure(runs: Sequence[Run]) -> Figure | None:
+    """A line for each run, its units from the largest KL to the smallest; None without any.
+
+    A dashed line has what the linear forecast gives each unit, once for every setting.
+    """
+    known = [(run, kl) for run in runs if (kl := kl_by_unit(run.record.bound))]
+    if not known:
+        return None
+    expected = {run.point: (run, f) for run, _ in known if (f := _forecast(run.record.bound))}
+    is_alone = len({run.point for run, _ in known}) == len(known)
+    traces = [
+        _trace(run, f, f"{plotly_text(run.point)}, linear forecast", "dash", 1.4)
+        for run, f in expected.values()
+    ]
+    traces += [
+        _trace(run, kl, plotly_text(run.label), "solid", 2.2 if is_alone else 1.3)
+        for run, kl in known
+    ]
+    most = max(len(trace["x"]) for trace in traces)
+    lowest, highest = _limits([trace["y"] for trace in traces])
+    ticks = _ticks(highest)
+    layout = {
+        "xaxis": {
+            "title": {"text": "latent units of a run, by their KL"},
+            "range": [0.5, most + 0.5],
+            **({"dtick": 1} if most <= 10 else {}),
+        },
+        "yaxis": {
+            "type": "log",
+            "range": [math.log10(lowest), math.log10(highest)],
+            "title": {"text": "KL (nats)"},
+            "tickvals": ticks,
+            "ticktext": [_tick_text(tick) for tick in ticks],
+            "automargin": True,
+        },
+        "showlegend": False,
+        "hovermode": "closest",
+        "annotations": [*_names(known), _foot(most)],
+    }
+    return {"data": traces, "layout": layout, "height": 400}
+
+
+def units_note(runs: Sequence[Run]) -> str:
+    """What the lines are, and which weights are above all that a direction of the data is worth."""
+    known = [run.record for run in runs if kl_by_unit(run.record.bound)]
+    sentences = [
+        "Each line is a run, its latent units sorted by how many nats they carry about the image. "
+        f"Below {FLOOR:g} nats a unit is switched off: q(z|x) is the prior, whatever the image."
+    ]
+    if any(_forecast(record.bound) for record in known):
+        sentences.append("Dashed: what a linear VAE gives each, known before training from a PCA.")
+    thresholds = {record.metric("forecast/collapse_threshold") for record in known}
+    threshold = thresholds.pop()
+    if threshold is not None and not thresholds:
+        sentences.append(
+            "It spends a unit only on a direction in which the images vary enough to be worth the "
+            f"weight, and the widest of them is worth a weight of {threshold:.3g}."
+        )
+        weights = {_weight(record) for record in known}
+        above = sorted(weight for weight in weights if weight is not None and weight > threshold)
+        if above:
+            these = f"a weight of {above[0]:g}" + (" and more" if len(above) > 1 else "")
+            sentences.append(f"So at {these} no unit pays for its KL.")
+    return " ".join(sentences)
+
+
+def draw_units(records: Sequence[Record], *paths: str | os.PathLike[str]) -> bool:
+    """Draw the same for all paths once, the seeds of a setting averaged.
+
+    Returns False, with nothing written, if no run has the KL of its units.
+    """
+    records = [record for record in records if kl_by_unit(record.bound)]
+    if not records:
+        return False
+    swept = swept_keys(records)
+    knobs = [key for key in swept if key != "seed"]
+    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in knobs])
+    shades = colours([{key: record.flat.get(key) for key in knobs} for record in records])
+    points: dict[str, list[Record]] = {}
+    looks: dict[str, str] = {}
+    for record, shade in zip(records, shades, strict=True):
+        name = run_label(record, knobs) or record.run_id
+        points.setdefault(name, []).append(record)
+        looks[name] = shade.partition("|")[0]
+
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = charts.panels(1)
+    drawn = []
+    for name, members in points.items():
+        found = [kl for record in members if (kl := kl_by_unit(record.bound))]
+        mean = [fmean(values) for values in zip(*found, strict=False)]
+        forecast = next((f for record in members if (f := _forecast(record.bound))), ())
+        drawn += [mean, forecast]
+        for values, style in ((forecast, "--"), (mean, "-")):
+            axes.plot(
+                range(1, len(values) + 1),
+                [max(value, FLOOR) for value in values],
+                color=looks[name],
+                linestyle=style,
+                linewidth=1.2 if style == "--" else 1.6,
+                marker="" if style == "--" else "o",
+                markersize=4,
+                # matplotlib leaves names that begin so out of the legend
+                label=f"_{name}" if style == "--" else one_line(name, _LONGEST_NAME),
+            )
+    lowest, highest = _limits(drawn)
+    axes.set(xlabel="latent units of a run, by their KL", yscale="log", ylim=(lowest, highest))
+    axes.set_ylabel("KL (nats)")
+    axes.annotate(
+        _SWITCHED_OFF,
+        (1, FLOOR),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8,
+        color="#6b7075",
+    )
+    axes.set_yticks(ticks := _ticks(highest), [_tick_text(tick) for tick in ticks])
+    axes.tick_params(which="minor", left=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.grid(color="#e3e5e8", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_title(records, knobs, any(drawn[1::2])), fontsize="medium")
+    if len(points) > 1:
+        charts.add_legend(figure)
+    for path in paths:
+        charts.save(figure, path)
+    return True
+
+
+def kl_by_unit(bound: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Nats of each unit of a bound.json, largest first; None where it has none, or broken ones."""
+    found = numbers(bound.get("kl_by_unit"))
+    return tuple(sorted(found, reverse=True)) if found else None
+
+
+def _forecast(bound: Mapping[str, Any]) -> tuple[float, ...] | None:
+    found = numbers(bound.get("forecast_kl_by_unit"))
+    return tuple(sorted(found, reverse=True)) if found else None
+
+
+def _weight(record: Record) -> float | None:
+    weight = record.metric("test/beta_effective")
+    quoted = record.flat.get(KL_WEIGHT)
+    return float(quoted) if weight is None and isinstance(quoted, int | float) else weight
+
+
+def _trace(run: Run, kl: Sequence[float], name: str, dash: str, width: float) -> Figure:
+    x = list(range(1, len(kl) + 1))
+    return {
+        "type": "scatter",
+        "mode": "lines" if dash != "solid" else "lines+markers",
+        "name": name,
+        "x": x,
+        "y": [max(value, FLOOR) for value in kl],
+        "customdata": [run.number] * len(x),
+        "hoverinfo": "text",
+        "hovertext": [
+            f"<b>{name}</b><br>unit {i} of {len(kl)}: {value:.3g} nats"
+            for i, value in zip(x, kl, strict=True)
+        ],
+        "line": {"width": width, "color": run.colour, "dash": dash},
+        "marker": {"size": 5, "color": run.colour},
+    }
+
+
+def _names(known: Sequence[tuple[Run, Sequence[float]]]) -> list[Figure]:
+    """What each setting is called, above its line, where few enough are named.
+
+    At the start of the line, or further on where another name is there.
+    """
+    lines = {run.point: (run, kl) for run, kl in known}
+    if len(lines) > _MOST_LABELS:
+        return []
+    step = max(len(kl) for _, kl in known) // 4
+    names: list[Figure] = []
+    place, before = 0, math.inf
+    for name, (run, kl) in sorted(lines.items(), key=lambda line: -line[1][1][0]):
+        start = math.log10(max(kl[0], FLOOR))
+        place = place + step if before - start < _NAME_DECADES else 0
+        place, before = (place if place < len(kl) else 0), start
+        names.append(
+            {
+                "x": place + 1,
+                "y": math.log10(max(kl[place], FLOOR)),
+                "text": plotly_text(one_line(name, _LONGEST_NAME)),
+                "showarrow": False,
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "xshift": 4,
+                "yshift": 4,
+                "font": {"size": 12, "color": run.colour},
+                "bgcolor": VEIL,
+                "borderpad": 0,
+            }
+        )
+    return names
+
+
+def _foot(most: int) -> Figure:
+    return {
+        "x": most + 0.5,
+        "y": math.log10(FLOOR),
+        "text": _SWITCHED_OFF,
+        "showarrow": False,
+        "xanchor": "right",
+        "yanchor": "top",
+        "yshift": -3,
+        "font": {"size": 11, "color": SOFT},
+    }
+
+
+def _limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """From below the floor to above the largest KL, and always some way above the floor."""
+    highest = max((max(curve, default=0.0) for curve in curves), default=0.0)
+    return FLOOR / 2, 2 * max(highest, 1.0)
+
+
+def _ticks(highest: float) -> list[float]:
+    lowest, top = round(math.log10(FLOOR)), math.floor(math.log10(highest))
+    return [10.0**e for e in range(lowest, top + 1)]
+
+
+def _tick_text(tick: float) -> str:
+    return f"≤ {tick:g}" if tick <= FLOOR else f"{tick:g}"
+
+
+def _title(records: Sequence[Record], knobs: Sequence[str], is_foretold: bool) -> str:
+    data = " and ".join(sorted({data_name(record) for record in records}))
+    names = list(short_names(knobs).values())
+    by_knob = f", by {' and '.join(names)}" if 0 < len(names) <= 2 else ""
+    dashed = "\ndashed: forecast of the linear model" if is_foretold else ""
+    return f"KL of each latent unit on the test set of {data}{by_knob}{dashed}"
