@@ -76,7 +76,7 @@ def configs_section(runs: Sequence[Run]) -> Markup | None:
                 "tr",
                 element("th", run.point, scope="row"),
                 element("td", *chips, class_="chips"),
-                element("td", ", ".join(dict.fromkeys(seeds)), class_="number"),
+                element("td", ", ".join(dict.fromkeys(seeds))),
             )
         )
     head = element(

@@ -109,6 +109,7 @@ def _diagnostic(name: str, known: Sequence[tuple[Run, float]]) -> Figure:
             "hoverinfo": "text",
             "hovertext": [f"{plotly_text(run.label)}<br>{value:.5g}" for run, value in known],
             "marker": {"size": 9, "color": [run.colour for run, _ in known]},
+            "cliponaxis": False,
         }
     ]
     expected = {
@@ -125,6 +126,7 @@ def _diagnostic(name: str, known: Sequence[tuple[Run, float]]) -> Figure:
                 "x": list(expected),
                 "y": list(expected.values()),
                 "marker": {"symbol": "line-ew-open", "size": 16, "color": FORECAST},
+                "cliponaxis": False,
             }
         )
     shapes, cap = [], _cap(name, known[0][0].record)

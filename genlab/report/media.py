@@ -30,6 +30,7 @@ _PICTURES = (
     "bound",
 )
 _VIDEOS = ("interpolation", "traversal", "prior_walk", "trajectory", "training")
+_TITLES = {"samples_aggregate": "samples from a fitted q(z)"}
 # The more pictures, the smaller: (up to how many, widest in pixels, WebP quality).
 _LEVELS = ((60, 800, 82), (300, 560, 76), (10**9, 400, 68))
 
@@ -49,7 +50,7 @@ class Kind:
 
     @property
     def title(self) -> str:
-        text = self.name.replace("_", " ")
+        text = _TITLES.get(self.name, self.name.replace("_", " "))
         return text[:1].upper() + text[1:]
 
 

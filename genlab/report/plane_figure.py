@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from genlab.report.figures import FAINT, FORECAST, INK, SOFT, Figure, Run, without_the_knob
+from genlab.report.figures import FAINT, FORECAST, INK, SOFT, VEIL, Figure, Run, without_the_knob
 from genlab.report.intervals import mean_interval
 from genlab.report.markup import plotly_text
 from genlab.report.naming import number_text
@@ -147,7 +147,7 @@ def _names(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
         across, height = (x - left) / width, (y - bottom) / (top - bottom)
         level = sum(abs(across - u) < 0.1 and abs(height - v) < 0.05 for u, v in taken)
         taken.append((across, height))
-        is_last = across > 0.8
+        is_last = across > 0.7  # a name takes a third of a narrow page
         annotations.append(
             {
                 "x": x,
@@ -159,6 +159,8 @@ def _names(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
                 "xshift": -7 if is_last else 7,
                 "yshift": 3 + 15 * level,
                 "font": {"size": 12, "color": colours[name]},
+                "bgcolor": VEIL,
+                "borderpad": 0,
             }
         )
     return annotations
@@ -275,7 +277,8 @@ def _guides(
         lines[1].extend([*(y for _, y in inside), None])
         x, y = inside[0]
         from_above = top - y < 0.05 * (top - bottom)
-        if from_above and labels and x - labels[-1][0] < 0.12 * (right - left):
+        too_near = labels and x - labels[-1][0] < 0.12 * (right - left)
+        if from_above and (too_near or x > right - 0.12 * (right - left)):
             continue
         labels.append((x, y, shown.unit.level.format(f"{level:g}")))
         sides.append("bottom right" if from_above else "top right")
