@@ -139,7 +139,7 @@ def _names(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
     taken: list[Point] = []
     annotations = []
     texts = without_the_knob(list(places))[0]
-    if max(map(len, places)) < 16:
+    if max(map(len, places)) < 16 and len(places) <= 3:
         texts = {name: plotly_text(name) for name in places}
     for name, points in places.items():
         x = axis.place(max(rate for rate, _ in points))

@@ -13,7 +13,7 @@ from genlab.points import short_names
 from genlab.report.collect import Record, one_line, swept_keys
 from genlab.report.colours import colours
 from genlab.report.curves import numbers
-from genlab.report.figures import SOFT, VEIL, Figure, Run
+from genlab.report.figures import SOFT, VEIL, Figure, Run, without_the_knob
 from genlab.report.markup import plotly_text
 from genlab.report.naming import KL_WEIGHT, data_name, run_label, sort_key
 
@@ -203,6 +203,9 @@ def _names(known: Sequence[tuple[Run, Sequence[float]]]) -> list[Figure]:
     lines = {run.point: (run, kl) for run, kl in known}
     if len(lines) > _MOST_LABELS:
         return []
+    texts = without_the_knob(list(lines))[0]
+    if len(lines) <= 3:
+        texts = {name: plotly_text(one_line(name, _LONGEST_NAME)) for name in lines}
     step = max(len(kl) for _, kl in known) // 4
     names: list[Figure] = []
     place, before = 0, math.inf
@@ -214,7 +217,7 @@ def _names(known: Sequence[tuple[Run, Sequence[float]]]) -> list[Figure]:
             {
                 "x": place + 1,
                 "y": math.log10(max(kl[place], FLOOR)),
-                "text": plotly_text(one_line(name, _LONGEST_NAME)),
+                "text": texts[name],
                 "showarrow": False,
                 "xanchor": "left",
                 "yanchor": "bottom",
