@@ -23,6 +23,8 @@ Points = tuple[Sequence[float], Sequence[float]]
 #: Told apart by people who see red and green alike (Wong 2011, Nature Methods 8).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
+#: Inches that a legend takes: for a line and the gaps beside it, for a letter, for a row.
+_LEGEND_HANDLE, _LEGEND_LETTER, _LEGEND_ROW = 0.6, 0.065, 0.17
 
 
 def figure(width: float = 8.0, height: float = 5.5) -> Figure:
@@ -84,15 +86,22 @@ def add_legend(made: Figure) -> None:
     for axes in made.axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
-    if named:
-        made.legend(
-            list(named.values()),
-            list(named),
-            loc="outside lower left",
-            ncols=4,
-            fontsize=8,
-            frameon=False,
-        )
+    if not named:
+        return
+    # as many columns as fit, and below the axes as much room as their rows need
+    longest = max(map(len, named))
+    columns = int(made.get_figwidth() / (_LEGEND_HANDLE + _LEGEND_LETTER * longest))
+    columns = max(1, min(4, columns))
+    rows = -(-len(named) // columns)
+    made.set_figheight(made.get_figheight() + _LEGEND_ROW * (rows - 1))
+    made.legend(
+        list(named.values()),
+        list(named),
+        loc="outside lower left",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def literal(made: Figure) -> None:

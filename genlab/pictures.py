@@ -73,7 +73,7 @@ def grid(
             picture, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), constant_values=_PAPER
         )
     if caption:
-        picture = _with_caption(picture, caption)
+        picture = captioned(picture, caption)
     return picture[:, :, 0] if channels == 1 else picture
 
 
@@ -136,6 +136,14 @@ def heading(text: str, width: int) -> Pixels:
     return np.asarray(canvas)[..., None]
 
 
+def captioned(picture: Pixels, caption: str) -> Pixels:
+    """A picture (H, W, C) below a text, at least as wide as a caption needs."""
+    strip = heading(caption, max(picture.shape[1], _NARROWEST_CAPTION))
+    right = ((0, 0), (0, strip.shape[1] - picture.shape[1]), (0, 0))
+    picture = np.pad(picture, right, constant_values=_PAPER)
+    return np.concatenate([np.broadcast_to(strip, (*strip.shape[:2], picture.shape[2])), picture])
+
+
 def read_png(path: str | os.PathLike[str]) -> Pixels:
     """A picture from a file, (H, W, 3)."""
     with Image.open(path) as picture:
@@ -192,13 +200,6 @@ def _with_row_labels(picture: Pixels, labels: Sequence[str], row_height: int) ->
         middle = i * row_height + (row_height - _GAP) / 2
         draw.text((margin - _MARGIN, middle), label, _INK, font, anchor="rm")
     return np.concatenate([_as_channels(canvas, picture), picture], axis=1)
-
-
-def _with_caption(picture: Pixels, caption: str) -> Pixels:
-    strip = heading(caption, max(picture.shape[1], _NARROWEST_CAPTION))
-    right = ((0, 0), (0, strip.shape[1] - picture.shape[1]), (0, 0))
-    picture = np.pad(picture, right, constant_values=_PAPER)
-    return np.concatenate([np.broadcast_to(strip, (*strip.shape[:2], picture.shape[2])), picture])
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -388,6 +389,34 @@ def test_runs_of_one_setting_stay_apart(tmp_path: Path, drawn: list[Figure]) -> 
     assert names == ["Cosine (plane/a)", "Cosine (plane/b)", "Linear"]
 
 
+def test_seeds_are_one_line_and_samplers_none(tmp_path: Path, drawn: list[Figure]) -> None:
+    for name in ("Cosine", "Linear"):
+        for seed, bound in enumerate((640.0, 660.0)):
+            config = {**ddpm(name), "seed": seed}
+            write(tmp_path / f"{name}{seed}", config, of_diffusion(bound), shares(bound))
+    assert bound_by_log_snr_png(collect(tmp_path), tmp_path / "x.png")
+    lines = drawn[0].axes[0].lines
+    assert [line.get_label() for line in lines] == ["Cosine", "Linear"]
+    for line in lines:
+        np.testing.assert_allclose(line.get_ydata(), shares(650.0)[6:15])
+
+    for steps in (10, 20):
+        config = ddpm()
+        config["model"]["sampler"] = {"steps": steps}
+        write(tmp_path / "samplers" / str(steps), config, of_diffusion(640.0), shares(640.0))
+    assert not bound_by_log_snr_png(collect(tmp_path / "samplers"), tmp_path / "y.png")
+
+
+def test_many_runs_on_one_spot_have_a_label_that_fits(tmp_path: Path, drawn: list[Figure]) -> None:
+    for i in range(30):
+        config = ddpm()
+        config["model"]["sampler"] = {"steps": i}
+        write(tmp_path / str(i), config, of_diffusion(640.0), shares(640.0))
+    assert draw_rate_distortion(collect(tmp_path), tmp_path / "x.png")
+    texts = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert any(re.fullmatch(r"steps 0.* and \d+ more", text) for text in texts), texts
+
+
 def test_curves_of_other_bins_are_drawn_without_a_difference(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
@@ -416,8 +445,9 @@ def test_all_pictures_of_a_schedule_sweep_are_written_and_named(schedules: Path)
     text = (schedules / "summary.md").read_text()
     assert all(f"]({name})" in text for name in pictures if name.endswith(".png"))
     with Image.open(schedules / "samples.png") as picture:
-        # four pictures of 40 x 30 in two rows, each with its margin
-        assert picture.size == (92, 72)
+        # four pictures of 30 rows in two, each below its name, whose 280 columns are wider, and 24
+        # rows; then a margin
+        assert picture.size == (2 * (280 + 6), 2 * (24 + 30 + 6))
 
 
 def test_vaes_alone_get_no_picture_of_diffusion(plane: Path) -> None:

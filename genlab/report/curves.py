@@ -1,10 +1,11 @@
-"""Where diffusion models spend their bounds, one line a run, as a PNG."""
+"""Where diffusion models spend their bounds, one line a setting, as a PNG."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from genlab import charts
@@ -30,22 +31,25 @@ class BoundCurve(NamedTuple):
 
 
 def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]) -> bool:
-    """Draw how many nats per image the bound of each run has in each bin of log-SNR.
+    """Draw how many nats per image the bound of each setting has in each bin of log-SNR.
 
-    Of several runs with the same bins a second panel has the difference from the lowest bound,
-    where lines come apart that fall together in the first. Returns False, with nothing written, if
-    no run has such curves.
+    Seeds are averaged. Of several settings with the same bins a second panel has the difference
+    from the lowest bound, where lines come apart that fall together in the first. Returns False,
+    with nothing written, if no run has such curves, or if samplers alone differ, on which a bound
+    does not depend.
     """
     records = [record for record in records if bound_curve(record.bound)]
-    if not records:
-        return False
     swept = swept_keys(records)
-    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in swept])
-    found = [curve for record in records if (curve := bound_curve(record.bound))]
-    names = _names(records, swept)
-    curves = dict(zip(names, found, strict=True))
-    bounds = [record.metric("test/neg_elbo") or math.inf for record in records]
-    lowest = names[bounds.index(min(bounds))]
+    knobs = [key for key in swept if key != "seed"]
+    if not records or (knobs and all(key.startswith("model.sampler.") for key in knobs)):
+        return False
+    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in knobs])
+    settings: dict[str, list[Record]] = {}
+    for name, record in zip(_names(records, swept), records, strict=True):
+        settings.setdefault(name, []).append(record)
+    curves = {name: _mean_curve(members) for name, members in settings.items()}
+    bounds = {name: fmean(map(_neg_elbo, members)) for name, members in settings.items()}
+    lowest = min(bounds, key=lambda name: bounds[name])
 
     alike = len({curve.edges for curve in curves.values()}) == 1
     figure, panels = charts.panels(2 if alike and len(curves) > 1 else 1)
@@ -75,6 +79,17 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
     return True
 
 
+def _neg_elbo(record: Record) -> float:
+    return record.metric("test/neg_elbo") or math.inf
+
+
+def _mean_curve(records: Sequence[Record]) -> BoundCurve:
+    """Of the seeds of a setting; of those with the bins of the first, if there are others."""
+    first, *others = [curve for record in records if (curve := bound_curve(record.bound))]
+    alike = [first.nats, *(curve.nats for curve in others if curve.edges == first.edges)]
+    return BoundCurve(first.edges, tuple(map(fmean, zip(*alike, strict=True))))
+
+
 def bound_curve(bound: Mapping[str, Any]) -> BoundCurve | None:
     """None for the content of a bound.json that has no such curve, or a broken one."""
     edges, nats = numbers(bound.get("log_snr_edges")), numbers(bound.get("nats_by_log_snr"))
@@ -93,10 +108,15 @@ def numbers(values: object) -> tuple[float, ...] | None:
 
 
 def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
-    """What distinguishes each; of a single key its value alone, and of equals their directory."""
-    labels = [run_label(record, swept) or record.run_id for record in records]
-    if len(swept) == 1:
-        labels = [label.removeprefix(f"{short_names(swept)[swept[0]]} ") for label in labels]
+    """What distinguishes each; of a single key its value alone. Seeds share a name, other equals
+    have that of their directory.
+    """
+    knobs = [key for key in swept if key != "seed"]
+    labels = [run_label(record, knobs) or record.run_id for record in records]
+    if len(knobs) == 1:
+        labels = [label.removeprefix(f"{short_names(knobs)[knobs[0]]} ") for label in labels]
+    if "seed" in swept:
+        return labels
     return [
         label if labels.count(label) == 1 else f"{label} ({record.group}/{record.run_id})"
         for label, record in zip(labels, records, strict=True)

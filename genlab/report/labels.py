@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_LABELS = 12
+_LONGEST = 40
 # Trade-off curves fall to the right, so there is room above and right of most points.
 _PLACES = [
     (x * distance, y * distance, side)
@@ -30,8 +31,12 @@ _PLACES = [
 def _merge(
     axes: Axes, labels: Sequence[tuple[str, tuple[float, float]]]
 ) -> list[tuple[str, tuple[float, float]]]:
-    """Labels, with those of runs on the same spot made one, as in `kl_weight 10, 30`."""
+    """Labels, with those of runs on the same spot made one, as in `kl_weight 10, 30`.
+
+    One that becomes too long for a chart has its first run alone, `and 7 more`.
+    """
     merged: list[tuple[str, tuple[float, float]]] = []
+    left_out: dict[int, tuple[str, int]] = {}
     for label, point in labels:
         x, y = axes.transData.transform(point)
         for i, (other, place) in enumerate(merged):
@@ -39,7 +44,12 @@ def _merge(
             if math.hypot(x - u, y - v) < 12:
                 name = label.partition(" ")[0] + " "
                 shared = other.startswith(name) and "," not in label
-                merged[i] = (f"{other}, {label.removeprefix(name) if shared else label}", place)
+                longer = f"{other}, {label.removeprefix(name) if shared else label}"
+                if i in left_out or len(longer) > _LONGEST:
+                    first, more = left_out.get(i, (other, 0))
+                    left_out[i] = first, more + 1
+                    longer = f"{first} and {more + 1} more"
+                merged[i] = (longer, place)
                 break
         else:
             merged.append((label, point))

@@ -17,6 +17,7 @@ from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png
 from genlab.report.html import report_page
+from genlab.report.naming import run_label
 from genlab.report.plots import draw_rate_distortion
 from genlab.report.replicates import has_replicates, summarise, to_csv, to_text
 from genlab.report.tables import in_order, sweep_table
@@ -78,16 +79,19 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
 
 
 def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
-    """The final reconstructions of each run, one under the other."""
-    shown = _pictures(records, "reconstructions")
+    """The final reconstructions of each setting, one under the other."""
+    shown = list(_pictures(records, "reconstructions").values())
     if shown:
         pictures.save_png(path, pictures.stack(shown))
     return bool(shown)
 
 
 def _samples_png(records: Sequence[Record], path: Path) -> bool:
-    """The final samples of each run side by side, where a diffusion model is among the runs."""
-    shown = _pictures(records, "samples") if any(r.is_diffusion for r in records) else []
+    """The final samples of each setting side by side, where a diffusion model is among them."""
+    found = _pictures(records, "samples") if any(r.is_diffusion for r in records) else {}
+    shown = [
+        pictures.captioned(picture, name) if name else picture for name, picture in found.items()
+    ]
     if shown:
         columns = min(4, math.ceil(math.sqrt(len(shown))))
         rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
@@ -99,9 +103,16 @@ def _beside(shown: Sequence[pictures.Pixels]) -> pictures.Pixels:
     return pictures.stack([picture.swapaxes(0, 1) for picture in shown]).swapaxes(0, 1)
 
 
-def _pictures(records: Sequence[Record], name: str) -> list[pictures.Pixels]:
-    paths = [record.path / "pictures" / f"{name}-final.png" for record in records]
-    return [pictures.read_png(path) for path in paths if path.is_file()]
+def _pictures(records: Sequence[Record], name: str) -> dict[str, pictures.Pixels]:
+    """By what tells a setting from the others; of its seeds the first that has such a picture."""
+    knobs = [key for key in swept_keys(records) if key != "seed"]
+    found: dict[str, pictures.Pixels] = {}
+    for record in records:
+        path = record.path / "pictures" / f"{name}-final.png"
+        setting = run_label(record, knobs)
+        if setting not in found and path.is_file():
+            found[setting] = pictures.read_png(path)
+    return found
 
 
 def print_sweep(
