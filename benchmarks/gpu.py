@@ -83,7 +83,9 @@ def through_genlab(*overrides: str) -> dict[str, Any]:
         started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "train.py", f"runs_dir={folder}", *overrides],
-            **{"cwd": ROOT, "text": True, "capture_output": True},
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
             env={**os.environ, "WANDB_MODE": "offline"},
         )
         if done.returncode != 0:

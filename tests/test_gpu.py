@@ -58,7 +58,9 @@ def test_forked_jobs_of_a_sweep_train_on_the_gpu(tmp_path: Path) -> None:
     sweep = ["model.kl_weight=0,1,2,4", "launcher=process", "hydra.launcher.slots=2"]
     done = subprocess.run(
         [*command, *sweep, "trainer=gpu", "group=forked"],
-        **{"cwd": ROOT, "text": True, "capture_output": True},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     runs = find_runs(tmp_path)

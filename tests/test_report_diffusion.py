@@ -450,6 +450,23 @@ def test_all_pictures_of_a_schedule_sweep_are_written_and_named(schedules: Path)
         assert picture.size == (2 * (280 + 6), 2 * (24 + 30 + 6))
 
 
+def test_the_same_setting_of_two_sweeps_is_pictured_twice_and_a_seed_once(tmp_path: Path) -> None:
+    def sizes(folder: Path) -> tuple[int, int]:
+        for run in folder.rglob("config.yaml"):
+            (run.parent / "pictures").mkdir(exist_ok=True)
+            Image.new("L", (300, 30)).save(run.parent / "pictures" / "samples-final.png")
+        write_sweep(collect(folder), folder)
+        with Image.open(folder / "samples.png") as picture:
+            return picture.size
+
+    for group in ("a", "b"):
+        write(tmp_path / "sweeps" / group, ddpm(), of_diffusion(640.0))
+    assert sizes(tmp_path / "sweeps")[0] == 2 * (300 + 6)
+    for i, (name, seed) in enumerate([("Cosine", 0), ("Cosine", 1), ("Linear", 0), ("Linear", 1)]):
+        write(tmp_path / "seeds" / str(i), {**ddpm(name), "seed": seed}, of_diffusion(640.0))
+    assert sizes(tmp_path / "seeds") == (2 * (300 + 6), 24 + 30 + 6)
+
+
 def test_vaes_alone_get_no_picture_of_diffusion(plane: Path) -> None:
     records = [record for record in collect(plane) if not record.is_diffusion]
     names = [file.name for file in write_sweep(records, plane)]

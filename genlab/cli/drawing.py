@@ -88,7 +88,7 @@ class _Worker:
         self.there: Source | None = None
 
     def images(
-        self, number: int, indices: range, advance: Callable[[int], None] | None = None
+        self, number: int, indices: range, advance: Callable[[int], None] = lambda amount: None
     ) -> Pixels:
         source = self.chosen[number]
         if self.there is not source:
@@ -96,8 +96,6 @@ class _Worker:
                 self.there.module.cpu()
             source.module.to(self.device)
             self.there = source
-        if advance is None:
-            return source.images(indices)
         if source.sampler is None:
             images = source.images(indices)
             advance(len(indices))

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from genlab import charts
 from genlab.points import short_names
 from genlab.report.collect import Record, swept_keys
-from genlab.report.naming import data_name, run_label, sort_key
+from genlab.report.naming import data_name, setting_names, sort_key
+from genlab.report.samplers import differ_in_sampler
 
 _LONGEST_NAME = 30
 _LARGEST = 1e300
@@ -41,7 +42,7 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
     records = [record for record in records if bound_curve(record.bound)]
     swept = swept_keys(records)
     knobs = [key for key in swept if key != "seed"]
-    if not records or (knobs and all(key.startswith("model.sampler.") for key in knobs)):
+    if not records or differ_in_sampler(knobs):
         return False
     records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in knobs])
     settings: dict[str, list[Record]] = {}
@@ -108,19 +109,12 @@ def numbers(values: object) -> tuple[float, ...] | None:
 
 
 def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
-    """What distinguishes each; of a single key its value alone. Seeds share a name, other equals
-    have that of their directory.
-    """
-    knobs = [key for key in swept if key != "seed"]
-    labels = [run_label(record, knobs) or record.run_id for record in records]
-    if len(knobs) == 1:
-        labels = [label.removeprefix(f"{short_names(knobs)[knobs[0]]} ") for label in labels]
-    if "seed" in swept:
-        return labels
-    return [
-        label if labels.count(label) == 1 else f"{label} ({record.group}/{record.run_id})"
-        for label, record in zip(labels, records, strict=True)
-    ]
+    """Of the settings; of a single key its value alone."""
+    names = setting_names(records, swept)
+    knobs = [key for key in swept if key != "seed"] or swept
+    if len(knobs) != 1:
+        return names
+    return [name.removeprefix(f"{short_names(knobs)[knobs[0]]} ") for name in names]
 
 
 def shown_log_snr(curves: Sequence[BoundCurve]) -> tuple[float, float]:

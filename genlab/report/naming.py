@@ -82,3 +82,19 @@ def run_label(record: Record, swept: Sequence[str]) -> str:
         shown = [key for key in shown if flat.get(key) is not None]
         names = [] if KL_WEIGHT in shown else [record.family]
     return ", ".join([*names, *(f"{named[key]} {value_text(key, flat.get(key))}" for key in shown)])
+
+
+def setting_names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
+    """What tells the setting of each from the others; seeds of one share a name.
+
+    Without seeds runs of one setting are of several sweeps, and stay apart by their directories.
+    Seeds alone are settings themselves.
+    """
+    knobs = [key for key in swept if key != "seed"] or swept
+    names = [run_label(record, knobs) or record.run_id for record in records]
+    if "seed" in swept:
+        return names
+    return [
+        name if names.count(name) == 1 else f"{name} ({record.group}/{record.run_id})"
+        for name, record in zip(names, records, strict=True)
+    ]

@@ -10,10 +10,14 @@ from genlab.report.intervals import mean_interval
 DISTANCE = "test/energy_distance"
 
 
+def differ_in_sampler(swept: Sequence[str]) -> bool:
+    """Whether the sampler is all that differs."""
+    return bool(swept) and all(key.startswith("model.sampler.") for key in swept)
+
+
 def is_of_samplers(findings: Sequence[Finding], swept: Sequence[str]) -> bool:
     """Whether nothing but the sampler differs, and all samples were held against the data."""
-    of_sampler = bool(swept) and all(key.startswith("model.sampler.") for key in swept)
-    return of_sampler and all(f.metric(DISTANCE) is not None for f in findings)
+    return differ_in_sampler(swept) and all(f.metric(DISTANCE) is not None for f in findings)
 
 
 def about_samplers(findings: Sequence[Finding]) -> list[str]:

@@ -17,7 +17,7 @@ from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png
 from genlab.report.html import report_page
-from genlab.report.naming import run_label
+from genlab.report.naming import setting_names
 from genlab.report.plots import draw_rate_distortion
 from genlab.report.replicates import has_replicates, summarise, to_csv, to_text
 from genlab.report.tables import in_order, sweep_table
@@ -90,7 +90,8 @@ def _samples_png(records: Sequence[Record], path: Path) -> bool:
     """The final samples of each setting side by side, where a diffusion model is among them."""
     found = _pictures(records, "samples") if any(r.is_diffusion for r in records) else {}
     shown = [
-        pictures.captioned(picture, name) if name else picture for name, picture in found.items()
+        pictures.captioned(picture, name) if len(found) > 1 else picture
+        for name, picture in found.items()
     ]
     if shown:
         columns = min(4, math.ceil(math.sqrt(len(shown))))
@@ -104,12 +105,10 @@ def _beside(shown: Sequence[pictures.Pixels]) -> pictures.Pixels:
 
 
 def _pictures(records: Sequence[Record], name: str) -> dict[str, pictures.Pixels]:
-    """By what tells a setting from the others; of its seeds the first that has such a picture."""
-    knobs = [key for key in swept_keys(records) if key != "seed"]
+    """By the name of a setting; of its seeds the first that has such a picture."""
     found: dict[str, pictures.Pixels] = {}
-    for record in records:
+    for setting, record in zip(setting_names(records, swept_keys(records)), records, strict=True):
         path = record.path / "pictures" / f"{name}-final.png"
-        setting = run_label(record, knobs)
         if setting not in found and path.is_file():
             found[setting] = pictures.read_png(path)
     return found
