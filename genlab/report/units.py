@@ -15,7 +15,7 @@ from genlab.report.colours import colours
 from genlab.report.curves import numbers
 from genlab.report.figures import SOFT, VEIL, Figure, Run, without_the_knob
 from genlab.report.markup import plotly_text
-from genlab.report.naming import KL_WEIGHT, data_name, run_label, sort_key
+from genlab.report.naming import KL_WEIGHT, data_name, setting_names, sort_key
 
 #: Nats: a unit of less is drawn here, since a logarithm has no place for one that is switched off.
 FLOOR = 1e-3
@@ -106,8 +106,7 @@ def draw_units(records: Sequence[Record], *paths: str | os.PathLike[str]) -> boo
     shades = colours([{key: record.flat.get(key) for key in knobs} for record in records])
     points: dict[str, list[Record]] = {}
     looks: dict[str, str] = {}
-    for record, shade in zip(records, shades, strict=True):
-        name = run_label(record, knobs) or record.run_id
+    for name, record, shade in zip(setting_names(records, swept), records, shades, strict=True):
         points.setdefault(name, []).append(record)
         looks[name] = shade.partition("|")[0]
 
