@@ -20,7 +20,7 @@ from genlab.protocols import ImageSpec
 from genlab.vae import spectrum as spectrum_module
 from genlab.vae.bounds import elbo_terms, gaussian_kl
 from genlab.vae.diagnostics import active_units, fitted_aggregate
-from genlab.vae.forecast import forecast, forecasts, optimal_variance, water_filling
+from genlab.vae.forecast import Forecast, forecast, forecasts, optimal_variance, water_filling
 from genlab.vae.likelihoods import (
     Bernoulli,
     CalibratedGaussian,
@@ -245,6 +245,28 @@ def test_the_bernoulli_forecast_is_close_where_little_is_encoded() -> None:
     assert above.collapse and above.rate == 0
     assert above.reconstruction == pytest.approx(entropy, rel=1e-5)
     assert above.rate_ceiling == pytest.approx(entropy / weights[1], rel=1e-5)
+
+
+def test_pixels_that_never_vary_are_left_out_of_the_bernoulli_spectrum() -> None:
+    """Also those that vary in one image of very many, which no decoder could learn anything of."""
+    bits = binary_data().flatten(1).repeat(100, 1)
+    rare = torch.zeros(len(bits), 10)
+    rare[7] = 1
+    constant = torch.tensor([0.0, 1.0, 0.0, 1.0]).expand(len(bits), 4)
+    padded = torch.cat([constant, bits, rare], 1)
+
+    def found(x: Tensor, beta: float) -> Forecast:
+        images = x.reshape(len(x), 1, 2, -1).numpy()
+        return forecast(Bernoulli(), images, ImageSpec(1, 2, x.shape[1] // 2, levels=2), 20, beta)
+
+    for beta in (1e-4, 0.6, 1.2):
+        without, among = found(bits, beta), found(padded, beta)
+        assert among.active_units == without.active_units
+        assert among.collapse_threshold == pytest.approx(without.collapse_threshold, rel=1e-5)
+    assert found(padded, 1e-4).active_units == 6
+    # nothing but such pixels: collapse at every weight
+    nothing = found(torch.cat([constant, rare], 1), 1e-4)
+    assert nothing.collapse_threshold == 0 and nothing.active_units == 0 and nothing.collapse
 
 
 @pytest.fixture(scope="module")
