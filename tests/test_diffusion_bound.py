@@ -15,6 +15,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.bound import (
     LOG_SNR_EDGES,
+    BoundTerms,
     bound_term,
     by_log_snr,
     check_levels,
@@ -27,6 +28,7 @@ from genlab.diffusion.bound import (
     stratified,
     variance_mismatch,
 )
+from genlab.diffusion.curves import Curves
 from genlab.diffusion.gaussian import GaussianData
 from genlab.diffusion.process import Process, alpha_sigma, diffuse, posterior
 from genlab.diffusion.schedules import Cosine, Linear, LinearLogSNR, NoiseSchedule
@@ -483,6 +485,54 @@ def test_bins_keep_the_sum_and_take_in_what_lies_beyond_them() -> None:
     assert len(sums) == len(LOG_SNR_EDGES) - 1
     assert sums.nonzero().flatten().tolist() == [0, 1, 10, 19]
     assert sums[sums > 0].tolist() == [2, 1, 2, 3]
+
+
+def counts_by_time(t: Tensor, bins: int) -> list[float]:
+    """How many of the times (N,) fall into each of the bins."""
+    t, none = t[None], torch.zeros(1, dtype=torch.float64)
+    terms = BoundTerms(none, none, none, t, torch.ones_like(t), torch.ones_like(t))
+    counts: list[float] = Curves.of(terms, torch.zeros_like(t), bins).by_time[0].tolist()
+    return counts
+
+
+@pytest.mark.parametrize("bins", [1, 3, 7, 10, 40, 49, 100])
+def test_a_time_on_the_edge_of_two_bins_belongs_to_the_one_that_it_ends(bins: int) -> None:
+    """However it was computed: machines round differently."""
+    i = torch.arange(1, bins + 1, dtype=torch.float64)
+    exact_times = i / bins
+    for t in (
+        exact_times,
+        i * (1 / bins),
+        1 - (bins - i) / bins,
+        torch.nextafter(exact_times, torch.tensor(0.0).double()),
+        torch.nextafter(exact_times, torch.tensor(2.0).double()),
+    ):
+        for one, place in zip(t, range(bins), strict=True):
+            assert counts_by_time(one[None], bins)[place] == 1
+    assert counts_by_time((i - 0.5) / bins, bins) == [1] * bins
+    # steps between the edges: as many in each bin
+    assert counts_by_time(steps_of(linear(25 * bins)), bins) == [25] * bins
+
+
+EDGES_BY_TIME = torch.tensor([float(edge) for edge in LOG_SNR_EDGES[-2:0:-1]], dtype=torch.float64)
+
+
+def test_a_log_snr_on_the_edge_of_two_bins_belongs_to_the_one_that_its_time_ends() -> None:
+    """The log-SNR falls with time, so that a bin ends at its lower edge."""
+    bins = len(LOG_SNR_EDGES) - 1
+    for place, edge in enumerate(EDGES_BY_TIME):
+        counts = by_log_snr(edge.reshape(1, 1), torch.ones(1, 1)).tolist()
+        assert counts[::-1] == [float(i == place) for i in range(bins)]
+
+
+@pytest.mark.xfail(strict=True, reason="by_log_snr has no room for the rounding of a log-SNR")
+def test_a_log_snr_on_an_edge_keeps_its_bin_however_it_is_rounded() -> None:
+    """With LinearLogSNR(6, -14) the steps at 0 and -2 are an ulp below, and in the bin below."""
+    expected = by_log_snr(EDGES_BY_TIME[None], torch.ones(1, len(EDGES_BY_TIME)))
+    for away in (-math.inf, math.inf):
+        rounded = torch.nextafter(EDGES_BY_TIME, torch.tensor(away).double())
+        found = by_log_snr(rounded[None], torch.ones(1, len(rounded)))
+        assert found.tolist() == expected.tolist()
 
 
 def test_bins_in_log_snr_do_not_depend_on_the_schedule() -> None:
