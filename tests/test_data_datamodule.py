@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -187,6 +189,110 @@ def test_a_flip_mirrors_about_half_of_the_training_images():
     mirrored = (batch["image"] == pixels[..., ::-1]).all((1, 2, 3))
     assert (same ^ mirrored).all()
     assert abs(mirrored.mean() - 0.5) < 5 * 0.5 / np.sqrt(800)
+
+
+class Flags(ImageSource):
+    """The same image in train and test: a black column, four of middle grey, a white one."""
+
+    name = "flags"
+    spec = ImageSpec(1, 8, 6)
+
+    def prepare(self, data_dir):
+        pass
+
+    def load(self, data_dir, split):
+        row = np.array([0, 127, 127, 127, 127, 255], dtype=np.uint8)
+        return Images(np.tile(row, (400, 1, 8, 1)), np.zeros(400, dtype=np.int64))
+
+
+class BatchRecorder(lightning.LightningModule):
+    """A module that learns nothing and keeps the batches that it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch)
+        return self.weight * batch["image"].float().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def trained_on(module: ImageData, epochs: int) -> list[dict[str, np.ndarray]]:
+    """What a module is trained on in each epoch, in the order of training."""
+    recorder = BatchRecorder()
+    lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        max_epochs=epochs,
+    ).fit(recorder, datamodule=module)
+    size = len(recorder.seen) // epochs
+    return [everything(recorder.seen[e * size : (e + 1) * size]) for e in range(epochs)]
+
+
+def assert_unrelated(a: np.ndarray, b: np.ndarray) -> None:
+    """Check that half of two boolean arrays agree, within 5 standard errors."""
+    assert abs((a == b).mean() - 0.5) < 5 * 0.5 / np.sqrt(a.size)
+
+
+def test_flips_and_bits_of_an_epoch_are_not_those_of_another():
+    """Neither in the same place of the same batch nor for the same image."""
+    options = {"flip": True, "binarisation": "dynamic", "val_images": 0}
+    epochs = trained_on(data(Flags(), **options), 3)
+    coins = [
+        # a black pixel stays black, and a white one white
+        (e["image"][:, 0, 0, 0] == 255, e["image"][..., 1:5] == 255, np.argsort(e["index"]))
+        for e in epochs
+    ]
+    for (flips, bits, order), (other_flips, other_bits, other_order) in pairwise(coins):
+        assert abs(flips.mean() - 0.5) < 5 * 0.5 / np.sqrt(400)
+        assert_unrelated(flips, other_flips)
+        assert_unrelated(flips[order], other_flips[other_order])
+        assert_unrelated(bits, other_bits)
+        assert_unrelated(bits[order], other_bits[other_order])
+        # nor are those of a batch those of the next
+        assert_unrelated(flips[8:], flips[:-8])
+        assert_unrelated(bits[8:], bits[:-8])
+    again = trained_on(data(Flags(), **options), 1)[0]
+    np.testing.assert_array_equal(again["image"], epochs[0]["image"])
+
+
+def test_static_bits_of_the_test_images_are_drawn_from_streams_of_their_own():
+    """The images of train and test are equal, row by row; their bits are not, in any row."""
+    for options in ({"val_images": 0}, {"val_images": 100}):
+        module = data(Flags(), binarisation="static", **options)
+        splits = ("train", "val", "test") if options["val_images"] else ("train", "test")
+        images = [image.tobytes() for split in splits for image in module.pixels(split)]
+        assert len(set(images)) == len(images) == 800
+
+
+def test_ranks_gather_flip_and_binarise_their_rows_as_one_process_would():
+    split = Split(*Flags().load(None, "train"), None)
+    dataset = Batches(split, 0, flip=True, binarised=True)
+    for world in (2, 3):
+        for train in (True, False):
+            one, *ranks = (
+                [
+                    dataset[place]
+                    for place in (
+                        TrainOrder(100, size, 0, rank=rank, world=of)
+                        if train
+                        else EvalOrder(100, size, rank, of)
+                    )
+                ]
+                for rank, of, size in [(0, 1, 12 * world), *((r, world, 12) for r in range(world))]
+            )
+            for rank, batches in enumerate(ranks):
+                for mine, whole in zip(batches, one, strict=True):
+                    for key in ("index", "image"):
+                        assert torch.equal(mine[key], whole[key][rank::world])
 
 
 def test_workers_yield_the_same_batches_in_every_epoch():

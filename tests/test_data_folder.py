@@ -162,6 +162,18 @@ def test_the_cache_is_used_again_until_something_changes(root, monkeypatch):
     assert decodes() == 0
 
 
+def test_the_cache_notices_a_file_rewritten_with_the_same_size(root):
+    path = root / "train" / "red" / "0.png"
+    save(path, (200, 0, 0), compress_level=0)
+    before = path.stat()
+    assert source(root).load(Path(), "train").pixels[6, :, 0, 0].tolist() == [200, 0, 0]
+    save(path, (0, 150, 0), compress_level=0)
+    # a hundredth of a second later
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10_000_000))
+    assert path.stat().st_size == before.st_size
+    assert source(root).load(Path(), "train").pixels[6, :, 0, 0].tolist() == [0, 150, 0]
+
+
 def test_an_interrupted_decoding_leaves_no_cache(root, monkeypatch):
     def interrupted(self, file):
         raise KeyboardInterrupt

@@ -56,12 +56,20 @@ def test_it_begins_anywhere(images, size, data):
 
 
 @given(st.integers(20, 200), st.integers(1, 6), WORLDS)
-def test_ranks_share_the_batches_of_one_process(images, size, world):
+def test_ranks_are_dealt_the_rows_of_each_training_batch_in_turn(images, size, world):
     one = positions(TrainOrder(images, size * world, 0))
-    ranks = [positions(TrainOrder(images, size, 0, rank=r, world=world)) for r in range(world)]
-    assert [sorted(sum(shares, [])) for shares in zip(*ranks, strict=True)] == list(
-        map(sorted, one)
-    )
+    for rank in range(world):
+        mine = positions(TrainOrder(images, size, 0, rank=rank, world=world))
+        assert mine == [batch[rank::world] for batch in one]
+
+
+@given(SIZES, BATCHES, WORLDS)
+def test_ranks_are_dealt_the_rows_of_each_evaluation_batch_in_turn(images, size, world):
+    """Of the last, short one too, which may leave a rank without a row."""
+    one = positions(EvalOrder(images, size * world))
+    for rank in range(world):
+        mine = positions(EvalOrder(images, size, rank, world))
+        assert mine == [batch[rank::world] for batch in one if len(batch) > rank]
 
 
 @given(SIZES, BATCHES, WORLDS)
