@@ -239,6 +239,20 @@ def test_where_and_how_a_run_happens_is_no_part_of_its_identity(overrides: list[
     assert configs.identity(resolve(*overrides)) == configs.identity(resolve())
 
 
+def test_the_order_of_keys_is_no_part_of_an_identity() -> None:
+    def backwards(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {key: backwards(node[key]) for key in reversed(node)}
+
+    for overrides in ([], ["model=ddpm"], ["model/kl_schedule=linear", "ema_decay=0.9"]):
+        config = resolve(*overrides)
+        assert list(backwards(config)) != list(config)
+        assert configs.identity(backwards(config)) == configs.identity(config)
+    one, other = {"encoder": {"a": 1, "b": 2}, "c": 3}, {"c": 3, "encoder": {"b": 2, "a": 1}}
+    assert configs.identity(one) == configs.identity(other)
+
+
 def test_what_a_run_computes_is_its_identity() -> None:
     variants = [
         [],
