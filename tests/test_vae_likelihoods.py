@@ -151,6 +151,21 @@ def test_the_calibrated_variance_is_fixed_in_evaluation() -> None:
     torch.testing.assert_close(restored.log_prob(torch.zeros_like(x), x), expected)
 
 
+def test_training_uses_the_batch_variance_and_evaluation_the_running_variance() -> None:
+    likelihood, output = likelihoods.CalibratedGaussian(), torch.zeros(4, 1, 4, 5)
+    torch.manual_seed(0)
+    batches = [scale * torch.randn(4, 1, 4, 5) for scale in (1.0, 0.1, 3.0, 0.5)]
+    variances = [float(x.square().mean()) for x in batches]
+    for i, (x, variance) in enumerate(zip(batches, variances, strict=True)):
+        expected = Normal(0, math.sqrt(variance)).log_prob(x).flatten(1).sum(1)
+        torch.testing.assert_close(likelihood.train().log_prob(output, x), expected)
+        # for every batch that is evaluated
+        running = Normal(0, math.sqrt(sum(variances[: i + 1]) / (i + 1)))
+        for other in batches:
+            expected = running.log_prob(other).flatten(1).sum(1)
+            torch.testing.assert_close(likelihood.eval().log_prob(output, other), expected)
+
+
 def test_a_perfect_fit_and_a_negative_reconstruction_are_finite() -> None:
     likelihood, x = likelihoods.CalibratedGaussian(), torch.rand(4, 1, 4, 5)
     assert torch.isfinite(likelihood.log_prob(x, x)).all()
