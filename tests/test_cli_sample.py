@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -171,6 +172,42 @@ def test_the_same_command_finds_its_images_again(
     (other,) = {*(unconditional / "samples").iterdir()} - {folder}
     assert other.name.startswith("ddim-5-n2-seed1-last-")
     shutil.rmtree(unconditional / "samples")
+
+
+def test_images_of_other_weights_are_drawn_anew(
+    unconditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run, its config, the command, and size and time of the checkpoint stay the same."""
+    path = tmp_path / "runs" / unconditional.name
+    shutil.copytree(unconditional, path)
+
+    def drawn() -> Pixels:
+        assert cli.main(["sample", str(path), "--n", "2"]) == DONE
+        folder = Path(capsys.readouterr().out.splitlines()[-1].strip())
+        with np.load(folder / "samples.npz") as samples:
+            return np.asarray(samples["images"])
+
+    checkpoint = path / "checkpoints" / "best.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content, checkpoint)
+    written = checkpoint.stat()
+    before = drawn()
+    sample(tmp_path / "out", path, "--n", 2)
+    torch.manual_seed(0)
+    for value in content["state_dict"].values():
+        if value.is_floating_point() and value.ndim > 1:
+            value += 0.1 * torch.randn_like(value)
+    torch.save(content, checkpoint)
+    os.utime(checkpoint, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert checkpoint.stat().st_size == written.st_size
+    after = drawn()
+    assert difference(before, after) > 1
+    # nor are they taken from, or left in, a folder that was named
+    asked = ["sample", str(path), "--n", "2", "--out", str(tmp_path / "out")]
+    if cli.main(asked) == DONE:
+        with np.load(tmp_path / "out" / "samples.npz") as samples:
+            assert np.array_equal(samples["images"], after)
+    assert difference(sample(tmp_path / "new", path, "--n", 2), after) <= 1
 
 
 def test_nothing_else_is_overwritten(
