@@ -132,6 +132,23 @@ def test_two_processes_train_and_test_as_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_spread_weights_are_averaged_also_where_a_validation_does_not_improve(
+    tmp_path: Path, model: str
+) -> None:
+    """Then no checkpoint is written between the validation and the next step."""
+    chosen = [
+        *("trainer.max_epochs=3", "trainer.limit_train_batches=1", "model.optimizer.lr=1e-12"),
+        *("trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "callbacks=none"),
+        *("model.test_draws=1" if model == "ddpm" else "model.iwae_samples=0",),
+    ]
+    two = finish(model, tmp_path / "two", *chosen, "trainer=fsdp", "trainer.devices=2")
+    best = torch.load(two.checkpoints / "best.ckpt", weights_only=True)
+    assert best["global_step"] < 3
+    assert_close(two, finish(model, tmp_path / "one", *chosen, "trainer.devices=1"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_a_run_of_two_processes_is_stopped_by_one_signal_and_goes_on_as_one(
     alone: Callable[[str], Run], tmp_path: Path, trainer: str

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from genlab.modules.sharding import shard, spread_like, whole
+from genlab.modules.sharding import reshard, shard, spread_like, whole
 from genlab.nets.unet import Block, UNet
 from genlab.protocols import ImageSpec
 
@@ -42,6 +42,11 @@ def in_each_process(rank: int, meeting: str) -> None:
 
     x, log_snr = torch.randn(4, 1, 8, 8), torch.zeros(4)
     torch.testing.assert_close(spread(x, log_snr), original(x, log_snr))
+    assert not all(isinstance(p, DTensor) for p in spread.parameters())  # until a backward pass
+    reshard(spread)
+    for name, before in original.named_parameters():
+        after = spread.get_parameter(name)
+        assert isinstance(after, DTensor) and torch.equal(whole(after), before)
     dist.destroy_process_group()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError
-from genlab.modules.sharding import spread_like, whole
+from genlab.modules.sharding import reshard, spread_like, whole
 
 
 class WeightAverage(pl.Callback):
@@ -66,6 +66,7 @@ class WeightAverage(pl.Callback):
 
     @torch.no_grad()
     def _swap(self, module: pl.LightningModule) -> None:
+        reshard(module)
         for weight, average in zip(self._weights(module), self.average, strict=True):
             raw = weight.clone()
             weight.copy_(average)

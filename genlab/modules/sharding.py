@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from genlab.errors import ConfigError
@@ -64,6 +64,18 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     else:
         for child in children:
             yield from _blocks(child)
+
+
+def reshard(module: nn.Module) -> None:
+    """Drop the whole weights that a forward pass gathered, so that each process has its slices.
+
+    The outermost network keeps them until the backward pass, and after an evaluation there is none:
+    its `parameters()` are plain tensors until then, and what is written into the slices is not what
+    the next forward pass computes with.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def whole(weight: Tensor) -> Tensor:
