@@ -24,6 +24,7 @@ class Line(pl.LightningModule):
         self.w = nn.Parameter(torch.zeros(1))
         self.raw: list[float] = []
         self.seen: list[float] = []
+        self.saved: Path | None = None
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         return (self.w * batch).sum()
@@ -36,6 +37,8 @@ class Line(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.seen.append(self.w.item())
+        if self.saved is not None:
+            self.trainer.save_checkpoint(self.saved)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -105,6 +108,39 @@ def test_a_checkpoint_holds_the_average_and_a_resume_takes_the_raw_weights(tmp_p
     fit(second, WeightAverage(0.9), tmp_path, max_epochs=2, ckpt_path=str(path))
     assert first.raw + second.raw == straight.raw
     assert second.seen[-1] == straight.seen[-1]
+
+
+def test_a_checkpoint_written_in_validation_holds_raw_weights_and_average_in_their_places(
+    tmp_path: Path,
+) -> None:
+    straight = Line()
+    fit(straight, WeightAverage(0.9), tmp_path / "straight", max_epochs=2)
+
+    first = Line()
+    first.saved = tmp_path / "validation.ckpt"
+    fit(first, WeightAverage(0.9), tmp_path / "first", max_epochs=1)
+    saved = torch.load(first.saved, weights_only=True)
+    assert saved["state_dict"]["w"].item() == first.seen[-1]
+    assert first.seen[-1] == pytest.approx(averages(first.raw, 0.9)[-1])
+    assert saved["raw_weights"]["w"].item() == first.raw[-1]
+    # it goes on from the raw weights, which the first batch of an epoch lowers by 0.1
+    second = Line()
+    fit(second, WeightAverage(0.9), tmp_path / "first", max_epochs=3, ckpt_path=str(first.saved))
+    assert second.raw[0] == pytest.approx(first.raw[-1] - 0.1)
+    # and saving leaves the training as it is
+    twice = Line()
+    twice.saved = tmp_path / "each.ckpt"
+    fit(twice, WeightAverage(0.9), tmp_path / "twice", max_epochs=2)
+    assert (twice.raw, twice.seen) == (straight.raw, straight.seen)
+
+
+def test_with_accumulated_gradients_the_average_follows_once_a_step(tmp_path: Path) -> None:
+    module = Line()
+    fit(module, WeightAverage(0.9), tmp_path, max_epochs=2, accumulate_grad_batches=3)
+    # 8 batches are steps of 3, 3 and 2 batches
+    steps = [module.raw[i] for i in (2, 5, 7, 10, 13, 15)]
+    expected = averages(steps, 0.9)
+    assert module.seen == pytest.approx([expected[2], expected[5]], rel=1e-5)
 
 
 def test_a_decay_outside_its_range_is_refused() -> None:
