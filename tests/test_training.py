@@ -145,6 +145,75 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path) -> No
     assert trained.result["epochs"] < 50
 
 
+def test_the_best_checkpoint_is_that_of_the_lowest_loss_with_free_bits_and_capacity(
+    tmp_path: Path,
+) -> None:
+    """Where they hold the KL up, the bound itself is at its best in another validation."""
+    chosen = {
+        "model.free_bits.kind=total model.free_bits.nats=1000 model.optimizer.lr=0.03": (
+            lambda row: row["val/reconstruction"] + max(1000, row["val/kl"])
+        ),
+        "model/kl_schedule=capacity model.kl_schedule.nats=200 model.kl_schedule.steps=0 "
+        "model.kl_weight=10 model.optimizer.lr=0.01": (
+            lambda row: row["val/reconstruction"] + 10 * abs(row["val/kl"] - 200)
+        ),
+    }
+    small = ["trainer.max_epochs=6", "model.net.encoder.hidden=[64]"]
+    for choice, loss in chosen.items():
+        trained = train(tmp_path, *small, *choice.split())
+        rows = [row for row in trained.metrics() if "val/loss" in row]
+        assert [row["val/loss"] for row in rows] == pytest.approx([loss(row) for row in rows])
+        lowest = min(rows, key=loss)
+        best = torch.load(trained.checkpoints / "best.ckpt", weights_only=True)
+        assert best["global_step"] == lowest["step"]
+        assert lowest["step"] != min(rows, key=lambda row: row["val/neg_elbo"])["step"]
+
+
+#: Five batches an epoch, two of them a step: three steps an epoch, the last of them of one batch.
+ACCUMULATED = ["data.train_images=320", "trainer.accumulate_grad_batches=2"]
+
+
+def test_with_accumulated_gradients_each_step_has_its_learning_rate_and_the_last_is_counted(
+    tmp_path: Path,
+) -> None:
+    recipe = ["model.optimizer.warmup_steps=2", "model.optimizer.decay=cosine"]
+    trained = train(tmp_path, *ACCUMULATED, *recipe, "model.optimizer.lr=0.01")
+    rates = {r["step"]: r["train/learning_rate"] for r in trained.metrics() if "train/loss" in r}
+    # a row of step n is about the n-th, which follows n - 1; the cosine would be 0 after the last
+    cosine = {n: 0.5 * (1 + math.cos(math.pi * max(0, n - 1 - 2) / (6 - 2))) for n in range(1, 7)}
+    assert rates == pytest.approx({n: 0.01 * min(1, n / 2) * cosine[n] for n in range(1, 7)})
+    assert trained.result is not None and trained.result["steps"] == 6
+
+
+def test_a_step_of_accumulated_gradients_is_taken_at_the_learning_rate_of_its_place(
+    tmp_path: Path,
+) -> None:
+    once = ["data.train_images=128", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=1"]
+    warm = ["model.optimizer.warmup_steps=10", "model.optimizer.lr=0.01"]
+    weights = [
+        torch.load(of.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+        for of in (train(tmp_path, *once, *warm), train(tmp_path, *once, "model.optimizer.lr=1e-3"))
+    ]
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[0][name], value, msg=name)
+
+
+def test_batches_whose_gradients_are_accumulated_have_noise_of_their_own(tmp_path: Path) -> None:
+    seen: set[bytes] = set()
+
+    def look(network: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled() and inputs[0].device.type == "cpu":
+            seen.add(torch.get_rng_state().numpy().tobytes())
+
+    looking = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        train(tmp_path, *ACCUMULATED, "forecast=false")
+    finally:
+        looking.remove()
+    # the generator before z is drawn and after it, in each batch of both epochs
+    assert len(seen) == 2 * 5 * 2
+
+
 def test_importance_samples_tighten_the_bound(tmp_path: Path) -> None:
     trained = train(
         tmp_path, "model.iwae_samples=30", "model.iwae_chunk=7", "data.binarisation=static"
