@@ -89,6 +89,20 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert read.status.keys() == {"state", "pid", "host", "started", "heartbeat"}
 
 
+def test_the_time_of_start_stays_while_the_status_changes(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, heartbeat_seconds=0) as run:
+        run.write_status("running")
+        first = Run(tmp_path).status
+        time.sleep(1.1)  # times have no fractions of a second
+        run.write_status("running", step=3, total_steps=10)
+        run.heartbeat(4)
+        assert Run(tmp_path).status["started"] == first["started"]
+        run.write_status("completed")
+    last = Run(tmp_path).status
+    assert last["started"] == first["started"]
+    assert last["heartbeat"] > first["heartbeat"]
+
+
 def test_nothing_there_reads_as_missing(tmp_path: Path) -> None:
     run = Run(tmp_path / "none")
     assert (run.status, run.state, run.result, run.metrics()) == ({}, "missing", None, [])
