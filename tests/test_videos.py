@@ -414,6 +414,36 @@ def test_of_a_long_training_some_validations_are_filmed(tmp_path: Path) -> None:
         assert [int(frame.stem) for frame in frames] == steps
 
 
+def test_which_validations_are_filmed_depends_on_the_epoch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["callbacks.video_training.most_frames=4", "trainer.max_epochs=10"]
+    few += [f"callbacks.video_{kind}=null" for kind in KINDS if kind != "training"]
+
+    def epochs(path: Path) -> list[int]:
+        return sorted(int(frame.stem) // 4 for frame in (path / "videos" / "frames").iterdir())
+
+    whole = train(tmp_path / "whole", *SMALL_VAE, *few)
+    filmed = epochs(whole)
+    assert filmed == [3, 5, 8, 10]  # 2.5 epochs from one to the next, the last one among them
+
+    objective = VAE.objective
+    for last_epoch in (4, 6):
+
+        def fail(self: VAE, x: Any, labels: Any, step: int, last: int = last_epoch) -> Any:
+            if step == 4 * last + 2:
+                raise RuntimeError("the power went")
+            return objective(self, x, labels, step)
+
+        monkeypatch.setattr(VAE, "objective", fail)
+        with pytest.raises(RuntimeError, match="the power went"):
+            train(tmp_path / "broken", *SMALL_VAE, *few, "checkpoint_every_n_steps=3")
+        monkeypatch.undo()
+    broken = train(tmp_path / "broken", *SMALL_VAE, *few, "checkpoint_every_n_steps=3")
+    assert epochs(broken) == filmed
+    assert capsys.readouterr().out.count("(going on)") == 2
+
+
 def test_loggers_that_take_videos_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[str, Path, int]] = []
     monkeypatch.setattr(
