@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import pytest
 import wandb
 from wandb_stub import WandbStub
 
-from genlab import pictures
+from genlab import configs, pictures, run
+from genlab.modules.vae import VAE
 from genlab.results import Run, RunDirectory, find_runs
 from genlab.tracking.files import Row, folders, logged_rows, row
 from genlab.tracking.wandb import WandbLogger
@@ -330,3 +332,65 @@ def test_a_run_that_began_offline_goes_on_offline_although_there_is_a_key_now(
     second.close(0)
     assert second.mode == "offline"
     assert not server.runs
+
+
+def test_overwrite_begins_another_run_on_wandb_and_a_resume_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbStub
+) -> None:
+    for key, value in server.variables.items():
+        monkeypatch.setenv(key, value)
+    objective = VAE.objective
+
+    def fail(self: VAE, x: Any, labels: Any, step: int) -> Any:
+        if step == 5:
+            raise RuntimeError("the power went")
+        return objective(self, x, labels, step)
+
+    def train(*overrides: str) -> Run:
+        wandb.teardown()  # each is a process of its own
+        cfg = configs.compose([*SMALL, "trainer.max_epochs=1", f"runs_dir={tmp_path}", *overrides])
+        path = run.run(cfg).path
+        assert path is not None
+        return Run(path)
+
+    first = train()
+    (first_id,) = server.runs
+    before = list(server.runs[first_id].history)
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="the power went"):
+        broken.setattr(VAE, "objective", fail)
+        train("overwrite=true")
+    second_id = next(name for name in server.runs if name != first_id)
+    second = train()  # goes on with the second
+    assert set(server.runs) == {first_id, second_id}
+    assert server.runs[first_id].history == before
+    assert values(server.runs[second_id].history) == recorded(second)
+    third = train("overwrite=true")
+    (third_id,) = set(server.runs) - {first_id, second_id}
+    assert values(server.runs[third_id].history) == recorded(third)
+    assert first.path == second.path == third.path
+
+    def ids(path: Path) -> set[str]:
+        return {folder.name.split("-", 2)[-1] for folder in folders(path)}
+
+    asides = [third.path.with_name(f"{third.name}.old-{number}") for number in (1, 2)]
+    assert [ids(path) for path in (*asides, third.path)] == [{first_id}, {second_id}, {third_id}]
+
+
+@pytest.mark.xfail(strict=True, reason="the id counts the runs set aside that are still there")
+def test_a_run_on_wandb_keeps_its_id_when_an_older_one_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbStub
+) -> None:
+    for key, value in server.variables.items():
+        monkeypatch.setenv(key, value)
+    cfg = configs.compose([*SMALL, "trainer.max_epochs=1", f"runs_dir={tmp_path}"])
+    again = configs.compose(
+        [*SMALL, "trainer.max_epochs=1", f"runs_dir={tmp_path}", "overwrite=true"]
+    )
+    for config in (cfg, again):
+        wandb.teardown()
+        path = run.run(config).path
+    assert path is not None and len(server.runs) == 2
+    shutil.rmtree(path.with_name(f"{path.name}.old-1"))
+    wandb.teardown()
+    run.run(again)
+    assert len(server.runs) == 3
