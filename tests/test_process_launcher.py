@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from genlab.manifest import Manifest
+from genlab.manifest import Job, Manifest
 from genlab.results import Run, RunDirectory, find_runs
 from genlab.sweeps.display import display
 from genlab.sweeps.progress import Progress
@@ -260,6 +261,34 @@ def test_a_job_is_tried_again_from_its_checkpoint(place: Place, reference: Place
 
 
 @pytest.mark.slow
+def test_overwrite_repeats_completed_jobs_and_a_retry_of_one_goes_on(place: Place) -> None:
+    asked = ["model.kl_weight=4", "group=sweep-kl_weight", "hydra.launcher.retries=1"]
+    place.finish(*asked)
+    (first,) = find_runs(place.sweep)
+    before = results({"4": first})
+    (first.path / "notes.txt").write_text("mine")
+    manifest = Manifest.read(place.sweep)
+    assert manifest is not None
+    replace(manifest, created="2020-01-02T03:04:05+00:00").write(place.sweep)
+
+    place.faults(**{"4": "raise once"})
+    output = place.finish(*asked, "overwrite=true")
+    assert "completed before" not in output and "it is tried again" in output
+    (run,) = find_runs(place.sweep)
+    assert_done_once(run)
+    assert results({"4": run}) == before
+    # the retry set nothing aside, but went on where the first attempt was
+    asides = [path.name for path in place.sweep.iterdir() if ".old-" in path.name]
+    assert asides == [f"{run.name}.old-1"]
+    assert (place.sweep / asides[0] / "notes.txt").read_text() == "mine"
+    assert not (run.path / "notes.txt").exists()
+    (log,) = (place.sweep / "jobs").iterdir()
+    assert log.read_text().count("(going on)") == 1
+    manifest = Manifest.read(place.sweep)
+    assert manifest is not None and manifest.created == "2020-01-02T03:04:05+00:00"
+
+
+@pytest.mark.slow
 def test_a_killed_launcher_loses_nothing(place: Place, reference: Place) -> None:
     sweep = [WEIGHTS, "hydra.launcher.slots=2"]
     place.faults(seconds=0.05)
@@ -403,6 +432,25 @@ def test_several_processes_a_job_are_refused_where_they_cannot_be(place: Place) 
     output = place.finish("model.kl_weight=1,2", "trainer.devices=2", "launcher=basic", code=1)
     assert "trainer.devices=2" in output and "launcher=process" in output
     assert not find_runs(place.path / "runs")
+
+
+def test_a_manifest_keeps_when_it_was_first_made_and_every_job_asked_for(tmp_path: Path) -> None:
+    def asked(created: str, *run_ids: str, question: str | None = None) -> Manifest:
+        jobs = tuple(Job(run_id, (), {"model.kl_weight": run_id}, 0) for run_id in run_ids)
+        swept = ("model.kl_weight",)
+        return Manifest("demo", swept, jobs, question, ("train.py", created), {}, created)
+
+    for manifest in (
+        asked("2020", "a", "b", question="Why?"),
+        asked("2021", "c"),
+        asked("2022", "b", "a"),
+    ):
+        manifest.after(Manifest.read(tmp_path)).write(tmp_path)
+    found = Manifest.read(tmp_path)
+    assert found is not None
+    assert (found.created, found.question) == ("2020", "Why?")
+    assert [job.run_id for job in found.jobs] == ["b", "a", "c"]
+    assert found.command == ("train.py", "2022")
 
 
 def test_gpus_go_to_slots_in_turn() -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -300,6 +301,10 @@ def test_a_search_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     best = min(value for _, value in told)
     assert f"best of 2: test/neg_elbo {best:.6g}" in first.stdout
 
+    manifest = Manifest.read(folder)
+    assert manifest is not None
+    replace(manifest, created="2020-01-02T03:04:05+00:00").write(folder)
+
     # a trial of which nobody was told, as a killed launcher leaves it: its run is there already
     study = optuna.load_study(study_name=folder.name, storage=storage)
     study.enqueue_trial(told[0][0])
@@ -318,6 +323,10 @@ def test_a_search_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     for path, stamp in stamps.items():
         assert (path / "metrics.jsonl").stat().st_mtime_ns == stamp
     assert len(find_runs(folder)) == 3
+
+    later = Manifest.read(folder)
+    assert later is not None and later.created == "2020-01-02T03:04:05+00:00"
+    assert {job.run_id for job in later.jobs} == {run.name for run in find_runs(folder)}
 
     other = sweep(*asked, "trials=5", "model.latent_dim=5")
     assert other.returncode == 2 and "give group=NAME for a new one" in other.stderr
