@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from genlab.files import write_atomically
+from genlab.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

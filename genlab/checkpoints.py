@@ -16,10 +16,10 @@ from torch import nn
 from genlab import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, RunDirectoryError
-from genlab.files import before, replacing
 from genlab.modules.base import GenerativeModule
 from genlab.modules.sharding import spread_like
-from genlab.results import Run
+from genlab.runs.directory import Run
+from genlab.runs.files import before, replacing
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from genlab.callbacks.checkpoint import Stopped
 from genlab.environment import git_commit, versions
 from genlab.modules.base import GenerativeModule
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 from genlab.vae.forecast import Forecast
 
 log = logging.getLogger(__name__)

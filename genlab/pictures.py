@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from genlab.files import write_atomically
+from genlab.runs.files import write_atomically
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from genlab import checkpoints, configs, console, ending, hydra_job, points, seeding
+from genlab import checkpoints, configs, console, ending, hydra_job, seeding
 from genlab.callbacks.alive import Alive
 from genlab.callbacks.checkpoint import (
     AtomicCheckpointIO,
@@ -46,8 +46,9 @@ from genlab.errors import (
 from genlab.faults import explained
 from genlab.modules.base import GenerativeModule
 from genlab.outcome import Outcome
-from genlab.results import Run, RunDirectory, set_aside
 from genlab.run_config import RunConfig
+from genlab.runs import points
+from genlab.runs.directory import Run, RunDirectory, set_aside
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.record import RecordLogger
 

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from genlab.errors import ConfigError, RunDirectoryError
-from genlab.files import write_atomically
 from genlab.pictures import Pixels, heading
+from genlab.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from genlab import checkpoints, composition, configs
 from genlab.data.cifar import _extract
 from genlab.data.idx import read_idx
 from genlab.errors import GenlabError
-from genlab.manifest import Job, Manifest
 from genlab.report import collect, write_sweep
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
+from genlab.runs.manifest import Job, Manifest
 from genlab.vae.kl_weight import KLDialect
 
 AWKWARD = [

@@ -24,8 +24,8 @@ from test_resume import MODELS, assert_same, empty, finish, flip, start, truncat
 
 from genlab import checkpoints
 from genlab.errors import RunDirectoryError
-from genlab.files import before
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
+from genlab.runs.files import before
 
 EPOCHS = 20
 #: Every step writes a checkpoint; the undisturbed run writes none but at the ends of epochs.

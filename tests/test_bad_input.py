@@ -26,7 +26,7 @@ from PIL import Image
 from genlab import checkpoints, cli, configs, run
 from genlab.data.sources import CIFAR10, MNIST
 from genlab.errors import REFUSED, ConfigError, DataError, GenlabError, RunDirectoryError
-from genlab.results import Run
+from genlab.runs.directory import Run
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "genlab" / "data" / "mnist_mini"

@@ -24,7 +24,7 @@ from genlab.callbacks.sampling import energy_distance
 from genlab.diffusion.samplers import ImageNoise
 from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
-from genlab.results import Run
+from genlab.runs.directory import Run
 from genlab.tracking.record import RecordLogger
 
 Pixels = npt.NDArray[np.uint8]

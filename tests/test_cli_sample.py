@@ -18,7 +18,7 @@ from genlab.diffusion.inpainting import inpaint
 from genlab.diffusion.samplers import ImageNoise
 from genlab.errors import DONE, REFUSED, ConfigError
 from genlab.modules.ddpm import DDPM
-from genlab.results import Run
+from genlab.runs.directory import Run
 
 Pixels = npt.NDArray[np.uint8]
 

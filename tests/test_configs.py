@@ -24,7 +24,7 @@ from genlab.callbacks.pictures import PictureCallback
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.modules.base import GenerativeModule
-from genlab.results import Run
+from genlab.runs.directory import Run
 from genlab.vae.kl_schedules import Linear
 from genlab.vae.kl_weight import KLDialect
 from genlab.vae.likelihoods import GaussianLikelihood, Likelihood
@@ -392,8 +392,8 @@ FORBIDDEN = [
     "genlab.run.Path",
     "genlab.run.subprocess.Popen",
     "genlab.run.train",
-    "genlab.files.write_atomically",
-    "genlab.results",
+    "genlab.runs.files.write_atomically",
+    "genlab.runs.directory",
     "genlab",
     "lightning.pytorch.callbacks.LambdaCallback",
     "genlab_evil.Thing",

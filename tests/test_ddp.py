@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal
 
 from genlab import seeding
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

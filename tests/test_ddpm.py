@@ -40,7 +40,7 @@ from genlab.modules.ddpm import DDPM
 from genlab.modules.optimization import Adam
 from genlab.nets.unet import UNet
 from genlab.protocols import CanSample, HasBound, ImageSpec
-from genlab.results import Run
+from genlab.runs.directory import Run
 
 SPEC = ImageSpec(1, 4, 4, classes=("zero", "one", "two"))
 STD = 0.3

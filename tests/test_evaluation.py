@@ -14,7 +14,7 @@ from genlab import checkpoints, configs, run
 from genlab.diffusion.bound import prior_kl
 from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
-from genlab.results import Run
+from genlab.runs.directory import Run
 
 BASE = [
     *("logger=none", "callbacks=none", "forecast=false", "trainer.log_every_n_steps=1"),

@@ -20,7 +20,7 @@ from test_resume import assert_same, finish, start, stop_after
 from genlab import checkpoints, configs, run
 from genlab.errors import RunDirectoryError, TrainingError
 from genlab.faults import explanation
-from genlab.results import Run, RunDirectory, find_runs
+from genlab.runs.directory import Run, RunDirectory, find_runs
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["trainer=smoke", "callbacks=none", "logger=none", "forecast=false", "data.batch_size=32"]

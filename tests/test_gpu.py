@@ -26,7 +26,7 @@ from test_resume import (
     stop_after,
 )
 
-from genlab.results import find_runs
+from genlab.runs.directory import find_runs
 
 pytestmark = [
     pytest.mark.slow,

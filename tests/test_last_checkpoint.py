@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import genlab
 from genlab import configs, run
 from genlab.callbacks.checkpoint import AtomicCheckpointIO
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
 
 STEPS_PER_EPOCH = 3
 SMALL = [

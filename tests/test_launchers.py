@@ -12,8 +12,8 @@ import pytest
 
 from genlab import composition
 from genlab.errors import ConfigError
-from genlab.manifest import Manifest
-from genlab.results import find_runs
+from genlab.runs.directory import find_runs
+from genlab.runs.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -12,7 +12,7 @@ import pytest
 from genlab import configs, run
 from genlab.modules.vae import VAE
 from genlab.report import collect, write_sweep
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
 
 STEPS = 16
 SMALL = [

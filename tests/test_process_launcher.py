@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from genlab.manifest import Job, Manifest
-from genlab.results import Run, RunDirectory, find_runs
+from genlab.runs.directory import Run, RunDirectory, find_runs
+from genlab.runs.manifest import Job, Manifest
 from genlab.sweeps.display import display
 from genlab.sweeps.progress import Progress
 from genlab.sweeps.resources import Settings

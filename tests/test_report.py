@@ -32,7 +32,7 @@ from genlab.report import (
     write_sweep,
 )
 from genlab.report.naming import number_text, short_names
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 
 SWEEP = {
     0.0: (722.1034567, 180.2345, 20, 20, math.inf, 726.2),
@@ -440,7 +440,7 @@ def test_a_directory_that_cannot_be_written_is_named(sweep: Path) -> None:
 
 def test_a_report_does_not_import_torch_and_loads_matplotlib_late() -> None:
     script = (
-        "import sys, genlab.report, genlab.pictures, genlab.results;"
+        "import sys, genlab.report, genlab.pictures, genlab.runs.directory;"
         "assert not {'torch', 'matplotlib', 'lightning'} & set(sys.modules)"
     )
     project = Path(genlab.__file__).parents[1]

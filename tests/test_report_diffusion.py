@@ -31,7 +31,7 @@ from genlab.report import (
     write_sweep,
 )
 from genlab.report.naming import run_label
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 
 BITS_PER_NAT = 1 / (784 * math.log(2))
 EDGES = list(range(-20, 21, 2))

@@ -20,14 +20,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from genlab.cli import main
-from genlab.manifest import Job, Manifest
 from genlab.report import answer, collect, swept_keys, write_sweep
 from genlab.report.colours import colours
 from genlab.report.html import report_page
 from genlab.report.markup import element, script_json
 from genlab.report.media import Media, relative_url
 from genlab.report.training import thinned
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
+from genlab.runs.manifest import Job, Manifest
 
 WEIGHTS = (0.0, 1.0, 30.0)
 HOSTILE = "</script><script>window.hacked=1</script><!--<img src=x onerror=hacked=1>\"'&%{x}`${1}"

@@ -29,7 +29,7 @@ from genlab.report.html import report_page
 from genlab.report.replicates import has_replicates, summarise, to_csv
 from genlab.report.units import draw_units
 from genlab.report.videos import compared
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 
 #: KL weight and seed of each run, by the name of its directory: the names sort otherwise.
 RUNS = {"a": (30.0, 1), "b": (1.0, 1), "c": (0.0, 0), "d": (30.0, 0), "e": (0.0, 1), "f": (1.0, 0)}

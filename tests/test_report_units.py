@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from genlab import charts
 from genlab.report import collect, write_sweep
 from genlab.report.units import FLOOR, draw_units
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 
 
 def write(path: Path, kl_weight: float, seed: int, bound: dict[str, Any] | None) -> None:

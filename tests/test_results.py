@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from genlab import results
 from genlab.errors import RunDirectoryError
-from genlab.files import write_atomically
-from genlab.results import Run, RunDirectory, find_runs, set_aside
+from genlab.runs import directory as results
+from genlab.runs.directory import Run, RunDirectory, find_runs, set_aside
+from genlab.runs.files import write_atomically
 
 PROJECT = Path(results.__file__).parents[1]
 
 HOLD = """
 import sys
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 run = RunDirectory(sys.argv[1]).open()
 run.write_status("running")
 print("ready", flush=True)
@@ -32,7 +32,7 @@ sys.stdin.read()
 
 WRITE_FOREVER = """
 import itertools, sys
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 run = RunDirectory(sys.argv[1], heartbeat_seconds=0).open()
 run.write_status("running")
 for step in itertools.count(int(sys.argv[2])):
@@ -325,7 +325,7 @@ def test_find_runs_sees_runs_and_nothing_else(tmp_path: Path) -> None:
 
 def test_results_need_the_standard_library_alone() -> None:
     script = (
-        "import sys, genlab.results;"
+        "import sys, genlab.runs.directory;"
         "assert not {'torch', 'numpy', 'yaml', 'omegaconf'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
 
 ROOT = Path(__file__).parent.parent
 STEPS_PER_EPOCH, EPOCHS = 10, 3

@@ -24,13 +24,14 @@ import torch
 import yaml
 from PIL import Image
 
-from genlab import checkpoints, cli, configs, files, pictures, run
+from genlab import checkpoints, cli, configs, pictures, run
 from genlab.errors import REFUSED, ConfigError, RunDirectoryError
-from genlab.files import refuse_links
-from genlab.locks import Lock
-from genlab.manifest import FILE_NAME, Job, Manifest
 from genlab.report import collect, write_sweep
-from genlab.results import Run, RunDirectory
+from genlab.runs import files
+from genlab.runs.directory import Run, RunDirectory
+from genlab.runs.files import refuse_links
+from genlab.runs.locks import Lock
+from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.sweeps import job
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +108,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
 TARGETS = (
     *("os.system", "builtins.eval", "builtins.exec", "torch.load", "torch.hub.load"),
     *("hydra.utils.get_method", "hydra.utils.instantiate", "subprocess.Popen", "shutil.rmtree"),
-    *("genlab.run.os.system", "genlab.cli.main", "genlab.files.write_atomically"),
+    *("genlab.run.os.system", "genlab.cli.main", "genlab.runs.files.write_atomically"),
     *("lightning.pytorch.callbacks.LambdaCallback", "genlab.modules.vae.VAE.load_from_checkpoint"),
 )
 

@@ -21,10 +21,10 @@ from scipy import stats
 
 from genlab import composition
 from genlab.errors import ConfigError
-from genlab.manifest import Manifest
 from genlab.report import Record
 from genlab.report.replicates import Estimate, has_replicates, summarise, to_csv, to_text
-from genlab.results import find_runs
+from genlab.runs.directory import find_runs
+from genlab.runs.manifest import Manifest
 from genlab.sweeps.request import command_line, request
 from genlab.sweeps.study import Study, StudyJob, value_as_override
 

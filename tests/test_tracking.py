@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
 from genlab.tracking.wandb import key_is_configured
 
 ROOT = Path(__file__).parent.parent

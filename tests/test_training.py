@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from genlab import checkpoints, configs, run
 from genlab.errors import TrainingError
 from genlab.modules.vae import VAE
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
 
 TINY = [
     "data.train_images=512",

@@ -33,7 +33,7 @@ from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
 from genlab.report import collect
 from genlab.report.videos import MOST, compared, write_videos
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
 from genlab.tracking.record import RecordLogger
 
 Pixels = npt.NDArray[np.uint8]

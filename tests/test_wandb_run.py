@@ -22,7 +22,7 @@ from wandb_stub import WandbStub
 
 from genlab import configs, pictures, run
 from genlab.modules.vae import VAE
-from genlab.results import Run, RunDirectory, find_runs
+from genlab.runs.directory import Run, RunDirectory, find_runs
 from genlab.tracking.files import Row, folders, logged_rows, row
 from genlab.tracking.wandb import WandbLogger
 

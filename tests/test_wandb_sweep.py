@@ -16,14 +16,15 @@ import pytest
 import yaml
 from wandb_stub import WandbStub
 
-from genlab import configs, points
+from genlab import configs
 from genlab.cli import main
 from genlab.cli.workspace import comparison
 from genlab.errors import ConfigError
-from genlab.manifest import Job, Manifest
 from genlab.report import collect
-from genlab.results import RunDirectory, find_runs
 from genlab.run_config import RunConfig
+from genlab.runs import points
+from genlab.runs.directory import RunDirectory, find_runs
+from genlab.runs.manifest import Job, Manifest
 from genlab.sweeps import announce
 from genlab.tracking import workspace
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 
 
 class Alive(pl.Callback):

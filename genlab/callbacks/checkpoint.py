@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from genlab.callbacks.slurm import is_being_preempted
 from genlab.errors import INTERRUPTED, PREEMPTED
-from genlab.files import replacing
+from genlab.runs.files import replacing
 
 #: What SLURM sends before a job's end if the job asked for it; submitit asks for SIGUSR2.
 _OF_SLURM = (signal.SIGUSR2, signal.SIGUSR1)

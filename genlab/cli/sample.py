@@ -16,7 +16,7 @@ from rich.console import Console
 
 from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError
-from genlab.files import refuse_links
+from genlab.runs.files import refuse_links
 
 if TYPE_CHECKING:
     from genlab.cli.drawing import Draw

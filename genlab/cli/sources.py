@@ -24,7 +24,7 @@ from genlab.modules.ddpm import DDPM
 from genlab.protocols import CanSample
 from genlab.report import collect, swept_keys
 from genlab.report.naming import run_label
-from genlab.results import Run
+from genlab.runs.directory import Run
 
 Pixels = npt.NDArray[np.uint8]
 

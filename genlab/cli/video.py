@@ -11,7 +11,7 @@ from rich.console import Console
 
 from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError
-from genlab.files import refuse_links
+from genlab.runs.files import refuse_links
 
 if TYPE_CHECKING:
     from genlab.callbacks.videos import VideoCallback
@@ -112,7 +112,7 @@ def _chosen(paths: Sequence[Path]) -> list[tuple[str, Record]]:
     from genlab.report.collect import swept_keys
     from genlab.report.naming import run_label
     from genlab.report.videos import compared
-    from genlab.results import Run
+    from genlab.runs.directory import Run
 
     if len(paths) == 1 and Run(paths[0]).config_text is None:
         chosen = compared(collect(paths[0]))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from genlab.errors import DONE, RunDirectoryError
 
 if TYPE_CHECKING:
-    from genlab.manifest import Manifest
     from genlab.report import Record
+    from genlab.runs.manifest import Manifest
     from genlab.tracking.workspace import Comparison, Knob
 
 #: In a sweep's directory: where its views on W&B are, by entity and project.
@@ -48,9 +48,9 @@ def add(commands: Any) -> None:
 def _workspace(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from genlab.files import write_json_atomically
-    from genlab.manifest import Manifest
     from genlab.report import answer, collect
+    from genlab.runs.files import write_json_atomically
+    from genlab.runs.manifest import Manifest
     from genlab.tracking import workspace
     from genlab.tracking.account import key_is_configured
 
@@ -135,7 +135,7 @@ def comparison(
 
 
 def _knobs(records: Sequence[Record], keys: Sequence[str]) -> list[Knob]:
-    from genlab.points import column_names
+    from genlab.runs.points import column_names
     from genlab.tracking.workspace import Knob
 
     return [

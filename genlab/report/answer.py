@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from genlab.points import short_names
 from genlab.report.collect import MODEL, Record, swept_keys
 from genlab.report.findings import LIKELIHOOD, Finding, best
 from genlab.report.naming import KL_WEIGHT, data_name, run_label, sort_key, sweep_names
 from genlab.report.samplers import about_samplers, is_of_samplers
 from genlab.report.weights import about_weights
+from genlab.runs.points import short_names
 
 
 def answer(records: Sequence[Record]) -> str:

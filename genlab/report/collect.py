@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from genlab.errors import RunDirectoryError
-from genlab.files import refuse_links
-from genlab.manifest import FILE_NAME, Job, Manifest
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
+from genlab.runs.files import refuse_links
+from genlab.runs.manifest import FILE_NAME, Job, Manifest
 
 # Where and on what a run happened, and what it is called, do not change what it computes. These are
 # the keys that are no part of a run's identity, said again since a report stands below the configs.
@@ -64,7 +64,7 @@ class Record:
     Attributes:
         path: the run directory.
         run_id, group: its name and its sweep's.
-        state: of `genlab.results.STATES`, or `missing`, `interrupted`, `unreadable`.
+        state: of `genlab.runs.directory.STATES`, or `missing`, `interrupted`, `unreadable`.
         config: nested, empty where there is none; `flat` has the same under dotted keys.
         result: the content of result.json, empty where there is none.
         error: one line on why there is no result, or None.

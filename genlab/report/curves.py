@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from genlab import charts
-from genlab.points import short_names
 from genlab.report.collect import Record, swept_keys
 from genlab.report.naming import data_name, setting_names, sort_key
 from genlab.report.samplers import differ_in_sampler
+from genlab.runs.points import short_names
 
 _LONGEST_NAME = 30
 _LARGEST = 1e300

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from genlab.manifest import Manifest
-from genlab.points import short_names
 from genlab.report.collect import Record, comparable, is_ignored
 from genlab.report.figures import Run
 from genlab.report.markup import Markup, element, join
 from genlab.report.naming import value_text
-from genlab.results import Run as RunFiles
+from genlab.runs.directory import Run as RunFiles
+from genlab.runs.manifest import Manifest
+from genlab.runs.points import short_names
 
 _LAST_LINES = 12
 _LOG_BYTES = 20_000

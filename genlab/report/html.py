@@ -10,8 +10,6 @@ from string import Template
 from typing import Any
 
 from genlab import __version__
-from genlab.manifest import Manifest
-from genlab.points import short_names
 from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
 from genlab.report.colours import colours
@@ -33,6 +31,8 @@ from genlab.report.sections import (
 from genlab.report.tables import Table, in_order, sweep_table
 from genlab.report.training import training_curves
 from genlab.report.units import units_figure, units_note
+from genlab.runs.manifest import Manifest
+from genlab.runs.points import short_names
 
 # Nothing may be fetched: what the page shows, it holds.
 _POLICY = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genlab.points import short_names
 from genlab.report.collect import MODEL, Record
+from genlab.runs.points import short_names
 
 KL_WEIGHT = "model.kl_weight"
 

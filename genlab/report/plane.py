@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from genlab.points import short_names
 from genlab.report.collect import MODEL, Record, swept_keys
 from genlab.report.naming import data_name, sort_key
+from genlab.runs.points import short_names
 
 Point = tuple[float, float]
 Kind = Literal["trained", "collapsed", "diffusion"]

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from genlab.points import short_names
 from genlab.report.collect import Record
 from genlab.report.intervals import mean_interval
 from genlab.report.naming import number_text, sort_key, sweep_names, value_text
+from genlab.runs.points import short_names
 
 #: What the table shows, with its decimals.
 _SHOWN = {

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from genlab import pictures
 from genlab.errors import RunDirectoryError
-from genlab.files import write_atomically
 from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png
@@ -23,6 +22,7 @@ from genlab.report.replicates import has_replicates, summarise, to_csv, to_text
 from genlab.report.tables import in_order, sweep_table
 from genlab.report.units import draw_units
 from genlab.report.videos import write_videos
+from genlab.runs.files import write_atomically
 
 
 def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:

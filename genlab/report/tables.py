@@ -14,9 +14,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from genlab.errors import RunDirectoryError
-from genlab.points import short_names
 from genlab.report.collect import MODEL, Record, one_line, swept_keys
 from genlab.report.naming import number_text, sort_key, sweep_names, value_text
+from genlab.runs.points import short_names
 
 Row = Mapping[str, Any]
 _CONTRACT = ("reconstruction", "kl", "neg_elbo", "bits_per_dim", "active_units")

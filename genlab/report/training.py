@@ -8,7 +8,7 @@ from typing import Any
 
 from genlab.errors import RunDirectoryError
 from genlab.report.collect import Record
-from genlab.results import Run
+from genlab.runs.directory import Run
 
 _MOST_POINTS = 300
 _LEAST_POINTS = 40

@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import Any
 
 from genlab import charts
-from genlab.points import short_names
 from genlab.report.collect import Record, one_line, swept_keys
 from genlab.report.colours import colours
 from genlab.report.curves import numbers
 from genlab.report.figures import SOFT, VEIL, Figure, Run, without_the_knob
 from genlab.report.markup import plotly_text
 from genlab.report.naming import KL_WEIGHT, data_name, setting_names, sort_key
+from genlab.runs.points import short_names
 
 #: Nats: a unit of less is drawn here, since a logarithm has no place for one that is switched off.
 FLOOR = 1e-3

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from genlab import videos
 from genlab.errors import RunDirectoryError
-from genlab.files import write_atomically
 from genlab.report.collect import Record, swept_keys
 from genlab.report.naming import run_label
 from genlab.report.tables import in_order
+from genlab.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from genlab.manifest import Job, Manifest
+from genlab.runs.manifest import Job, Manifest
 from genlab.sweeps.freeze import code_state
 from genlab.sweeps.naming import announce
 from genlab.sweeps.request import request, title

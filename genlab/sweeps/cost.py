@@ -24,8 +24,8 @@ from rich.text import Text
 from genlab import configs, run
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
-from genlab.points import point_text
-from genlab.results import Run, find_runs
+from genlab.runs.directory import Run, find_runs
+from genlab.runs.points import point_text
 from genlab.sweeps.study import Study, StudyJob
 
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2

@@ -28,8 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 import genlab.sweeps  # noqa: F401  (names what references to the sweep's group mean)
 from genlab.composition import command_line
 from genlab.errors import REFUSED, GenlabError, RunDirectoryError
-from genlab.manifest import Manifest
-from genlab.points import point_of
+from genlab.runs.manifest import Manifest
+from genlab.runs.points import point_of
 
 
 @dataclass(frozen=True)

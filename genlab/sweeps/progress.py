@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.errors import RunDirectoryError
-from genlab.results import Run
+from genlab.runs.directory import Run
 
 _TAIL = 8192
 

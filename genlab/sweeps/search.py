@@ -21,8 +21,8 @@ from rich.text import Text
 
 from genlab.errors import ConfigError, RunDirectoryError
 from genlab.outcome import Outcome
-from genlab.points import point_text, value_text
-from genlab.results import Run
+from genlab.runs.directory import Run
+from genlab.runs.points import point_text, value_text
 from genlab.sweeps.study import Search, Study, StudyJob
 
 if TYPE_CHECKING:

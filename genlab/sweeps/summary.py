@@ -13,8 +13,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.errors import DONE, TRAINING_FAILED
-from genlab.manifest import Manifest
 from genlab.outcome import Outcome
+from genlab.runs.manifest import Manifest
 from genlab.sweeps.naming import announce, group_name, swept_keys
 
 #: Launchers whose workers keep to themselves what this callback is told of the jobs.

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Protocol, Self
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED, REFUSED, RunDirectoryError
-from genlab.results import Run, record_end
+from genlab.runs.directory import Run, record_end
 from genlab.sweeps.progress import Progress
 
 _TICK_SECONDS = 0.25

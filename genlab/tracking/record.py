@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from genlab.results import RunDirectory
+from genlab.runs.directory import RunDirectory
 
 
 class RecordLogger(Logger):

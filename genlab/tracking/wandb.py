@@ -16,7 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED
-from genlab.results import Run
+from genlab.runs.directory import Run
 from genlab.tracking.account import id_from_agent, key_is_configured
 from genlab.tracking.files import STEP, Row, folders, logged_rows, row
 

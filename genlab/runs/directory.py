@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
 from genlab.errors import RunDirectoryError
-from genlab.files import finite, refuse_links, write_atomically, write_json_atomically
-from genlab.locks import Lock, holder, is_locked, was_locked
+from genlab.runs.files import finite, refuse_links, write_atomically, write_json_atomically
+from genlab.runs.locks import Lock, holder, is_locked, was_locked
 
 STATES = ("pending", "running", "completed", "failed", "preempted")
 _SET_ASIDE = re.compile(r"\.old-\d+$")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from genlab.errors import RunDirectoryError
-from genlab.files import write_json_atomically
+from genlab.runs.files import write_json_atomically
 
 FILE_NAME = "manifest.json"
 
