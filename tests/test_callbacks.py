@@ -16,12 +16,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from genlab import checkpoints, configs, pictures, run
+from genlab import checkpoints, configs, run
 from genlab.callbacks.diffusion import BoundOverTime
 from genlab.callbacks.pictures import encoded
 from genlab.callbacks.progress import progress
 from genlab.callbacks.sampling import energy_distance
 from genlab.diffusion.samplers import ImageNoise
+from genlab.media import pictures
 from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genlab import pictures
+from genlab.media import pictures
 
 GAP = 2
 

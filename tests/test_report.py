@@ -440,7 +440,7 @@ def test_a_directory_that_cannot_be_written_is_named(sweep: Path) -> None:
 
 def test_a_report_does_not_import_torch_and_loads_matplotlib_late() -> None:
     script = (
-        "import sys, genlab.report, genlab.pictures, genlab.runs.directory;"
+        "import sys, genlab.report, genlab.media.pictures, genlab.runs.directory;"
         "assert not {'torch', 'matplotlib', 'lightning'} & set(sys.modules)"
     )
     project = Path(genlab.__file__).parents[1]

@@ -24,8 +24,9 @@ import torch
 import yaml
 from PIL import Image
 
-from genlab import checkpoints, cli, configs, pictures, run
+from genlab import checkpoints, cli, configs, run
 from genlab.errors import REFUSED, ConfigError, RunDirectoryError
+from genlab.media import pictures
 from genlab.report import collect, write_sweep
 from genlab.runs import files
 from genlab.runs.directory import Run, RunDirectory

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, cli, configs, pictures, run, videos
+from genlab import checkpoints, cli, configs, run
 from genlab.callbacks.pictures import encoded
 from genlab.callbacks.videos import (
     KINDS,
@@ -29,6 +29,7 @@ from genlab.callbacks.videos import (
 )
 from genlab.diffusion.samplers import ImageNoise
 from genlab.errors import DONE, REFUSED, ConfigError, RunDirectoryError
+from genlab.media import pictures, videos
 from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
 from genlab.report import collect
@@ -227,7 +228,7 @@ def test_without_pyav_webp_is_made_and_it_is_said_once(tmp_path: Path) -> None:
 import sys
 sys.modules["av"] = None
 import numpy as np
-from genlab import videos
+from genlab.media import videos
 from genlab.errors import ConfigError
 film = np.arange(20 * 40 * 40, dtype=np.uint8).reshape(20, 40, 40)
 for name in "ab":

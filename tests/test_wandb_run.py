@@ -20,7 +20,8 @@ import pytest
 import wandb
 from wandb_stub import WandbStub
 
-from genlab import configs, pictures, run
+from genlab import configs, run
+from genlab.media import pictures
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run, RunDirectory, find_runs
 from genlab.tracking.files import Row, folders, logged_rows, row

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab import charts, pictures
 from genlab.callbacks.pictures import PictureCallback, Pixels
 from genlab.diffusion.process import diffuse
 from genlab.diffusion.samplers import OnStep
 from genlab.errors import ConfigError
+from genlab.media import charts, pictures
 from genlab.modules.ddpm import DDPM
 
 

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genlab import pictures
 from genlab.codecs import PixelCodec
 from genlab.errors import ConfigError
+from genlab.media import pictures
 from genlab.protocols import CanInterpolate, CanReconstruct, CanSample
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab import pictures
 from genlab.callbacks.pictures import PictureCallback, Pixels
 from genlab.checks import whole
+from genlab.media import pictures
 from genlab.protocols import CanSample
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab import pictures, videos
 from genlab.callbacks.pictures import PictureCallback, Pixels
 from genlab.checks import number, whole
 from genlab.diffusion.samplers import ImageNoise
+from genlab.media import pictures, videos
 from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
 from genlab.protocols import CanInterpolate, CanSample

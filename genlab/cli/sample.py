@@ -161,7 +161,7 @@ def _write(folder: Path, source: Source, images: Pixels) -> None:
     import numpy as np
     from PIL import Image
 
-    from genlab import pictures
+    from genlab.media import pictures
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -201,8 +201,8 @@ def _columns(n: int, classes: int) -> int | None:
 
 
 def _write_trajectory(path: Path, source: Source, n: int) -> None:
-    from genlab import pictures
     from genlab.callbacks.diffusion import trajectory
+    from genlab.media import pictures
 
     picture = trajectory(
         source.diffusion,
@@ -218,8 +218,8 @@ def _write_side_by_side(
     out: Path | None, chosen: Sequence[Source], drawn: Sequence[Pixels]
 ) -> Path:
     """One row for each source; in words beside it what differs, above it what does not."""
-    from genlab import pictures
     from genlab.cli.sources import digest
+    from genlab.media import pictures
 
     labels = {source.module.label() for source in chosen}
     ways = {source.way for source in chosen}

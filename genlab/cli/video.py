@@ -15,7 +15,7 @@ from genlab.runs.files import refuse_links
 
 if TYPE_CHECKING:
     from genlab.callbacks.videos import VideoCallback
-    from genlab.pictures import Pixels
+    from genlab.media.pictures import Pixels
     from genlab.report import Record
 
 #: Different frames of a diffusion model's walk, unless --seconds and --fps ask for fewer.
@@ -56,9 +56,9 @@ def add(commands: Any) -> None:
 
 
 def _video(options: argparse.Namespace) -> int:
-    from genlab import videos
     from genlab.callbacks.videos import KINDS
     from genlab.checks import whole
+    from genlab.media import videos
 
     if options.n is not None:
         whole("--n", options.n, 1)

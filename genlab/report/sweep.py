@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from genlab import pictures
 from genlab.errors import RunDirectoryError
+from genlab.media import pictures
 from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from genlab import videos
 from genlab.errors import RunDirectoryError
+from genlab.media import videos
 from genlab.report.collect import Record, swept_keys
 from genlab.report.naming import run_label
 from genlab.report.tables import in_order

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from genlab.errors import ConfigError, RunDirectoryError
-from genlab.pictures import Pixels, heading
+from genlab.media.pictures import Pixels, heading
 from genlab.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
