@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 import genlab.sweeps  # noqa: F401  (names what a multirun is called)
-from genlab import composition
+from genlab.config import compose as composition
 from genlab.outcome import Outcome
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from clock import tree_cpu_seconds
 
-from genlab import configs
+from genlab.config import configs
 
 BATCH = 128
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from clock import tree_cpu_seconds
 
-from genlab import configs
+from genlab.config import configs
 
 
 def built(overrides: list[str]) -> tuple[Any, Any, dict[str, Any]]:

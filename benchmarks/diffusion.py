@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from rounds import HERE, Job, interleaved, output, peer, save, script, spread, train, written_by
 
-from genlab import configs
+from genlab.config import configs
 
 BATCH, EPOCHS, SAMPLED = 64, 3, 64
 # The size of the peers' networks; that of diffusers has the same levels, blocks and attention.

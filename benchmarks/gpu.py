@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from PIL import Image
 from rounds import HERE, ROOT, machine, save
 
-from genlab import configs
+from genlab.config import configs
 
 BATCH, WINDOW = 128, 16
 VAE = [

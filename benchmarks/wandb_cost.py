@@ -25,8 +25,9 @@ import lightning.pytorch as pl
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from wandb_stub import WandbStub
 
-from genlab import configs, run
+from genlab import run
 from genlab.callbacks.checkpoint import LastCheckpoint
+from genlab.config import configs
 from genlab.tracking.wandb import WandbLogger
 
 OVERRIDES = ["logger=wandb", "callbacks=none", "forecast=false", "trainer.max_epochs=10"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from genlab import configs
+from genlab.config import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, RunDirectoryError
 from genlab.modules.base import GenerativeModule

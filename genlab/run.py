@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from genlab import checkpoints, configs, console, ending, hydra_job, seeding
+from genlab import checkpoints, console, ending, seeding
 from genlab.callbacks.alive import Alive
 from genlab.callbacks.checkpoint import (
     AtomicCheckpointIO,
@@ -33,7 +33,8 @@ from genlab.callbacks.ema import WeightAverage
 from genlab.callbacks.idle import without_idle_hooks
 from genlab.callbacks.profiler import Silent
 from genlab.callbacks.progress import progress
-from genlab.composition import say_refused
+from genlab.config import configs, hydra_job
+from genlab.config.compose import say_refused
 from genlab.data.datamodule import ImageData
 from genlab.environment import environment
 from genlab.errors import (

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
-from genlab import configs
+from genlab.config import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.modules.base import GenerativeModule

@@ -29,7 +29,9 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from genlab import checkpoints, composition, configs
+from genlab import checkpoints
+from genlab.config import compose as composition
+from genlab.config import configs
 from genlab.data.cifar import _extract
 from genlab.data.idx import read_idx
 from genlab.errors import GenlabError

@@ -23,7 +23,8 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, cli, configs, run
+from genlab import checkpoints, cli, run
+from genlab.config import configs
 from genlab.data.sources import CIFAR10, MNIST
 from genlab.errors import REFUSED, ConfigError, DataError, GenlabError, RunDirectoryError
 from genlab.runs.directory import Run

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from genlab import checkpoints, configs, run
+from genlab import checkpoints, run
 from genlab.callbacks.diffusion import BoundOverTime
 from genlab.callbacks.pictures import encoded
 from genlab.callbacks.progress import progress
 from genlab.callbacks.sampling import energy_distance
+from genlab.config import configs
 from genlab.diffusion.samplers import ImageNoise
 from genlab.media import pictures
 from genlab.modules.ddpm import DDPM

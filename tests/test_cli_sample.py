@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, cli, configs, run
+from genlab import checkpoints, cli, run
 from genlab.cli.sources import class_number
+from genlab.config import configs
 from genlab.diffusion.inpainting import inpaint
 from genlab.diffusion.samplers import ImageNoise
 from genlab.errors import DONE, REFUSED, ConfigError

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from genlab import checkpoints, configs, run
+from genlab import checkpoints, run
 from genlab.callbacks.pictures import PictureCallback
+from genlab.config import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.modules.base import GenerativeModule

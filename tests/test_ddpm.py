@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from genlab import checkpoints, configs, run
+from genlab import checkpoints, run
+from genlab.config import configs
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.gaussian import GaussianData
 from genlab.diffusion.parameterizations import X0, Epsilon, Parameterization, V, eps_from_x0

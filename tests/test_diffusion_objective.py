@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from genlab import configs
+from genlab.config import configs
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.parameterizations import X0, Epsilon, Parameterization, V, eps_from_x0
 from genlab.diffusion.process import Process, diffuse, posterior_coefficients

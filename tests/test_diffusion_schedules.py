@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from scipy.stats import truncnorm
 from torch import Tensor
 
-from genlab import composition, configs
+from genlab.config import compose as composition
+from genlab.config import configs
 from genlab.diffusion import beta_tables, schedules
 from genlab.diffusion.beta_tables import BetaTable, CosineBetas, LinearBetas, ScaledLinearBetas
 from genlab.diffusion.process import Process

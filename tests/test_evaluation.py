@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, configs, run
+from genlab import checkpoints, run
+from genlab.config import configs
 from genlab.diffusion.bound import prior_kl
 from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE

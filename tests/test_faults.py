@@ -17,7 +17,8 @@ import pytest
 import torch
 from test_resume import assert_same, finish, start, stop_after
 
-from genlab import checkpoints, configs, run
+from genlab import checkpoints, run
+from genlab.config import configs
 from genlab.errors import RunDirectoryError, TrainingError
 from genlab.faults import explanation
 from genlab.runs.directory import Run, RunDirectory, find_runs

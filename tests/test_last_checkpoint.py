@@ -17,8 +17,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import genlab
-from genlab import configs, run
+from genlab import run
 from genlab.callbacks.checkpoint import AtomicCheckpointIO
+from genlab.config import configs
 from genlab.runs.directory import Run, find_runs
 
 STEPS_PER_EPOCH = 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from genlab import composition
+from genlab.config import compose as composition
 from genlab.errors import ConfigError
 from genlab.runs.directory import find_runs
 from genlab.runs.manifest import Manifest

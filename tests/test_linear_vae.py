@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlab import checkpoints, configs, run
+from genlab import checkpoints, run
+from genlab.config import configs
 from genlab.vae.forecast import water_filling
 from genlab.vae.posterior import DiagonalGaussian
 from genlab.vae.spectrum import spectrum

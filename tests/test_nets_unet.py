@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from genlab import configs
+from genlab.config import configs
 from genlab.errors import ConfigError
 from genlab.nets.diffusers_unet import DiffusersUNet
 from genlab.nets.embeddings import LogSNREmbedding, position

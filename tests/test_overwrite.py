@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from genlab import configs, run
+from genlab import run
+from genlab.config import configs
 from genlab.modules.vae import VAE
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import Run, find_runs

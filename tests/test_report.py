@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 import genlab
-from genlab.configs import NOT_IDENTITY
+from genlab.config.configs import NOT_IDENTITY
 from genlab.errors import RunDirectoryError
 from genlab.report import (
     Record,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlab import configs, run
+from genlab import run
 from genlab.callbacks.sampling import energy_distance
+from genlab.config import configs
 from genlab.report import answer, collect
 
 

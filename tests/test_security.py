@@ -24,7 +24,8 @@ import torch
 import yaml
 from PIL import Image
 
-from genlab import checkpoints, cli, configs, run
+from genlab import checkpoints, cli, run
+from genlab.config import configs
 from genlab.errors import REFUSED, ConfigError, RunDirectoryError
 from genlab.media import pictures
 from genlab.report import collect, write_sweep

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from scipy import stats
 
-from genlab import composition
+from genlab.config import compose as composition
 from genlab.errors import ConfigError
 from genlab.report import Record
 from genlab.report.replicates import Estimate, has_replicates, summarise, to_csv, to_text

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from genlab import checkpoints, configs, run
+from genlab import checkpoints, run
+from genlab.config import configs
 from genlab.errors import TrainingError
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run, find_runs

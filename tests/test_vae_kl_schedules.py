@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from genlab import configs
+from genlab.config import configs
 from genlab.errors import ConfigError
 from genlab.vae import kl_schedules
 from genlab.vae.kl_schedules import KLSchedule, objective

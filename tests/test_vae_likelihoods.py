@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn import functional
 
-from genlab import configs
+from genlab.config import configs
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
 from genlab.vae import likelihoods

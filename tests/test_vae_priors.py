@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from genlab import configs
+from genlab.config import configs
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
 from genlab.vae.bounds import gaussian_kl

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, cli, configs, run
+from genlab import checkpoints, cli, run
 from genlab.callbacks.pictures import encoded
 from genlab.callbacks.videos import (
     KINDS,
@@ -27,6 +27,7 @@ from genlab.callbacks.videos import (
     TrajectoryVideo,
     TraversalVideo,
 )
+from genlab.config import configs
 from genlab.diffusion.samplers import ImageNoise
 from genlab.errors import DONE, REFUSED, ConfigError, RunDirectoryError
 from genlab.media import pictures, videos

@@ -20,7 +20,8 @@ import pytest
 import wandb
 from wandb_stub import WandbStub
 
-from genlab import configs, run
+from genlab import run
+from genlab.config import configs
 from genlab.media import pictures
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run, RunDirectory, find_runs

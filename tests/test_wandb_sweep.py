@@ -16,9 +16,9 @@ import pytest
 import yaml
 from wandb_stub import WandbStub
 
-from genlab import configs
 from genlab.cli import main
 from genlab.cli.workspace import comparison
+from genlab.config import configs
 from genlab.errors import ConfigError
 from genlab.report import collect
 from genlab.run_config import RunConfig

@@ -104,7 +104,8 @@ def _of_genlab(
     data: Sequence[GaussianData],
     everything: bool,
 ) -> Iterator[Row]:
-    from genlab import composition, configs
+    from genlab.config import compose as composition
+    from genlab.config import configs
     from genlab.diffusion.grids import Grid
 
     if everything:

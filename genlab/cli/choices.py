@@ -58,7 +58,7 @@ class Choice(NamedTuple):
 
     def process(self) -> Process:
         """The forward process."""
-        from genlab import configs
+        from genlab.config import configs
         from genlab.diffusion.process import Process
 
         schedule = configs.build(self.model["noise_schedule"], "model.noise_schedule")
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
 
 def choices(overrides: Sequence[str]) -> Iterator[Choice]:
     """Each combination of the values that are separated by commas, of a model=ddpm."""
-    from genlab import configs
+    from genlab.config import configs
 
     if not any(override.startswith("model=") for override in overrides):
         overrides = ["model=ddpm", *overrides]

@@ -54,7 +54,7 @@ def _weights(overrides: Sequence[str]) -> tuple[list[str], list[float]]:
 
 
 def _forecast(options: argparse.Namespace) -> int:
-    from genlab import configs
+    from genlab.config import configs
     from genlab.vae.forecast import forecasts
     from genlab.vae.kl_weight import effective
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from genlab.composition import suggestion
+from genlab.config.compose import suggestion
 from genlab.diffusion.gaussian import GaussianData
 from genlab.diffusion.process import alpha_sigma
 from genlab.diffusion.sampler_check import Response

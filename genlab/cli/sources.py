@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genlab import checkpoints, composition, configs
+from genlab import checkpoints
+from genlab.config import compose as composition
+from genlab.config import configs
 from genlab.diffusion.samplers import OnStep, Sampler
 from genlab.errors import ConfigError, RunDirectoryError
 from genlab.modules.base import GenerativeModule

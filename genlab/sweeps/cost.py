@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genlab import configs, run
+from genlab import run
+from genlab.config import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.runs.directory import Run, find_runs

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from genlab import composition
+from genlab.config import compose as composition
 from genlab.environment import git_commit
 
 #: Of Hydra's own part of a config: long, and of no use to a job.

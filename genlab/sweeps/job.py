@@ -26,7 +26,7 @@ from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 
 import genlab.sweeps  # noqa: F401  (names what references to the sweep's group mean)
-from genlab.composition import command_line
+from genlab.config.compose import command_line
 from genlab.errors import REFUSED, GenlabError, RunDirectoryError
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import point_of

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from genlab import composition
+from genlab.config import compose as composition
 from genlab.errors import ConfigError
 from genlab.sweeps.study import Study
 

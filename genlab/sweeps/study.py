@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
-from genlab.composition import suggestion
+from genlab.config.compose import suggestion
 from genlab.errors import ConfigError
 
 Point = dict[str, Any]

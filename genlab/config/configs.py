@@ -25,9 +25,9 @@ from typing import Any, Literal, Union
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genlab.composition import compose as compose
-from genlab.composition import directory as directory
-from genlab.composition import options
+from genlab.config.compose import compose as compose
+from genlab.config.compose import directory as directory
+from genlab.config.compose import options
 from genlab.errors import ConfigError, GenlabError
 
 Config = dict[str, Any]
