@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 
 import genlab.sweeps  # noqa: F401  (names what a multirun is called)
 from genlab.config import compose as composition
-from genlab.outcome import Outcome
+from genlab.training.outcome import Outcome
 
 
 @hydra.main(version_base="1.3", config_path=str(composition.directory()), config_name="train")
 def main(cfg: DictConfig) -> Outcome:
-    from genlab import run  # here, since --help and a launcher have no use for torch
+    from genlab.training import run  # here, since --help and a launcher have no use for torch
 
     return run.train(cfg)
 

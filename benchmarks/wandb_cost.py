@@ -25,10 +25,10 @@ import lightning.pytorch as pl
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from wandb_stub import WandbStub
 
-from genlab import run
-from genlab.callbacks.checkpoint import LastCheckpoint
 from genlab.config import configs
 from genlab.tracking.wandb import WandbLogger
+from genlab.training import run
+from genlab.training.checkpoints import LastCheckpoint
 
 OVERRIDES = ["logger=wandb", "callbacks=none", "forecast=false", "trainer.max_epochs=10"]
 

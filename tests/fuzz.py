@@ -29,7 +29,6 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from genlab import checkpoints
 from genlab.config import compose as composition
 from genlab.config import configs
 from genlab.data.cifar import _extract
@@ -38,6 +37,7 @@ from genlab.errors import GenlabError
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import Job, Manifest
+from genlab.training import weights as checkpoints
 from genlab.vae.kl_weight import KLDialect
 
 AWKWARD = [

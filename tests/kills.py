@@ -22,10 +22,10 @@ from pathlib import Path
 
 from test_resume import MODELS, assert_same, empty, finish, flip, start, truncate
 
-from genlab import checkpoints
 from genlab.errors import RunDirectoryError
 from genlab.runs.directory import Run, find_runs
 from genlab.runs.files import before
+from genlab.training import weights as checkpoints
 
 EPOCHS = 20
 #: Every step writes a checkpoint; the undisturbed run writes none but at the ends of epochs.

@@ -23,11 +23,13 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, cli, run
+from genlab import cli
 from genlab.config import configs
 from genlab.data.sources import CIFAR10, MNIST
 from genlab.errors import REFUSED, ConfigError, DataError, GenlabError, RunDirectoryError
 from genlab.runs.directory import Run
+from genlab.training import run
+from genlab.training import weights as checkpoints
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "genlab" / "data" / "mnist_mini"

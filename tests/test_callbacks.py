@@ -16,10 +16,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from genlab import checkpoints, run
 from genlab.callbacks.diffusion import BoundOverTime
 from genlab.callbacks.pictures import encoded
-from genlab.callbacks.progress import progress
 from genlab.callbacks.sampling import energy_distance
 from genlab.config import configs
 from genlab.diffusion.samplers import ImageNoise
@@ -28,6 +26,9 @@ from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run
 from genlab.tracking.record import RecordLogger
+from genlab.training import run
+from genlab.training import weights as checkpoints
+from genlab.training.progress_bar import progress
 
 Pixels = npt.NDArray[np.uint8]
 

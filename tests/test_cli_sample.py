@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, cli, run
+from genlab import cli
 from genlab.cli.sources import class_number
 from genlab.config import configs
 from genlab.diffusion.inpainting import inpaint
@@ -20,6 +20,8 @@ from genlab.diffusion.samplers import ImageNoise
 from genlab.errors import DONE, REFUSED, ConfigError
 from genlab.modules.ddpm import DDPM
 from genlab.runs.directory import Run
+from genlab.training import run
+from genlab.training import weights as checkpoints
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from genlab import checkpoints, run
 from genlab.callbacks.pictures import PictureCallback
 from genlab.config import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.modules.base import GenerativeModule
 from genlab.runs.directory import Run
+from genlab.training import run
+from genlab.training import weights as checkpoints
 from genlab.vae.kl_schedules import Linear
 from genlab.vae.kl_weight import KLDialect
 from genlab.vae.likelihoods import GaussianLikelihood, Likelihood
@@ -389,10 +390,10 @@ FORBIDDEN = [
     "hydra.utils.get_method",
     "pathlib.Path",
     "subprocess.Popen",
-    "genlab.run.os.system",
-    "genlab.run.Path",
-    "genlab.run.subprocess.Popen",
-    "genlab.run.train",
+    "genlab.training.run.os.system",
+    "genlab.training.run.Path",
+    "genlab.training.run.subprocess.Popen",
+    "genlab.training.run.train",
     "genlab.runs.files.write_atomically",
     "genlab.runs.directory",
     "genlab",

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from genlab import checkpoints, run
 from genlab.config import configs
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.gaussian import GaussianData
@@ -42,6 +41,8 @@ from genlab.modules.optimization import Adam
 from genlab.nets.unet import UNet
 from genlab.protocols import CanSample, HasBound, ImageSpec
 from genlab.runs.directory import Run
+from genlab.training import run
+from genlab.training import weights as checkpoints
 
 SPEC = ImageSpec(1, 4, 4, classes=("zero", "one", "two"))
 STD = 0.3

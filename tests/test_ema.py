@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from genlab.callbacks.checkpoint import best_checkpoint
-from genlab.callbacks.ema import WeightAverage
 from genlab.errors import ConfigError
+from genlab.training.checkpoints import best_checkpoint
+from genlab.training.ema import WeightAverage
 
 
 class Line(pl.LightningModule):

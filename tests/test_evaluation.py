@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, run
 from genlab.config import configs
 from genlab.diffusion.bound import prior_kl
 from genlab.modules.ddpm import DDPM
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run
+from genlab.training import run
+from genlab.training import weights as checkpoints
 
 BASE = [
     *("logger=none", "callbacks=none", "forecast=false", "trainer.log_every_n_steps=1"),

@@ -17,11 +17,12 @@ import pytest
 import torch
 from test_resume import assert_same, finish, start, stop_after
 
-from genlab import checkpoints, run
 from genlab.config import configs
 from genlab.errors import RunDirectoryError, TrainingError
-from genlab.faults import explanation
 from genlab.runs.directory import Run, RunDirectory, find_runs
+from genlab.training import run
+from genlab.training import weights as checkpoints
+from genlab.training.faults import explanation
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["trainer=smoke", "callbacks=none", "logger=none", "forecast=false", "data.batch_size=32"]

@@ -17,10 +17,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import genlab
-from genlab import run
-from genlab.callbacks.checkpoint import AtomicCheckpointIO
 from genlab.config import configs
 from genlab.runs.directory import Run, find_runs
+from genlab.training import run
+from genlab.training.checkpoints import AtomicCheckpointIO
 
 STEPS_PER_EPOCH = 3
 SMALL = [

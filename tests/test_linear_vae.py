@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlab import checkpoints, run
 from genlab.config import configs
+from genlab.training import run
+from genlab.training import weights as checkpoints
 from genlab.vae.forecast import water_filling
 from genlab.vae.posterior import DiagonalGaussian
 from genlab.vae.spectrum import spectrum

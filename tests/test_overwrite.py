@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from genlab import run
 from genlab.config import configs
 from genlab.modules.vae import VAE
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import Run, find_runs
+from genlab.training import run
 
 STEPS = 16
 SMALL = [

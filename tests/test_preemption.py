@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from genlab.callbacks.checkpoint import LastCheckpoint, StopOnSignal, Stopped
+from genlab.training.checkpoints import LastCheckpoint, StopOnSignal, Stopped
 
 #: What `scontrol show job` says of a job, and whether it must queue itself.
 JOBS = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlab import run
 from genlab.callbacks.sampling import energy_distance
 from genlab.config import configs
 from genlab.report import answer, collect
+from genlab.training import run
 
 
 def test_the_distance_of_two_points_is_twice_theirs() -> None:

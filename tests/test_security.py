@@ -24,7 +24,7 @@ import torch
 import yaml
 from PIL import Image
 
-from genlab import checkpoints, cli, run
+from genlab import cli
 from genlab.config import configs
 from genlab.errors import REFUSED, ConfigError, RunDirectoryError
 from genlab.media import pictures
@@ -35,6 +35,8 @@ from genlab.runs.files import refuse_links
 from genlab.runs.locks import Lock
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.sweeps import job
+from genlab.training import run
+from genlab.training import weights as checkpoints
 
 ROOT = Path(__file__).parent.parent
 QUICK = [
@@ -110,7 +112,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
 TARGETS = (
     *("os.system", "builtins.eval", "builtins.exec", "torch.load", "torch.hub.load"),
     *("hydra.utils.get_method", "hydra.utils.instantiate", "subprocess.Popen", "shutil.rmtree"),
-    *("genlab.run.os.system", "genlab.cli.main", "genlab.runs.files.write_atomically"),
+    *("genlab.training.run.os.system", "genlab.cli.main", "genlab.runs.files.write_atomically"),
     *("lightning.pytorch.callbacks.LambdaCallback", "genlab.modules.vae.VAE.load_from_checkpoint"),
 )
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from genlab import checkpoints, run
 from genlab.config import configs
 from genlab.errors import TrainingError
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run, find_runs
+from genlab.training import run
+from genlab.training import weights as checkpoints
 
 TINY = [
     "data.train_images=512",

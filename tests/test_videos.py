@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab import checkpoints, cli, run
+from genlab import cli
 from genlab.callbacks.pictures import encoded
 from genlab.callbacks.videos import (
     KINDS,
@@ -37,6 +37,8 @@ from genlab.report import collect
 from genlab.report.videos import MOST, compared, write_videos
 from genlab.runs.directory import Run, find_runs
 from genlab.tracking.record import RecordLogger
+from genlab.training import run
+from genlab.training import weights as checkpoints
 
 Pixels = npt.NDArray[np.uint8]
 

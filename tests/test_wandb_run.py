@@ -20,13 +20,13 @@ import pytest
 import wandb
 from wandb_stub import WandbStub
 
-from genlab import run
 from genlab.config import configs
 from genlab.media import pictures
 from genlab.modules.vae import VAE
 from genlab.runs.directory import Run, RunDirectory, find_runs
 from genlab.tracking.files import Row, folders, logged_rows, row
 from genlab.tracking.wandb import WandbLogger
+from genlab.training import run
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

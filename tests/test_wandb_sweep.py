@@ -21,12 +21,12 @@ from genlab.cli.workspace import comparison
 from genlab.config import configs
 from genlab.errors import ConfigError
 from genlab.report import collect
-from genlab.run_config import RunConfig
 from genlab.runs import points
 from genlab.runs.directory import RunDirectory, find_runs
 from genlab.runs.manifest import Job, Manifest
 from genlab.sweeps import announce
 from genlab.tracking import workspace
+from genlab.training.run_config import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb-workspaces
 

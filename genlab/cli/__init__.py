@@ -18,7 +18,7 @@ import genlab.cli.sample as sample
 import genlab.cli.video as video
 import genlab.cli.workspace as workspace
 from genlab.errors import GenlabError
-from genlab.terminal import make_patient
+from genlab.training.terminal import make_patient
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genlab import checkpoints
 from genlab.config import compose as composition
 from genlab.config import configs
 from genlab.diffusion.samplers import OnStep, Sampler
@@ -27,6 +26,7 @@ from genlab.protocols import CanSample
 from genlab.report import collect, swept_keys
 from genlab.report.naming import run_label
 from genlab.runs.directory import Run
+from genlab.training import weights as checkpoints
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -154,8 +154,8 @@ def _film(
 ) -> dict[str, Pixels]:
     import torch
 
-    from genlab import checkpoints
     from genlab.callbacks.pictures import encoded
+    from genlab.training import weights as checkpoints
 
     module, data = checkpoints.load(run, options.checkpoint)
     module.to("cuda" if torch.cuda.is_available() else "cpu")

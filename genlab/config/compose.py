@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from genlab.errors import INTERRUPTED, REFUSED, ConfigError, GenlabError
-from genlab.terminal import make_patient
+from genlab.training.terminal import make_patient
 
 #: What brings a launcher that is not Hydra's own.
 _EXTRAS = {
@@ -58,7 +58,7 @@ def say_refused(message: str) -> None:
 
 def directory() -> Path:
     """The folder of YAML files: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genlab import run
 from genlab.config import configs
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.runs.directory import Run, find_runs
 from genlab.runs.points import point_text
 from genlab.sweeps.study import Study, StudyJob
+from genlab.training import run
 
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
 

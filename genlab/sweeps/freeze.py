@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from genlab.config import compose as composition
-from genlab.environment import git_commit
+from genlab.training.environment import git_commit
 
 #: Of Hydra's own part of a config: long, and of no use to a job.
 _LEFT_OUT = ("help", "hydra_help", "hydra_logging", "job_logging", "launcher", "sweeper")
@@ -69,7 +69,7 @@ def code_digest() -> str:
 
 
 def _sources() -> Iterator[Path]:
-    yield from Path(composition.__file__).parent.rglob("*.py")
+    yield from Path(composition.__file__).parents[1].rglob("*.py")
     yield from composition.directory().rglob("*.yaml")
     plugins = importlib.util.find_spec("hydra_plugins.genlab")
     if plugins is not None and plugins.origin is not None:

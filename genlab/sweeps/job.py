@@ -65,7 +65,7 @@ def examine(configs: Sequence[Mapping[str, Any]], swept: Sequence[str], answer: 
 
 
 def _examine(config: Mapping[str, Any], swept: Sequence[str]) -> Examined:
-    from genlab import run
+    from genlab.training import run
 
     cfg = _use(config)
     overrides = list(config["hydra"]["overrides"]["task"])
@@ -131,7 +131,7 @@ def _end_with_the_launcher() -> None:
 def _train(config: Mapping[str, Any], threads: int | None) -> int:
     import torch
 
-    from genlab import run
+    from genlab.training import run
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -26,7 +26,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from genlab.errors import DONE, REFUSED, TRAINING_FAILED, ConfigError
-from genlab.outcome import Outcome
 from genlab.runs.directory import Run
 from genlab.runs.files import refuse_links
 from genlab.runs.locks import Lock, holder, is_locked
@@ -38,6 +37,7 @@ from genlab.sweeps.job import Examined
 from genlab.sweeps.resources import Settings
 from genlab.sweeps.summary import compare
 from genlab.sweeps.supervisor import Slot, Stop, Supervisor, Task
+from genlab.training.outcome import Outcome
 
 _FORKS = multiprocessing.get_context("forkserver")
 
@@ -236,7 +236,8 @@ class Sweep:
 
 def _import_ahead(config: DictConfig, threads: int) -> None:
     """Start the forkserver, which imports what the jobs need while this process composes them."""
-    modules = ["genlab.sweeps.job", "genlab.run", *_modules(OmegaConf.to_container(config))]
+    named = _modules(OmegaConf.to_container(config))
+    modules = ["genlab.sweeps.job", "genlab.training.run", *named]
     _FORKS.set_forkserver_preload(list(dict.fromkeys(modules)))
     resource_tracker.ensure_running()
     # Ctrl-C at the terminal, and a signal to the whole group, are the launcher's to answer.

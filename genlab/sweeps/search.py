@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from genlab.errors import ConfigError, RunDirectoryError
-from genlab.outcome import Outcome
 from genlab.runs.directory import Run
 from genlab.runs.points import point_text, value_text
 from genlab.sweeps.study import Search, Study, StudyJob
+from genlab.training.outcome import Outcome
 
 if TYPE_CHECKING:
     import optuna

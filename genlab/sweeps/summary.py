@@ -13,9 +13,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.errors import DONE, TRAINING_FAILED
-from genlab.outcome import Outcome
 from genlab.runs.manifest import Manifest
 from genlab.sweeps.naming import announce, group_name, swept_keys
+from genlab.training.outcome import Outcome
 
 #: Launchers whose workers keep to themselves what this callback is told of the jobs.
 _TELLS_NO_OUTCOME = tuple(f"hydra_plugins.hydra_{name}_" for name in ("joblib", "submitit", "ray"))

@@ -20,23 +20,13 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from genlab import checkpoints, console, ending, seeding
-from genlab.callbacks.alive import Alive
-from genlab.callbacks.checkpoint import (
-    AtomicCheckpointIO,
-    LastCheckpoint,
-    StopOnSignal,
-    Stopped,
-    best_checkpoint,
-)
-from genlab.callbacks.ema import WeightAverage
+from genlab import seeding
+from genlab.callbacks.heartbeat import Alive
 from genlab.callbacks.idle import without_idle_hooks
 from genlab.callbacks.profiler import Silent
-from genlab.callbacks.progress import progress
 from genlab.config import configs, hydra_job
 from genlab.config.compose import say_refused
 from genlab.data.datamodule import ImageData
-from genlab.environment import environment
 from genlab.errors import (
     DONE,
     INTERRUPTED,
@@ -44,14 +34,27 @@ from genlab.errors import (
     ConfigError,
     GenlabError,
 )
-from genlab.faults import explained
 from genlab.modules.base import GenerativeModule
-from genlab.outcome import Outcome
-from genlab.run_config import RunConfig
 from genlab.runs import points
 from genlab.runs.directory import Run, RunDirectory, set_aside
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.record import RecordLogger
+from genlab.training import console
+from genlab.training import result as ending
+from genlab.training import weights as checkpoints
+from genlab.training.checkpoints import (
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    StopOnSignal,
+    Stopped,
+    best_checkpoint,
+)
+from genlab.training.ema import WeightAverage
+from genlab.training.environment import environment
+from genlab.training.faults import explained
+from genlab.training.outcome import Outcome
+from genlab.training.progress_bar import progress
+from genlab.training.run_config import RunConfig
 
 log = logging.getLogger(__name__)
 

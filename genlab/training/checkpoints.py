@@ -17,9 +17,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from genlab.callbacks.slurm import is_being_preempted
 from genlab.errors import INTERRUPTED, PREEMPTED
 from genlab.runs.files import replacing
+from genlab.training.slurm import is_being_preempted
 
 #: What SLURM sends before a job's end if the job asked for it; submitit asks for SIGUSR2.
 _OF_SLURM = (signal.SIGUSR2, signal.SIGUSR1)

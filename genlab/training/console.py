@@ -13,10 +13,10 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.tree import Tree
 
-from genlab.callbacks.progress import SHOWN
 from genlab.config import configs, hydra_job
 from genlab.data.datamodule import ImageData, SplitName
 from genlab.modules.base import GenerativeModule
+from genlab.training.progress_bar import SHOWN
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from genlab.callbacks.checkpoint import Stopped
-from genlab.environment import git_commit, versions
 from genlab.modules.base import GenerativeModule
 from genlab.runs.directory import RunDirectory
+from genlab.training.checkpoints import Stopped
+from genlab.training.environment import git_commit, versions
 from genlab.vae.forecast import Forecast
 
 log = logging.getLogger(__name__)
