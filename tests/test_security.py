@@ -1,8 +1,8 @@
 """What SECURITY.md promises, each line with a planted attack.
 
-Beside these: planted targets and YAML tags in tests/test_configs.py, pickles of every kind in
-tests/test_bad_input.py, members of archives that leave their folder in tests/test_data_download.py,
-markup in every name that a report shows, in a browser, in tests/test_report_html.py; and a million
+Beside these: planted targets and YAML tags in tests/config/test_configs.py, pickles of every kind in
+tests/training/test_bad_input.py, members of archives that leave their folder in tests/data/test_download.py,
+markup in every name that a report shows, in a browser, in tests/report/test_html.py; and a million
 damaged files by `make fuzz`.
 """
 

@@ -42,7 +42,7 @@ from genlab.training import weights as checkpoints
 
 Pixels = npt.NDArray[np.uint8]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHORT = [
     *(f"callbacks.video_{kind}.{key}" for kind in KINDS for key in ("seconds=1", "images=2")),
     "callbacks.video_interpolation.stops=2",

@@ -26,7 +26,7 @@ from genlab.sweeps.progress import Progress
 from genlab.sweeps.resources import Settings
 from genlab.sweeps.supervisor import Task, _resident_bytes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STEPS_PER_EPOCH, EPOCHS = 10, 3
 STEPS = STEPS_PER_EPOCH * EPOCHS
 SMALL = [

@@ -19,7 +19,7 @@ import torch
 
 from genlab.runs.directory import Run, find_runs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STEPS_PER_EPOCH, EPOCHS = 10, 3
 SMALL = [
     "data.batch_size=32",

@@ -15,7 +15,7 @@ from genlab.report import collect
 from genlab.runs.directory import find_runs
 from genlab.sweeps import group_name, swept_keys
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "trainer.max_epochs=2",
     "data.train_images=512",

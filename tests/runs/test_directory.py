@@ -19,7 +19,7 @@ from genlab.runs import directory as results
 from genlab.runs.directory import Run, RunDirectory, find_runs, set_aside
 from genlab.runs.files import write_atomically
 
-PROJECT = Path(results.__file__).parents[1]
+PROJECT = Path(results.__file__).parents[2]
 
 HOLD = """
 import sys

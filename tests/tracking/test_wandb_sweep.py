@@ -30,7 +30,7 @@ from genlab.training.run_config import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb-workspaces
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((configs.directory() / "wandb_sweep").glob("*.yaml"))
 SMALL = [
     "trainer=smoke",

@@ -34,7 +34,7 @@ from genlab.vae.likelihoods import GaussianLikelihood, Likelihood
 CONF = configs.directory()
 # What is for W&B's own agent is no config of Hydra's: see test_wandb_sweep.py.
 FILES = [file for file in sorted(CONF.rglob("*.yaml")) if file.parent.name != "wandb_sweep"]
-# Those of train.py: tests/test_study.py has the studies, tests/test_launchers.py what Ray brings.
+# Those of train.py: tests/sweeps/test_study.py has the studies, tests/sweeps/test_launchers.py what Ray brings.
 OF_TRAIN = [
     file for file in FILES if file.parent.name != "sweep" and file != CONF / "launcher" / "ray.yaml"
 ]

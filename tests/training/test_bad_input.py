@@ -31,7 +31,7 @@ from genlab.runs.directory import Run
 from genlab.training import run
 from genlab.training import weights as checkpoints
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "genlab" / "data" / "mnist_mini"
 QUICK = ["trainer=smoke", "callbacks=none", "logger=none", "forecast=false"]
 GAUSSIAN = [

@@ -23,7 +23,7 @@ from genlab.protocols import ImageSpec
 from genlab.seeding import numpy_generator
 
 CONFIGS = sorted(
-    p for p in (Path(__file__).parents[1] / "conf" / "data").glob("*.yaml") if p.stem != "_base"
+    p for p in (Path(__file__).parents[2] / "conf" / "data").glob("*.yaml") if p.stem != "_base"
 )
 
 

@@ -15,7 +15,7 @@ from genlab.errors import ConfigError
 from genlab.vae import kl_schedules
 from genlab.vae.kl_schedules import KLSchedule, objective
 
-FILES = sorted((Path(__file__).parents[1] / "conf/model/kl_schedule").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "conf/model/kl_schedule").glob("*.yaml"))
 FAR = 10**9
 
 

@@ -21,7 +21,7 @@ from torch.distributions import Normal
 from genlab import seeding
 from genlab.runs.directory import Run, find_runs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = [
     *("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true"),
     *("data.batch_size=32", "data.eval_batch_size=100", "data.train_images=320"),

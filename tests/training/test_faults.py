@@ -24,7 +24,7 @@ from genlab.training import run
 from genlab.training import weights as checkpoints
 from genlab.training.faults import explanation
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICK = ["trainer=smoke", "callbacks=none", "logger=none", "forecast=false", "data.batch_size=32"]
 NO_ROOM = "error: nothing more can be written"
 

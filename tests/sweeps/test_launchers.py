@@ -15,7 +15,7 @@ from genlab.errors import ConfigError
 from genlab.runs.directory import find_runs
 from genlab.runs.manifest import Manifest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = [
     *("trainer=smoke", "trainer.max_epochs=1", "data.train_images=512"),
     *("model.net.encoder.hidden=[16]", "model.net.decoder.hidden=[16]"),

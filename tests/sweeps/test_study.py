@@ -28,7 +28,7 @@ from genlab.runs.manifest import Manifest
 from genlab.sweeps.request import command_line, request
 from genlab.sweeps.study import Study, StudyJob, value_as_override
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = [
     *("trainer=smoke", "trainer.max_epochs=1", "data.train_images=512"),
     *("callbacks=none", "logger=none"),

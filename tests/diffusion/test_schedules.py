@@ -23,7 +23,7 @@ from genlab.diffusion.process import Process
 from genlab.diffusion.schedules import NoiseSchedule, ZeroTerminalSNR
 from genlab.errors import ConfigError
 
-FOLDER = Path(__file__).parents[1] / "conf/model/noise_schedule"
+FOLDER = Path(__file__).parents[2] / "conf/model/noise_schedule"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 T = 1000
 # Between the times of a table, where its slope jumps.

@@ -30,7 +30,7 @@ from genlab.diffusion.weightings import (
 from genlab.errors import ConfigError, TrainingError
 from genlab.tensors import sum_except_batch
 
-CONF = Path(__file__).parents[1] / "conf/model"
+CONF = Path(__file__).parents[2] / "conf/model"
 T = 1000
 TIMES = torch.arange(1, T + 1, dtype=torch.float64) / T
 

@@ -19,7 +19,7 @@ from genlab.protocols import ImageSpec
 from genlab.vae import likelihoods
 from genlab.vae.likelihoods import Likelihood
 
-FILES = sorted((Path(__file__).parents[1] / "conf/model/likelihood").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "conf/model/likelihood").glob("*.yaml"))
 GREY, COLOUR = ImageSpec(1, 4, 5), ImageSpec(3, 4, 5)
 BINARY, LATENT = ImageSpec(1, 4, 5, levels=2), ImageSpec(1, 4, 5, levels=None)
 

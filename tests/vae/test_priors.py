@@ -18,7 +18,7 @@ from genlab.protocols import ImageSpec
 from genlab.vae.bounds import gaussian_kl
 from genlab.vae.priors import Prior, StandardNormal, VampPrior
 
-FILES = sorted((Path(__file__).parents[1] / "conf/model/prior").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "conf/model/prior").glob("*.yaml"))
 SPEC = ImageSpec(1, 4, 4)
 
 

@@ -16,7 +16,7 @@ import pytest
 from genlab.runs.directory import Run, find_runs
 from genlab.tracking.wandb import key_is_configured
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMOKE = [
     "trainer=smoke",
     "callbacks=pictures",

@@ -28,7 +28,7 @@ from genlab.tracking.files import Row, folders, logged_rows, row
 from genlab.tracking.wandb import WandbLogger
 from genlab.training import run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "data.batch_size=32",
     "data.eval_batch_size=100",
