@@ -1,3 +1,19 @@
-"""genlab: generative image models whose knobs can be compared with one another."""
+"""Training of generative image models whose settings can be compared with one another."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genlab.training.load import load as load
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # imported at the first use, so that importing the package does not import torch
+    if name == "load":
+        return import_module("genlab.training.load").load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The distributions over pixels that torch.distributions lacks, or gets wrong in float32."""
+"""Distributions over pixels that torch.distributions lacks, or computes inaccurately in float32."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Size, Tensor
 from torch.distributions import Distribution
 from torch.nn import functional
 
-# The smallest scale of a logistic on [-1, 1], as in PixelCNN++: a tenth of a bin of 8-bit data.
+# Log of the smallest scale of a logistic on [-1, 1] (PixelCNN++): a tenth of a bin of 8-bit data.
 MIN_LOG_SCALE = -7.0
 
 
 class _Discretized(Distribution):
     """A location-scale variable rounded to one of `levels` values, evenly spaced from low to high.
 
-    The outermost bins are open, so the levels sum to one for every loc, also outside [low, high].
+    The outermost bins are open, so the masses sum to 1 for every loc, also outside [low, high].
     `loc` and `log_scale` broadcast to batch_shape.
     """
 
@@ -38,19 +38,19 @@ class _Discretized(Distribution):
         super().__init__(self.loc.shape, validate_args=False)
 
     def _log_masses(self, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-mass below the bin's upper edge, above its lower edge, and between the two."""
+        """Compute log-masses: below the bin's upper edge, above its lower edge, between them."""
         raise NotImplementedError
 
     def _mean_above_zero(self, z: Tensor) -> Tensor:
-        """The mean of max(0, z + a variable of scale 1)."""
+        """Compute the mean of max(0, z + e), where e is the variable of scale 1."""
         raise NotImplementedError
 
     def _draw(self, shape: Size) -> Tensor:
-        """Draws of the variable of scale 1."""
+        """Draw from the variable of scale 1."""
         raise NotImplementedError
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-mass in nats of values on the grid, shaped like the broadcast of value and loc."""
+        """Compute the log-mass in nats of values on the grid, broadcast with loc."""
         half = self.bin_width / 2
         log_below, log_above, log_between = self._log_masses(value - self.loc)
         inside = torch.where(value > self.high - half, log_above, log_between)
@@ -58,7 +58,7 @@ class _Discretized(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the variable clipped to [low, high]: within half a bin of the rounded one's."""
+        """Mean of the variable clipped to [low, high], within half a bin of the rounded mean."""
         scale = self.log_scale.exp()
         rise = self._mean_above_zero((self.loc - self.low) / scale) - self._mean_above_zero(
             (self.loc - self.high) / scale
@@ -74,7 +74,7 @@ class _Discretized(Distribution):
 
 
 class DiscretizedLogistic(_Discretized):
-    """A logistic variable of that `loc` and `log_scale`, rounded to one of `levels` values.
+    """A logistic variable with `loc` and `log_scale`, rounded to one of `levels` values.
 
     Salimans et al. (2017, PixelCNN++), eq. 2.
     """
@@ -83,7 +83,8 @@ class DiscretizedLogistic(_Discretized):
         half, inverse_scale = self.bin_width / 2, torch.exp(-self.log_scale)
         upper, lower = (error + half) * inverse_scale, (error - half) * inverse_scale
         log_below, log_above = functional.logsigmoid(upper), functional.logsigmoid(-lower)
-        # s(a) - s(b) = s(a) s(-b) (1 - e^(b-a)), where a - b is known without cancellation.
+        # s(a) - s(b) = s(a) s(-b) (1 - e^(b-a)) for the sigmoid s; a - b = bin width / scale is
+        # known without cancellation.
         log_gap = torch.log(-torch.expm1(-self.bin_width * inverse_scale))
         return log_below, log_above, log_below + log_above + log_gap
 
@@ -95,16 +96,16 @@ class DiscretizedLogistic(_Discretized):
 
 
 class DiscretizedGaussian(_Discretized):
-    """A Gaussian variable of that `loc` and `log_scale`, rounded to one of `levels` values.
+    """A Gaussian variable with `loc` and `log_scale`, rounded to one of `levels` values.
 
     The decoder of Ho et al. (2020, DDPM), eq. 13. Masses are computed in float64, since a wide
-    Gaussian is nearly flat across a bin, and returned in the dtype of what came in.
+    Gaussian is nearly constant across a bin, and returned in the dtype of the inputs.
     """
 
     def _log_masses(self, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         half, scale = self.bin_width / 2, self.log_scale.double().exp()
         upper, lower = (error.double() + half) / scale, (error.double() - half) / scale
-        # Both edges mirrored into the lower tail, where log_ndtr keeps its relative precision.
+        # Both edges are mirrored to the lower tail, where log_ndtr is precise.
         distance = error.double().abs()
         near = torch.special.log_ndtr((half - distance) / scale)
         far = torch.special.log_ndtr((-half - distance) / scale)
@@ -122,10 +123,10 @@ class DiscretizedGaussian(_Discretized):
 
 
 class DiscretizedLogisticMixture(Distribution):
-    """Per pixel, a mixture of K discretized logistics whose channels share the component.
+    """A mixture of K discretized logistics per pixel; the channels share the component.
 
-    Given the component, channel c has its location moved by a linear function of the channels
-    before it (Salimans et al. 2017, PixelCNN++, eq. 3). Event (C, H, W) on [0, 1], batch (B,).
+    Given the component, the location of channel c is shifted by a linear function of the earlier
+    channels (Salimans et al. 2017, PixelCNN++, eq. 3). Event (C, H, W) on [0, 1], batch (B,).
 
     Args:
         parameters: (B, parameters_per_pixel(K, C), H, W), unconstrained, in units of [-1, 1].
@@ -148,11 +149,11 @@ class DiscretizedLogisticMixture(Distribution):
 
     @staticmethod
     def parameters_per_pixel(components: int, channels: int) -> int:
-        """K (1 + 2 C + C (C - 1) / 2): weights, locations and scales, couplings."""
+        """Compute K (1 + 2 C + C (C - 1) / 2): weights, locations and scales, couplings."""
         return components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-mass in nats of images (B, C, H, W) on the grid, (B,)."""
+        """Compute the log-mass in nats of images (B, C, H, W) on the grid, (B,)."""
         y = 2 * value.unsqueeze(1) - 1
         logistics = [self._channel(c, y.unbind(2)) for c in range(self.channels)]
         terms = [d.log_prob(y[:, :, c]) for c, d in enumerate(logistics)]
@@ -161,7 +162,7 @@ class DiscretizedLogisticMixture(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """(B, C, H, W), within half a level; couplings act on the means of earlier channels."""
+        """Mean (B, C, H, W), within half a level; couplings use the means of earlier channels."""
         y = self._chain(lambda d: d.mean)
         return ((self.log_weights.exp().unsqueeze(2) * y).sum(1) + 1) / 2
 
@@ -184,7 +185,7 @@ class DiscretizedLogisticMixture(Distribution):
         return DiscretizedLogistic(loc, self.log_scale[:, :, c], -1.0, 1.0, self.levels)
 
     def _chain(self, value: Callable[[DiscretizedLogistic], Tensor]) -> Tensor:
-        """(B, K, C, H, W): channel after channel, each given the values of those before it."""
+        """Compute values (B, K, C, H, W) channel by channel, each from the earlier channels."""
         values: list[Tensor] = []
         for c in range(self.channels):
             values.append(value(self._channel(c, values)))
@@ -194,9 +195,9 @@ class DiscretizedLogisticMixture(Distribution):
 class ContinuousBernoulli(Distribution):
     """The density on [0, 1] proportional to p^x (1 - p)^(1 - x), p = sigmoid(logits).
 
-    Loaiza-Ganem & Cunningham (2019). torch.distributions has one too, but clamps p to float32's
-    resolution: at a logit of -40 (a pixel that is always black) it is .9 nats off. In terms of the
-    logit l the normaliser is l / tanh(l/2), the mean 1 / (1 - e^-l) - 1 / l, without any clamp.
+    Loaiza-Ganem & Cunningham (2019). The version of torch.distributions clamps p to the resolution
+    of float32; at a logit of -40 (a pixel that is always black) its error is 0.9 nats. Here nothing
+    is clamped: for a logit l the normaliser is l / tanh(l/2), and the mean 1 / (1 - e^-l) - 1 / l.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -206,7 +207,7 @@ class ContinuousBernoulli(Distribution):
         super().__init__(logits.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density in nats of values in [0, 1], shaped like the broadcast with logits."""
+        """Compute the log-density in nats of values in [0, 1], broadcast with logits."""
         small, safe = self._guarded()
         log_ratio = safe.abs().log() - (safe.abs() / 2).tanh().log()
         log_normaliser = torch.where(small, math.log(2.0) + self.logits.square() / 12, log_ratio)
@@ -221,13 +222,13 @@ class ContinuousBernoulli(Distribution):
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            # The inverse of the distribution function at -|l|, which cannot overflow; mirrored.
+            # The inverse cdf at logit -|l|, which cannot overflow; mirrored for positive logits.
             rate = self.logits.abs().clamp(min=1e-6)
             u = torch.rand(Size(sample_shape) + rate.shape, dtype=rate.dtype, device=rate.device)
             x = (-torch.log1p(u * torch.expm1(-rate)) / rate).clamp(0, 1)
             return torch.where(self.logits > 0, 1 - x, x)
 
     def _guarded(self) -> tuple[Tensor, Tensor]:
-        """Where |l| is so small that cancellation asks for the series, and l made safe there."""
+        """Return a mask of small |l|, where a series is used, and l with those entries set to 1."""
         small = self.logits.abs() < 0.05
         return small, torch.where(small, 1.0, self.logits)

@@ -1,51 +1,36 @@
 """Randomness as a function of counters.
 
-Nothing here has a history: a number that depends on (seed, epoch, position) is the same whether
-the run came there in one go or was killed and resumed twenty times. So no generator state is saved.
+There is no state: a number that depends on (seed, epoch, position) is the same in an uninterrupted
+run and in one that was killed and resumed twenty times. So no generator state is saved. A model
+gets a `Noise` and draws only from it: `BatchNoise` for a training batch, which several processes
+may share, or `ImageNoise` if the draws of an image must not depend on its batch.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 import random
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from hashlib import blake2b
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 _MASK = (1 << 63) - 1
-
-
-class _Share(NamedTuple):
-    """Every `world`-th of a global batch's `rows`, from `rank` on."""
-
-    rank: int
-    world: int
-    rows: int
-
-    @property
-    def places(self) -> slice:
-        return slice(self.rank, self.rows, self.world)
-
-    def __len__(self) -> int:
-        return len(range(self.rank, self.rows, self.world))
-
-
-_share: _Share | None = None
+#: The fractional parts of consecutive multiples of this number fill [0, 1) evenly.
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def fold_in(seed: int, *counters: int | str) -> int:
-    """A seed in [0, 2^63) for the place that `counters` name, independent between places.
+    """Derive a seed in [0, 2^63) from a seed and counters; other counters give unrelated seeds.
 
     >>> fold_in(0, 1, 2) == fold_in(0, 1, 2), fold_in(0, 1, 2) == fold_in(0, 2, 1)
     (True, False)
     """
-    digest = hashlib.blake2b(struct.pack("<q", seed), digest_size=8)
+    digest = blake2b(struct.pack("<q", seed), digest_size=8)
     for counter in counters:
         word = counter.encode() if isinstance(counter, str) else struct.pack("<q", counter)
         digest.update(struct.pack("<i", len(word)) + word)
@@ -55,19 +40,19 @@ def fold_in(seed: int, *counters: int | str) -> int:
 def generator(
     seed: int, *counters: int | str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A torch generator for the place that `counters` name."""
+    """Create a torch generator with the seed `fold_in(seed, *counters)`."""
     return torch.Generator(device).manual_seed(fold_in(seed, *counters))
 
 
 def numpy_generator(seed: int, *counters: int | str) -> np.random.Generator:
-    """A numpy generator for the place that `counters` name."""
+    """Create a numpy generator with the seed `fold_in(seed, *counters)`."""
     return np.random.Generator(np.random.PCG64(fold_in(seed, *counters)))
 
 
 def reseed(seed: int, *counters: int | str) -> None:
-    """Put torch's default generators at the place that `counters` name, cheaply, at every step.
+    """Seed torch's default generators with `fold_in(seed, *counters)`, fast enough for every step.
 
-    `torch.manual_seed` costs 25 times as much on a CPU, since it visits every possible backend.
+    `torch.manual_seed` takes 25 times as long on a CPU, since it visits every possible backend.
     """
     value = fold_in(seed, *counters)
     torch.default_generator.manual_seed(value)
@@ -75,74 +60,110 @@ def reseed(seed: int, *counters: int | str) -> None:
         torch.cuda.manual_seed_all(value)
 
 
-@contextmanager
-def dealt(rank: int, world: int, rows: int) -> Iterator[None]:
-    """What is drawn here for a batch is this process's share of what one process would draw.
+class Noise(ABC):
+    """A source of random numbers for the B images of a batch, the first axis of every draw.
 
-    Of `world` processes with the same seed each has every `world`-th of a global batch's `rows`.
-    A random tensor with as many rows as this process has is drawn for all of them and cut, so that
-    the number of processes changes nothing but rounding. Dropout is not covered.
+    Each call continues the random stream of the previous one.
     """
-    global _share
-    before, _share = _share, _Share(rank, world, rows)
-    try:
-        with _Dealt(_share):
-            yield
-    finally:
-        _share = before
+
+    @abstractmethod
+    def normal(self, *shape: int) -> Tensor:
+        """Draw standard normal numbers, (B, *shape), float32."""
+
+    @abstractmethod
+    def uniform(self, *shape: int) -> Tensor:
+        """Draw uniform numbers in [0, 1), (B, *shape), float64."""
+
+    @abstractmethod
+    def spread(self) -> Tensor:
+        """Draw a uniform number in [0, 1) per image, evenly spread over images, (B,), float64."""
 
 
-def batch_fractions(rows: int, device: torch.device | str = "cpu") -> Tensor:
-    """i / n for each of a batch's `rows`, (rows,) in float64; under `dealt` those of the share."""
-    places = torch.arange(rows, dtype=torch.float64, device=device)
-    if _share is None:
-        return places / rows
-    return (_share.rank + _share.world * places) / _share.rows
+class BatchNoise(Noise):
+    """The noise of every `world`-th image, from `rank` on, of a batch that the processes share.
 
+    Every process draws for the whole batch and keeps its rows, so the number of processes only
+    changes rounding.
 
-class _Dealt(TorchFunctionMode):
-    """Draws for the global batch and keeps a share, in torch's functions that draw by shape."""
+    Args:
+        images: B, the number of images of this process, the same in every process.
+        seed: seed of the batch; None for torch's default generator.
+        device: device of the random numbers.
+        rank, world: number of this process, and number of processes.
+    """
 
-    def __init__(self, share: _Share) -> None:
-        super().__init__()
-        self.share = share
-
-    def __torch_function__(
+    def __init__(
         self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.rand, torch.randn):
-            shape = torch.Size(args[0] if len(args) == 1 and not isinstance(args[0], int) else args)
-            return self._cut(shape, lambda whole: func(whole, **kwargs))
-        if func in (torch.rand_like, torch.randn_like):
-            like = {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
-            draw = torch.rand if func is torch.rand_like else torch.randn
-            return self._cut(args[0].shape, lambda whole: draw(whole, **like))
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            tensor, *rest = args
-            drawn = self._cut(
-                tensor.shape, lambda whole: func(tensor.new_empty(whole), *rest, **kwargs)
-            )
-            return tensor.copy_(drawn)
-        return func(*args, **kwargs)
+        images: int,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._total, self._rows = images * world, slice(rank, None, world)
+        self._device = device
+        self._generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
-    def _cut(self, shape: torch.Size, draw: Callable[[torch.Size], Tensor]) -> Tensor:
-        """The batch may be the second axis too, after that of several samples of each image."""
-        for axis in range(min(2, len(shape))):
-            if shape[axis] == len(self.share):
-                whole = torch.Size([*shape[:axis], self.share.rows, *shape[axis + 1 :]])
-                drawn = draw(whole)
-                mine = drawn[self.share.places] if axis == 0 else drawn[:, self.share.places]
-                return mine.contiguous()
-        return draw(shape)
+    def normal(self, *shape: int) -> Tensor:
+        size = (self._total, *shape)
+        return torch.randn(size, generator=self._generator, device=self._device)[self._rows]
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._uniform(self._total, *shape)[self._rows]
+
+    def spread(self) -> Tensor:
+        places = torch.arange(self._total, dtype=torch.float64, device=self._device)
+        return ((places / self._total + self._uniform(1)) % 1)[self._rows]
+
+    def _uniform(self, *size: int) -> Tensor:
+        return torch.rand(size, generator=self._generator, device=self._device, dtype=torch.float64)
+
+
+class ImageNoise(Noise):
+    """Noise with a separate stream for each image, a function of (seed, counters, index).
+
+    So the numbers of an image do not depend on its batch. They are drawn on the CPU.
+
+    Args:
+        seed: seed of the run, or of a sample.
+        *counters: the purpose of the noise, such as the name of a split.
+        indices: the number of each of the B images.
+        device: device to which the numbers are moved.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *counters: int | str,
+        indices: Iterable[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._indices = [int(i) for i in indices]
+        self._generators = [generator(seed, *counters, i) for i in self._indices]
+        self._shared = generator(seed, *counters, "shared")
+        self._device = device
+
+    def normal(self, *shape: int) -> Tensor:
+        drawn = torch.empty(len(self._generators), *shape)
+        for row, of_image in zip(drawn, self._generators, strict=True):
+            row.normal_(generator=of_image)
+        return drawn.to(self._device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        drawn = torch.empty(len(self._generators), *shape, dtype=torch.float64)
+        for row, of_image in zip(drawn, self._generators, strict=True):
+            row.uniform_(generator=of_image)
+        return drawn.to(self._device)
+
+    def spread(self) -> Tensor:
+        # A Kronecker sequence: any consecutive indices are nearly as even as equal steps.
+        places = torch.tensor(self._indices, dtype=torch.float64)
+        start = torch.rand((), generator=self._shared, dtype=torch.float64)
+        return ((places * _GOLDEN_RATIO + start) % 1).to(self._device)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch at the start of a run (initial weights depend on it)."""
+    """Seed Python, numpy and torch at the start of a run; initial weights depend on it."""
     random.seed(fold_in(seed, "python"))
     np.random.seed(fold_in(seed, "numpy") % (1 << 32))
     reseed(seed, "torch")

@@ -1,25 +1,59 @@
-"""Shapes and units: the only place where nats become bits/dim."""
+"""Shapes, units and devices of tensors; the only module that converts nats to bits/dim."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TypeVar
 
-from torch import Tensor
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 Number = TypeVar("Number", float, Tensor)
 
 
 def sum_except_batch(x: Tensor) -> Tensor:
-    """(B, ...) to (B,): the sum over everything that is not the batch."""
+    """Sum (B, ...) over all axes but the first, the batch; returns (B,)."""
     return x.flatten(1).sum(1)
 
 
 def like_images(x: Tensor, images: Tensor) -> Tensor:
-    """Per-sample scalars (B,) to (B, 1, 1, 1), so that they broadcast against images."""
+    """Reshape per-sample scalars (B,) to (B, 1, 1, 1), so that they broadcast against images."""
     return x.reshape(-1, *([1] * (images.ndim - 1)))
 
 
 def nats_to_bits_per_dim(nats: Number, dims: int) -> Number:
-    """nats per image / (D ln 2)."""
+    """Convert nats per image to bits per dimension: nats / (D ln 2)."""
     return nats / (dims * math.log(2.0))
+
+
+def to_unit_interval(pixels: Tensor) -> Tensor:
+    """Convert stored pixels to float32: uint8 to [0, 1], real numbers unchanged."""
+    if pixels.dtype.is_floating_point:
+        return pixels.float()
+    return pixels.float().div_(255.0)
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """Convert images in [0, 1] to uint8; values outside are clamped."""
+    return x.clamp(0, 1).mul(255.0).round().byte()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of the parameters or buffers of a module; the CPU if it has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def all_gather_rows(rows: Tensor) -> Tensor:
+    """Gather the rows (B, ...) of all processes in the order of the global batch.
+
+    Row i of process r becomes row i * world + r, as in `BatchNoise` and in the data. Without a
+    process group the tensor is returned unchanged.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.stack(parts, 1).flatten(0, 1)
