@@ -1,1 +1,1 @@
-"""The VAE as three distributions, q(z|x), p(x|z) and p(z), and functions of them."""
+"""Variational autoencoders: the distributions q(z|x), p(x|z), p(z), and functions of them."""

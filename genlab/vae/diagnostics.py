@@ -1,6 +1,7 @@
-"""What a trained posterior does with its latents, measured over a whole data set.
+"""Diagnostics of the latents of a trained posterior, over a whole data set.
 
-Means and log-variances (N, d) are those of q(z|x) for every image; z (N, d) is one sample of each.
+`means` and `log_vars` (N, d) are the parameters of q(z|x) of every image; z (N, d) holds one sample
+of each.
 """
 
 from __future__ import annotations
@@ -19,30 +20,35 @@ _BLOCK = 4_000_000
 
 
 def kl_per_dim(means: Tensor, log_vars: Tensor) -> Tensor:
-    """The mean over images of KL(q(z_d|x) || N(0, 1)), (d,), in nats."""
+    """Compute the mean over images of KL(q(z_d|x) || N(0, 1)), (d,), in nats."""
     return gaussian_kl(means.double(), log_vars.double()).mean(0)
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Latents whose posterior mean varies: Var_x E_q[z_d] > threshold (Burda et al. 2016, sec. 5).
+    """Count the latents with Var_x E_q[z_d] > threshold (Burda et al. 2016, sec. 5).
 
-    Two passes in float64, so that a large mean does not swallow a small variance.
+    The variance takes two passes in float64, so that a large mean does not cancel a small variance.
     """
     means = means.double()
     return int(((means - means.mean(0)).square().mean(0) > threshold).sum())
 
 
 def kl_active_units(kl_per_dim: Tensor, threshold: float = 0.1) -> int:
-    """Latents with KL_d > threshold nats: NVAE's count (Vahdat & Kautz 2020), another number."""
+    """Count the latents with KL_d > threshold nats (NVAE, Vahdat & Kautz 2020).
+
+    This definition differs from `active_units`.
+    """
     return int((kl_per_dim > threshold).sum())
 
 
 class Information(NamedTuple):
-    """kl = mutual_information + aggregate_kl, in nats (Hoffman & Johnson 2016, ELBO surgery).
+    """The two parts of the KL in nats (Hoffman & Johnson 2016, ELBO surgery).
+
+    kl = mutual_information + aggregate_kl.
 
     Attributes:
-        mutual_information: I_q(x; z) for the N images given; it cannot read more than `cap`.
-        aggregate_kl: KL(q(z) || N(0, I)); too large by what the cap cuts off.
+        mutual_information: I_q(x; z) for the N given images; the estimate cannot exceed `cap`.
+        aggregate_kl: KL(q(z) || N(0, I)); too large where the cap makes the other part too small.
         cap: ln N.
     """
 
@@ -52,9 +58,9 @@ class Information(NamedTuple):
 
 
 def information(means: Tensor, log_vars: Tensor, z: Tensor) -> Information:
-    """Split the rate against q(z) = (1/N) sum_n q(z|x_n), the exact mixture over all images.
+    """Split the rate by means of q(z) = (1/N) sum_n q(z|x_n), the exact mixture over all images.
 
-    The prior is the standard normal. O(N^2 d) in float64, a block at a time.
+    The prior is the standard normal. The cost is O(N^2 d) in float64, one block at a time.
     """
     centre = means.double().mean(0)
     means, log_vars, z = means.double() - centre, log_vars.double(), z.double() - centre
@@ -69,8 +75,8 @@ def information(means: Tensor, log_vars: Tensor, z: Tensor) -> Information:
     for start in range(0, n, rows):
         block = z[start : start + rows]
         log_density = block @ linear - 0.5 * (block.square() @ precision.T) + offset
-        # A tiny variance costs the expanded square its digits: no density exceeds its peak, and the
-        # component that z came from is known exactly.
+        # With a tiny variance the expanded square loses its digits. So each density is limited to
+        # its peak, and that of the component that z came from is set to its exact value.
         log_density = torch.minimum(log_density, peak)
         index = torch.arange(len(block), device=block.device)
         log_density[index, start + index] = own[start : start + rows]
@@ -81,9 +87,10 @@ def information(means: Tensor, log_vars: Tensor, z: Tensor) -> Information:
 
 
 def fitted_aggregate(means: Tensor, log_vars: Tensor) -> MultivariateNormal:
-    """The Gaussian with the mean and covariance of q(z), in float64: a prior to sample from.
+    """Fit a Gaussian to the mean and covariance of q(z), in float64, to sample latents from.
 
-    At KL weight 0 nothing pulls q(z) towards N(0, I), and samples from the latter mean little.
+    At KL weight 0 the loss does not pull q(z) towards N(0, I), so latents from N(0, I) may be far
+    from any that the decoder was trained on.
     """
     means, n = means.double(), len(means)
     centred = means - means.mean(0)
@@ -92,7 +99,7 @@ def fitted_aggregate(means: Tensor, log_vars: Tensor) -> MultivariateNormal:
 
 
 def verdict(active: int, latent_dim: int) -> str:
-    """A word for a table: "collapsed", "12 of 20 active", "all 20 active"."""
+    """Summarise the latents for a table: "collapsed", "12 of 20 active", "all 20 active"."""
     if active == 0:
         return "collapsed"
     return (

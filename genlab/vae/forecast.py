@@ -1,9 +1,9 @@
-"""What a KL weight must do, computed from the data before any training.
+"""Forecast of the effect of a KL weight, computed from the data before training.
 
-A linear beta-VAE is solved exactly by reverse water-filling over the eigenvalues of the data
-covariance (Lucas et al. 2019 at beta = 1), with water level theta = beta sigma^2. For any decoder,
-however deep, a global optimum obeys reconstruction + beta kl <= what a constant decoder reaches, so
-the rate has the ceiling (D_collapse - D_min) / beta.
+Reverse water-filling over the eigenvalues of the data covariance solves a linear beta-VAE exactly
+(Lucas et al. 2019 at beta = 1), with water level theta = beta sigma^2. For any decoder, however
+deep, reconstruction + beta kl at a global optimum is at most the loss of a constant decoder, so the
+rate is at most (D_collapse - D_min) / beta.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 from torch import Tensor
 
-from genlab.checks import number, whole
+from genlab.errors import number, whole
 from genlab.protocols import ImageSpec
 from genlab.vae.likelihoods import (
     Bernoulli,
@@ -35,11 +35,11 @@ class WaterFilling(NamedTuple):
     """The optimum of the linear VAE at one water level.
 
     Attributes:
-        rate: sum over active directions of ln(l / theta) / 2, nats.
-        distortion: the expected summed squared error with z sampled.
+        rate: sum over active directions of ln(l / theta) / 2, nats; l is the eigenvalue.
+        distortion: the expected summed squared error, with z sampled.
         sse_mean: the same with z at the posterior mean.
         active_units: directions with l > theta, at most latent_dim.
-        rates: the rate of each latent, largest first, 0 where it is not active; infinite at 0.
+        rates: the rate of each latent, largest first: 0 if inactive, infinite at theta = 0.
     """
 
     rate: float
@@ -54,12 +54,12 @@ class WaterFilling(NamedTuple):
 
 
 def water_filling(eigenvalues: Tensor, theta: float, latent_dim: int) -> WaterFilling:
-    """The linear VAE's optimum on data with these covariance eigenvalues, largest first.
+    """Compute the optimum of the linear VAE from covariance eigenvalues, largest first.
 
-    theta = beta sigma^2; at theta = 0 the rate is infinite and the distortion that of PCA.
+    theta = beta sigma^2; at theta = 0 the rate is infinite and the distortion is that of PCA.
     """
     number("theta", theta, at_least=0)
-    whole("model.latent_dim", latent_dim, 1)
+    whole("latent_dim", latent_dim, 1)
     eigenvalues = eigenvalues.double().clamp(min=0)
     top = eigenvalues[:latent_dim]
     active = top[top > theta]
@@ -74,7 +74,7 @@ def water_filling(eigenvalues: Tensor, theta: float, latent_dim: int) -> WaterFi
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one KL weight must do; None where nothing is known for this likelihood.
+    """The forecast for one KL weight; a field is None if it is unknown for this likelihood.
 
     Attributes:
         beta: the canonical KL weight.
@@ -82,13 +82,13 @@ class Forecast:
         rate: the KL term, nats per image.
         reconstruction: the reconstruction term, nats per image.
         squared_error: E SSE per image, z sampled.
-        collapse: whether every latent goes unused.
+        collapse: whether every latent is unused.
         collapse_threshold: the weight above which the collapsed point is locally stable.
         rate_ceiling: bound on the KL term at a global optimum, for any decoder; nats per image.
-        exact: whether all but the ceiling is exact for the linear VAE on this data; not so where
-            the covariance was measured on a part of it (`Spectrum.images`) for the sake of time.
-        basis: in words, what it rests on.
-        rate_by_unit: the rate of each latent, largest first, where that is known and finite.
+        exact: whether all but the ceiling is exact for the linear VAE on this data; false if, to
+            save time, the covariance was measured on a part of the data (`Spectrum.images`).
+        basis: the method, in words.
+        rate_by_unit: the rate of each latent, largest first, if it is known and finite.
     """
 
     beta: float
@@ -104,7 +104,7 @@ class Forecast:
     rate_by_unit: tuple[float, ...] | None = None
 
     def metrics(self) -> dict[str, float]:
-        """The numbers that are known, by name; nats per image."""
+        """Return the known numbers by name; in nats per image."""
         values = {
             "active_units": self.active_units,
             "rate": self.rate,
@@ -117,7 +117,7 @@ class Forecast:
 
     @property
     def sentence(self) -> str:
-        """What to expect, in one line."""
+        """The forecast in one line."""
         parts = []
         if self.active_units is not None:
             state = "collapse, 0" if self.collapse else str(self.active_units)
@@ -133,7 +133,7 @@ class Forecast:
 def forecast(
     likelihood: Likelihood, pixels: npt.NDArray[Any], spec: ImageSpec, latent_dim: int, beta: float
 ) -> Forecast:
-    """What the canonical weight `beta` must do to a VAE with this likelihood on these images."""
+    """Forecast the effect of the canonical weight `beta` for this likelihood and these images."""
     return forecasts(likelihood, pixels, spec, latent_dim, [beta])[0]
 
 
@@ -144,16 +144,16 @@ def forecasts(
     latent_dim: int,
     betas: Sequence[float],
 ) -> list[Forecast]:
-    """One forecast for each weight, from one pass over the statistics of the data.
+    """Forecast the effect of each weight; the statistics of the data are measured once.
 
     Raises:
-        ConfigError: a likelihood that does not fit the data, a negative or non-finite weight, or a
-            latent size below 1.
+        ValueError: if the likelihood does not fit the data, a weight is negative or not finite, or
+            the latent size is below 1.
     """
     likelihood.check(spec)
-    whole("model.latent_dim", latent_dim, 1)
+    whole("latent_dim", latent_dim, 1)
     data = PixelStatistics(pixels, spec.levels)
-    betas = [number("model.kl_weight", beta, at_least=0) for beta in betas]
+    betas = [number("kl_weight", beta, at_least=0) for beta in betas]
     return [predict(likelihood, data, latent_dim, beta) for beta in betas]
 
 
@@ -161,7 +161,7 @@ def forecasts(
 def predict(
     likelihood: Likelihood, data: PixelStatistics, latent_dim: int, beta: float
 ) -> Forecast:
-    """The forecast of one kind of likelihood; without one registered, nothing is claimed."""
+    """Forecast the effect of one weight; empty if no method is registered for the likelihood."""
     return Forecast(beta)
 
 
@@ -212,11 +212,12 @@ def _free_scale(
 
 
 def optimal_variance(eigenvalues: Tensor, beta: float, latent_dim: int) -> float:
-    """The sigma^2 that minimises D/2 ln sigma^2 + SSE / (2 sigma^2) + beta R of the linear VAE.
+    """Compute the optimal sigma^2 of the linear VAE.
 
-    With m active directions the optimum is (sum of the other eigenvalues) / (D - beta m), which at
-    beta = 1 is probabilistic PCA's; of the m that are consistent with their own water level the
-    best is taken. 0 where the objective has no lower bound (latents enough for a perfect fit).
+    It minimises D/2 ln sigma^2 + SSE / (2 sigma^2) + beta R. With m active directions the optimum
+    is (sum of the other eigenvalues) / (D - beta m), which at beta = 1 is that of probabilistic
+    PCA. Each m that agrees with its own water level is a candidate; the best one is returned, or 0
+    if the objective has no lower bound (enough latents for a perfect fit).
     """
     eigenvalues = eigenvalues.double().clamp(min=0)
     dims = len(eigenvalues)
@@ -225,7 +226,7 @@ def optimal_variance(eigenvalues: Tensor, beta: float, latent_dim: int) -> float
     for m in range(min(latent_dim, dims) + 1):
         if beta * m >= dims:
             break
-        # Rounding in a covariance leaves small eigenvalues where the truth is 0.
+        # Rounding makes eigenvalues of the covariance small but not 0 where they should be 0.
         if residual[m] <= 1e-6 * residual[0]:
             return 0.0
         variance = residual[m] / (dims - beta * m)
@@ -266,7 +267,8 @@ def _bernoulli(
 def _discretized(
     likelihood: Likelihood, data: PixelStatistics, latent_dim: int, beta: float
 ) -> Forecast:
-    # A mass is at most 1, so D_min >= 0; and the best constant decoder is no worse than this one.
+    # A probability is at most 1, so D_min >= 0. The best constant decoder is at least as good as
+    # this one.
     return Forecast(
         beta,
         rate_ceiling=_ceiling(data.logistic_nats, beta),

@@ -1,7 +1,7 @@
-"""p(x|z): what the channels that a decoder puts out mean.
+"""Likelihoods p(x|z): distributions over images, parameterised by the output of a decoder.
 
 Every `log_prob` is in nats per image, summed over dimensions, with its normalising constant, and in
-float32 whatever the precision of the network. Adding one: a subclass here and a YAML file in
+float32 whatever the precision of the network. To add one, write a subclass here and a YAML file in
 `conf/model/likelihood/`.
 """
 
@@ -16,53 +16,52 @@ from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional
 
-from genlab.checks import number, whole
 from genlab.distributions import (
     MIN_LOG_SCALE,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
 )
-from genlab.errors import ConfigError
+from genlab.errors import number, whole
 from genlab.protocols import ImageSpec
 from genlab.tensors import sum_except_batch
 
-# (1/255)^2 / 1000: far below the rounding of 8-bit data, and keeps a perfect fit finite.
+# (1/255)^2 / 1000: far below the rounding of 8-bit data; keeps log p finite for a perfect fit.
 _MIN_VARIANCE = 1e-8
 
 
 class Likelihood(nn.Module, ABC):
-    """A decoder's output (B, output_channels, H, W) to a distribution over images (B, C, H, W)."""
+    """A map from decoder output (B, output_channels, H, W) to a distribution over (B, C, H, W)."""
 
     def output_channels(self, spec: ImageSpec) -> int:
-        """How many channels the decoder must put out for images like `spec`."""
+        """Return the number of output channels that the decoder needs for images like `spec`."""
         return spec.channels
 
     def check(self, spec: ImageSpec) -> None:
-        """Raise ConfigError where this likelihood does not fit the data; by default it fits all."""
+        """Raise ValueError if this likelihood does not fit the data; by default it fits all."""
 
     @abstractmethod
     def forward(self, output: Tensor) -> Distribution:
-        """The distribution as evaluated: batch (B,), event (C, H, W), with `mean` and `sample`."""
+        """Return the distribution, with `mean` and `sample`: batch (B,), event (C, H, W)."""
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) in nats per image, (B,): what training and evaluation call."""
+        """Compute log p(x|z) in nats per image, (B,), for training and evaluation."""
         log_prob: Tensor = self(output).log_prob(x)
         return log_prob
 
     def squared_error_scale(self) -> float | None:
-        """sigma where -log p(x|z) is SSE / (2 sigma^2) plus a constant, else None."""
+        """Return sigma if -log p(x|z) is SSE / (2 sigma^2) plus a constant, else None."""
         return None
 
 
 class Bernoulli(Likelihood):
-    """Cross-entropy on logits. On data of {0, 1} a likelihood; on grey targets only a bound on one.
+    """Cross-entropy on logits: a likelihood of binary data, only a bound on one for grey pixels.
 
-    A grey pixel x is scored as if it were drawn as 1 with probability x, so the value has a floor
-    above 0: the entropy of those draws (45.5 nats on MNIST).
+    For a grey pixel x the cross-entropy is the expectation over a binary pixel that is 1 with
+    probability x. Its minimum is the entropy of these binary pixels (45.5 nats on MNIST), not 0.
 
     Args:
-        colour_targets: true to accept, on purpose, colour images that were not binarised.
+        colour_targets: true to accept colour images that were not binarised.
     """
 
     def __init__(self, colour_targets: bool = False) -> None:
@@ -71,15 +70,14 @@ class Bernoulli(Likelihood):
 
     def check(self, spec: ImageSpec) -> None:
         if spec.levels is None:
-            raise ConfigError(
-                "model/likelihood=bernoulli: the data are real numbers, not pixels in [0, 1]; "
-                "use gaussian"
+            raise ValueError(
+                "bernoulli: the data are real numbers, not pixels in [0, 1]; use gaussian"
             )
         if spec.levels > 2 and spec.channels > 1 and not self.colour_targets:
-            raise ConfigError(
-                f"model/likelihood=bernoulli: {spec.channels} channels of {spec.levels} levels are "
+            raise ValueError(
+                f"bernoulli: {spec.channels} channels of {spec.levels} levels are "
                 "not binary; set data.binarisation=static, or accept cross-entropy as a bound by "
-                "model.likelihood.colour_targets=true, or use discretized_logistic"
+                "colour_targets=true, or use discretized_logistic"
             )
 
     def forward(self, output: Tensor) -> Distribution:
@@ -95,14 +93,14 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulliLikelihood(Likelihood):
-    """The cross-entropy made a density on [0, 1] (Loaiza-Ganem & Cunningham 2019)."""
+    """The cross-entropy, normalised to a density on [0, 1] (Loaiza-Ganem & Cunningham 2019)."""
 
     def check(self, spec: ImageSpec) -> None:
         if spec.levels is None or spec.levels == 2:
             kind = "real numbers" if spec.levels is None else "binary"
             remedy = "gaussian" if spec.levels is None else "bernoulli"
-            raise ConfigError(
-                f"model/likelihood=continuous_bernoulli: the data are {kind}, and this is a "
+            raise ValueError(
+                f"continuous_bernoulli: the data are {kind}, and this is a "
                 f"density on [0, 1]; use {remedy}"
             )
 
@@ -111,11 +109,11 @@ class ContinuousBernoulliLikelihood(Likelihood):
 
 
 class GaussianLikelihood(Likelihood):
-    """A Gaussian around the output with a fixed standard deviation `scale`."""
+    """A Gaussian whose mean is the output and whose standard deviation is the constant `scale`."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = number("model.likelihood.scale", scale, above=0)
+        self.scale = number("scale", scale, above=0)
 
     def forward(self, output: Tensor) -> Distribution:
         return _normal(output.float(), torch.full_like(output, self.scale, dtype=torch.float32))
@@ -129,7 +127,7 @@ class GaussianLikelihood(Likelihood):
 
 
 class LearnedGaussian(Likelihood):
-    """A Gaussian around the output whose one standard deviation is a trained parameter.
+    """A Gaussian whose mean is the output, with one trained standard deviation for all pixels.
 
     Args:
         initial_scale: standard deviation before training.
@@ -137,7 +135,7 @@ class LearnedGaussian(Likelihood):
 
     def __init__(self, initial_scale: float = 1.0) -> None:
         super().__init__()
-        scale = number("model.likelihood.initial_scale", initial_scale, above=0)
+        scale = number("initial_scale", initial_scale, above=0)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def forward(self, output: Tensor) -> Distribution:
@@ -148,14 +146,14 @@ class LearnedGaussian(Likelihood):
 
 
 class CalibratedGaussian(Likelihood):
-    """A Gaussian whose variance is, in training, the batch's mean squared error.
+    """A Gaussian whose variance, in training, is the mean squared error of the batch.
 
-    That is its optimum given the means, and makes -log p = D/2 (ln 2 pi sigma^2 + 1) on average
+    This variance is optimal given the means; then -log p = D/2 (ln 2 pi sigma^2 + 1) on average
     (Rybkin et al. 2021, sigma-VAE). Evaluation uses a running mean of the training variances.
 
     Args:
-        decay: share of the running variance kept at each training step; the first steps are a plain
-            average, so the initial value has no weight.
+        decay: share of the running variance kept at each training step; the first steps are
+            averaged with equal weights, so the initial value has no weight.
     """
 
     variance: Tensor
@@ -163,7 +161,7 @@ class CalibratedGaussian(Likelihood):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = number("model.likelihood.decay", decay, at_least=0, at_most=1)
+        self.decay = number("decay", decay, at_least=0, at_most=1)
         self.register_buffer("variance", torch.tensor(1.0))
         self.register_buffer("batches", torch.tensor(0.0))
 
@@ -183,7 +181,7 @@ class CalibratedGaussian(Likelihood):
 
 
 class DiscretizedLogisticLikelihood(Likelihood):
-    """Per pixel a logistic on 256 levels; location and log-scale are in units of [-1, 1]."""
+    """One logistic per pixel on 256 levels; location and log-scale are in units of [-1, 1]."""
 
     def output_channels(self, spec: ImageSpec) -> int:
         return 2 * spec.channels
@@ -199,7 +197,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
 
 
 class DiscretizedLogisticMixtureLikelihood(Likelihood):
-    """Per pixel a mixture of logistics on 256 levels, channels coupled (Salimans et al. 2017).
+    """A mixture of logistics per pixel on 256 levels, channels coupled (Salimans et al. 2017).
 
     Args:
         components: logistics per pixel.
@@ -207,7 +205,7 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
 
     def __init__(self, components: int = 5) -> None:
         super().__init__()
-        self.components = whole("model.likelihood.components", components, 1)
+        self.components = whole("components", components, 1)
 
     def output_channels(self, spec: ImageSpec) -> int:
         return DiscretizedLogisticMixture.parameters_per_pixel(self.components, spec.channels)
@@ -226,8 +224,8 @@ def _need_8_bits(name: str, spec: ImageSpec) -> None:
     if spec.levels != 256:
         kind = "real numbers" if spec.levels is None else f"of {spec.levels} levels"
         remedy = "bernoulli" if spec.levels == 2 else "gaussian"
-        raise ConfigError(
-            f"model/likelihood={name}: it scores 8-bit pixels and the data are {kind} "
+        raise ValueError(
+            f"{name}: it scores 8-bit pixels and the data are {kind} "
             f"(latents, continuous or binarised); use {remedy}"
         )
 

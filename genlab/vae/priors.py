@@ -1,18 +1,19 @@
-"""p(z). Adding one: a subclass here and a YAML file in `conf/model/prior/`."""
+"""Priors p(z). To add one, write a subclass here and a YAML file in `conf/model/prior/`."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from genlab.checks import number, whole
+from genlab.errors import number, whole
 from genlab.protocols import ImageSpec
+from genlab.seeding import Noise
 from genlab.vae.bounds import gaussian_kl
 from genlab.vae.posterior import DiagonalGaussian
 
@@ -20,14 +21,10 @@ Encode = Callable[[Tensor], Normal]
 
 
 class PriorDistribution(Protocol):
-    """What the bounds ask of p(z)."""
+    """The interface of p(z) that the bounds need."""
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """(N, d) to (N,), in nats."""
-        ...
-
-    def sample(self, shape: Sequence[int]) -> Tensor:
-        """(n,) to (n, d)."""
+        """Compute log p(z) of latents (N, d), (N,), in nats."""
         ...
 
 
@@ -38,15 +35,19 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def distribution(self, encode: Encode | None = None) -> PriorDistribution:
-        """p(z) as it is now; `encode`, images to q(z|x), is for priors that are made of it."""
+        """Return the current p(z); `encode` maps images to q(z|x), for priors that use it."""
+
+    @abstractmethod
+    def sample(self, noise: Noise, encode: Encode) -> Tensor:
+        """Draw z (n, d), one for each image of `noise`."""
 
     def kl_per_dim(self, posterior: Normal) -> Tensor | None:
-        """KL(q(z|x) || p(z)) in closed form, (B, d); None where only Monte Carlo will do."""
+        """Compute KL(q(z|x) || p(z)) in closed form, (B, d); None if there is no closed form."""
         return None
 
 
 class StandardNormal(Prior):
-    """N(0, I)."""
+    """The standard normal prior N(0, I)."""
 
     kl_is_analytic = True
     zeros: Tensor
@@ -59,6 +60,9 @@ class StandardNormal(Prior):
         unit = Normal(self.zeros, torch.ones_like(self.zeros), validate_args=False)
         return Independent(unit, 1, validate_args=False)
 
+    def sample(self, noise: Noise, encode: Encode) -> Tensor:
+        return noise.normal(len(self.zeros))
+
     def kl_per_dim(self, posterior: Normal) -> Tensor:
         if isinstance(posterior, DiagonalGaussian):
             return gaussian_kl(posterior.loc, posterior.log_var)
@@ -66,12 +70,12 @@ class StandardNormal(Prior):
 
 
 class VampPrior(Prior):
-    """The mixture (1/K) sum_k q(z|u_k) of the encoder at K learned images (Tomczak & Welling 2018).
+    """The mixture (1/K) sum_k q(z|u_k) over K learned pseudo-inputs (Tomczak & Welling 2018).
 
     Args:
         components: K.
-        initial_std: spread of the pseudo-inputs before training, in logits of pixels (in pixels
-            where those are real numbers).
+        initial_std: standard deviation of the pseudo-inputs before training, in logits of pixels
+            (in pixels if those are real numbers).
     """
 
     kl_is_analytic = False
@@ -81,8 +85,8 @@ class VampPrior(Prior):
         self, spec: ImageSpec, latent_dim: int, components: int = 500, initial_std: float = 1.0
     ) -> None:
         super().__init__()
-        whole("model.prior.components", components, 1)
-        number("model.prior.initial_std", initial_std, at_least=0)
+        whole("components", components, 1)
+        number("initial_std", initial_std, at_least=0)
         self.bounded = spec.levels is not None
         self.raw = nn.Parameter(initial_std * torch.randn(components, *spec.shape))
         weights = torch.full((components,), -math.log(components))
@@ -90,7 +94,7 @@ class VampPrior(Prior):
 
     @property
     def pseudo_inputs(self) -> Tensor:
-        """The K images u_k, (K, C, H, W), in the range of the data."""
+        """The K pseudo-inputs u_k, (K, C, H, W), in the range of the data."""
         return self.raw.sigmoid() if self.bounded else self.raw
 
     def distribution(self, encode: Encode | None = None) -> PriorDistribution:
@@ -102,3 +106,9 @@ class VampPrior(Prior):
             Independent(q, 1, validate_args=False),
             validate_args=False,
         )
+
+    def sample(self, noise: Noise, encode: Encode) -> Tensor:
+        chosen = (noise.uniform() * len(self.raw)).long()
+        q = encode(self.pseudo_inputs[chosen])
+        z: Tensor = q.loc + q.scale * noise.normal(q.loc.shape[1])
+        return z

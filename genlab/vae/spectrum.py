@@ -1,4 +1,4 @@
-"""Means, variances and covariance eigenvalues of a whole data set, a block of images at a time."""
+"""Means, variances and covariance eigenvalues of a data set, computed block by block."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from genlab.distributions import MIN_LOG_SCALE, DiscretizedLogistic
 from genlab.errors import DataError
 from genlab.seeding import numpy_generator
 
-# Elements of a block of images in float32 (16 MB), and multiply-adds spent on a covariance (about
-# two seconds of one CPU thread).
+# Elements of a block of images in float32 (16 MB), and the limit of multiply-adds for a covariance
+# (about two seconds of one CPU thread).
 _BLOCK, _WORK = 4_000_000, 1e11
-# Where p(1 - p) is below this a pixel is constant for all that a decoder could learn of it.
+# A pixel with p(1 - p) below this is treated as constant.
 _CONSTANT = 1e-4
 
 
 class Spectrum(NamedTuple):
-    """The second-order statistics of a data set, as images of D dimensions.
+    """The second-order statistics of a data set of images with D dimensions.
 
     Attributes:
         mean: (D,), float64.
-        eigenvalues: (D,), those of the (whitened) covariance, largest first, float64.
-        images: how many images they are from.
+        eigenvalues: (D,), of the (whitened) covariance, largest first, float64.
+        images: number of images that the covariance was computed from.
     """
 
     mean: Tensor
@@ -38,19 +38,19 @@ class Spectrum(NamedTuple):
 
 
 def binary_entropy(p: Tensor) -> Tensor:
-    """-p ln p - (1 - p) ln(1 - p) per element, in nats; 0 at 0 and 1."""
+    """Compute -p ln p - (1 - p) ln(1 - p) per element, in nats; 0 at p = 0 and p = 1."""
     return -(torch.special.xlogy(p, p) + torch.special.xlogy(1 - p, 1 - p))
 
 
 class PixelStatistics:
-    """What the forecasts ask of a data set; each quantity is measured once, when first asked for.
+    """The statistics of a data set that the forecasts need, each computed once, at its first use.
 
     Args:
-        pixels: (N, C, H, W); uint8 is divided by 255, real numbers are taken as they are.
-        levels: as in `ImageSpec`. With 2 a pixel is the probability of a one, and is drawn.
+        pixels: (N, C, H, W); uint8 is divided by 255, real numbers are used as they are.
+        levels: as in `ImageSpec`. With 2, a pixel is the probability of a 1, and the bit is drawn.
 
     Raises:
-        DataError: no images.
+        DataError: if there are no images.
     """
 
     def __init__(self, pixels: npt.NDArray[Any], levels: int | None = 256) -> None:
@@ -63,7 +63,7 @@ class PixelStatistics:
         return int(self.pixels.shape[1])
 
     def blocks(self, stride: int = 1) -> Iterator[Tensor]:
-        """Every stride-th image as float32 (b, D), a block at a time."""
+        """Yield every stride-th image as float32 (b, D), block by block."""
         pixels = self.pixels[::stride]
         size = max(1, _BLOCK // self.dims)
         for start in range(0, len(pixels), size):
@@ -77,7 +77,7 @@ class PixelStatistics:
 
     @cached_property
     def mean(self) -> Tensor:
-        """(D,), float64."""
+        """Mean of each pixel, (D,), float64."""
         total = torch.zeros(self.dims, dtype=torch.float64)
         for block in self.blocks():
             total += block.sum(0, dtype=torch.float64)
@@ -85,7 +85,7 @@ class PixelStatistics:
 
     @cached_property
     def variance(self) -> Tensor:
-        """(D,), float64."""
+        """Variance of each pixel, (D,), float64."""
         mean, total = self.mean, torch.zeros(self.dims, dtype=torch.float64)
         for block in self.blocks():
             total += (block - mean.float()).square().sum(0, dtype=torch.float64)
@@ -93,7 +93,7 @@ class PixelStatistics:
 
     @cached_property
     def bernoulli_entropy(self) -> float:
-        """The mean over images of the summed entropies of Bernoulli(pixel), nats."""
+        """Mean over images of the summed entropies of Bernoulli(pixel), nats."""
         total = 0.0
         for block in self.blocks():
             total += float(binary_entropy(block).sum(dtype=torch.float64))
@@ -101,7 +101,7 @@ class PixelStatistics:
 
     @cached_property
     def logistic_nats(self) -> float:
-        """-log p per image of independent discretized logistics with each pixel's mean and std."""
+        """Mean -log p per image of discretized logistics with each pixel's mean and std, nats."""
         log_scale = (self.variance.sqrt() * math.sqrt(3) / math.pi).log().float()
         smallest = MIN_LOG_SCALE - math.log(2.0)
         pixels = DiscretizedLogistic(self.mean.float(), log_scale.clamp(min=smallest))
@@ -117,7 +117,7 @@ class PixelStatistics:
 
     @cached_property
     def bernoulli_spectrum(self) -> Spectrum:
-        """The same of (x - p) / sqrt(p (1 - p)), p the mean; constant pixels are left out."""
+        """The spectrum of (x - p) / sqrt(p (1 - p)), p the mean; constant pixels are left out."""
         variance = self.mean * (1 - self.mean)
         kept = variance > _CONSTANT
         return self._spectrum(torch.where(kept, variance.clamp(min=_CONSTANT).rsqrt(), 0.0))
@@ -134,7 +134,7 @@ class PixelStatistics:
                 centred = (block - mean) * scale
                 moment.addmm_(centred.T, centred, alpha=1 / n)
         else:
-            # Fewer images than dimensions: their Gram matrix has the same non-zero eigenvalues.
+            # With fewer images than dimensions, the Gram matrix has the same non-zero eigenvalues.
             images, filled = torch.empty(n, dims), 0
             for block in self.blocks(stride):
                 images[filled : filled + len(block)] = (block - mean) * scale
@@ -147,5 +147,5 @@ class PixelStatistics:
 
 
 def spectrum(pixels: npt.NDArray[Any], levels: int | None = 256) -> Spectrum:
-    """Mean and covariance eigenvalues of images (N, C, H, W); see `PixelStatistics`."""
+    """Compute mean and covariance eigenvalues of images (N, C, H, W); see `PixelStatistics`."""
     return PixelStatistics(pixels, levels).spectrum
