@@ -1,1 +1,1 @@
-"""Denoising diffusion: noise schedules, the forward process, the bound by its terms, samplers."""
+"""Denoising diffusion: noise schedules, the forward process, the terms of the bound, samplers."""

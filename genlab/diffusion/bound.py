@@ -1,9 +1,8 @@
-"""The variational bound of a diffusion model, term by term, in nats per image.
+"""The terms of the variational bound of a diffusion model, in nats per image.
 
-In T steps (Ho et al. 2020, eq. 5) it is the prior term L_T, the T - 1 KLs between Gaussians L_(t-1)
-and the decoder's L_0; in continuous time (Kingma et al. 2021, VDM, eq. 11) an integral takes the
-place of the KLs. Images are on the grid of 256 levels in [-1, 1]. Noise is from torch's default
-generator.
+In T steps (Ho et al. 2020, eq. 5) the bound is the sum of the prior term L_T, the T - 1 KLs between
+Gaussians L_(t-1), and the decoder term L_0; in continuous time (Kingma et al. 2021, VDM, eq. 11) an
+integral replaces the KLs. Images are on the grid of 256 levels in [-1, 1].
 """
 
 from __future__ import annotations
@@ -16,34 +15,36 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from genlab.checks import whole
 from genlab.diffusion.process import Process, alpha_sigma, diffuse, posterior_coefficients
 from genlab.diffusion.variances import Prediction, ReverseVariance, log_posterior_variance
 from genlab.distributions import DiscretizedGaussian
-from genlab.errors import ConfigError
+from genlab.errors import whole
 from genlab.protocols import ImageSpec
-from genlab.seeding import batch_fractions
+from genlab.seeding import Noise
 from genlab.tensors import like_images, sum_except_batch
 
 LEVELS = 256
 
-#: Edges of the bins in log-SNR by which schedules are compared; the outermost bins are open.
+#: Edges of the bins of log-SNR in which schedules are compared; the outermost bins are open.
 LOG_SNR_EDGES = tuple(range(-20, 21, 2))
 
+#: Rounding error of a log-SNR that lies on an edge.
+_ROUNDING = 1e-9
+
 Predict = Callable[[Tensor, Tensor], Prediction]
-"""Noisy images x_t (B, C, H, W) and their times (B,) to what the network says of x_0."""
+"""Maps noisy images x_t (B, C, H, W) and their times (B,) to a prediction of x_0."""
 
 
 class BoundTerms(NamedTuple):
-    """The bound of B images, and what each of the N predictions for it came to; float64.
+    """The bound of B images, with the term and the error of each of N predictions; float64.
 
     Attributes:
         prior: (B,), L_T.
         reconstruction: (B,), L_0.
         diffusion: (B,), the sum of L_(t-1), t = 2..T, or the integral.
-        t: (B, N), the times at which the network was asked. In discrete time the first is 1/T.
-        terms: (B, N), the shares of those times, weighted so that their sum over N is diffusion;
-            in discrete time with L_0 as the first, so that it is reconstruction + diffusion.
+        t: (B, N), the times at which the network was evaluated. In discrete time the first is 1/T.
+        terms: (B, N), the terms of those times, weighted so that their sum over N is diffusion; in
+            discrete time the first is L_0, so the sum is reconstruction + diffusion.
         squared_error: (B, N), ||x_0 - x0_hat||^2 summed over dimensions.
     """
 
@@ -56,28 +57,28 @@ class BoundTerms(NamedTuple):
 
     @property
     def kl(self) -> Tensor:
-        """(B,), L_T + the diffusion term: the KL between the forward and the reverse process."""
+        """KL between the forward and the reverse process, (B,): L_T + the diffusion term."""
         return self.prior + self.diffusion
 
 
 def check_levels(spec: ImageSpec) -> None:
-    """ConfigError unless the images are 8-bit, which L_0 is defined for."""
+    """Raise ValueError unless the images have 8 bits, for which L_0 is defined."""
     if spec.levels == LEVELS:
         return
     if spec.levels == 2:
-        raise ConfigError(
-            "data.binarisation: the bound of a DDPM is that of pixels of 256 levels, and these "
+        raise ValueError(
+            "the bound of a DDPM is that of pixels of 256 levels, and these "
             "have 2; set data.binarisation=none"
         )
     kind = "are real numbers" if spec.levels is None else f"have {spec.levels} levels"
-    raise ConfigError(
-        f"data: the pixels {kind}, and the bound of a DDPM is that of pixels of 256 levels; "
+    raise ValueError(
+        f"the pixels {kind}, and the bound of a DDPM is that of pixels of 256 levels; "
         "choose data of 8 bits, for instance data=mnist"
     )
 
 
 def prior_kl(x0: Tensor, log_snr: Tensor) -> Tensor:
-    """L_T = KL(q(x_T | x_0) || N(0, I)), (B,), at the log-SNR (B,) of the last time."""
+    """Compute L_T = KL(q(x_T | x_0) || N(0, I)), (B,), at the log-SNR (B,) of the last time."""
     log_snr = log_snr.double()
     squared = sum_except_batch(x0.double().square())
     dims = x0[0].numel()
@@ -85,9 +86,9 @@ def prior_kl(x0: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def variance_mismatch(log_snr_s: Tensor, log_snr_t: Tensor, log_variance: Tensor) -> Tensor:
-    """What a KL between steps would be with a perfect mean, per dimension, like `log_variance`.
+    """Compute the KL of a step with a perfect mean, per dimension, shaped like `log_variance`.
 
-    It is (r - 1 - ln r) / 2, where r is the posterior variance over the model's.
+    It is (r - 1 - ln r) / 2, where r is the posterior variance divided by that of the model.
     """
     log_posterior = log_posterior_variance(log_snr_s, log_snr_t)
     log_ratio = like_images(log_posterior, log_variance) - log_variance
@@ -97,10 +98,10 @@ def variance_mismatch(log_snr_s: Tensor, log_snr_t: Tensor, log_variance: Tensor
 def step_kl(
     x0: Tensor, x0_hat: Tensor, log_snr_s: Tensor, log_snr_t: Tensor, log_variance: Tensor
 ) -> Tensor:
-    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), (B,), where p has the mean that x0_hat implies.
+    """Compute KL(q(x_s | x_t, x_0) || p(x_s | x_t)), (B,), where the mean of p is that of x0_hat.
 
     Args:
-        log_variance: of p, (B,) or (B, C, H, W).
+        log_variance: log-variance of p, (B,) or (B, C, H, W).
     """
     log_variance = _spread(log_variance, x0)
     from_x0, _, _ = posterior_coefficients(log_snr_s, log_snr_t)
@@ -110,15 +111,17 @@ def step_kl(
 
 
 def diffusion_density(x0: Tensor, x0_hat: Tensor, log_snr: Tensor) -> Tensor:
-    """1/2 SNR ||x_0 - x0_hat||^2, (B,), whose integral over the log-SNR is the diffusion term.
+    """Compute 1/2 SNR ||x_0 - x0_hat||^2, (B,); its integral over log-SNR is the diffusion term.
 
-    Kingma et al. (2021, VDM), eq. 18: the schedule is in its ends alone.
+    Kingma et al. (2021, VDM), eq. 18: the integral depends on the schedule only by its two ends.
     """
     return 0.5 * log_snr.double().exp() * _squared_error(x0, x0_hat)
 
 
 def decoder_nll(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """L_0 in discrete time, (B,): a Gaussian rounded to 256 levels (Ho et al. 2020, eq. 13).
+    """Compute L_0 in discrete time, (B,): a Gaussian rounded to 256 levels.
+
+    Ho et al. (2020), eq. 13.
 
     Args:
         mean: x0_hat at the first step.
@@ -130,9 +133,10 @@ def decoder_nll(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def continuous_decoder_nll(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """L_0 in continuous time, (B,): p(x_0 | x_t) in proportion to q(x_t | x_0) over 256 levels.
+    """Compute L_0 in continuous time, (B,): p(x_0 | x_t) is proportional to q(x_t | x_0).
 
-    Kingma et al. (2021, VDM), eq. 8; `log_snr` (B,) is that of the first time. No network.
+    The 256 levels are normalised over (Kingma et al. 2021, VDM, eq. 8); `log_snr` (B,) is that of
+    the first time. The network is not used.
     """
     bin_width, precision = 2 / (LEVELS - 1), like_images(log_snr.double().exp(), x0)
     alpha, _ = alpha_sigma(log_snr)
@@ -143,7 +147,7 @@ def continuous_decoder_nll(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         above = (centre - level).square() - (centre - nearest).square()
         return 0.5 * bin_width**2 * precision * above
 
-    # Levels farther than this weigh less than e^-40 of the nearest one.
+    # Levels farther away than this have less than e^-40 of the weight of the nearest one.
     reach = 1 + math.ceil(math.sqrt(80 / float(precision.detach().min())) / bin_width)
     total = torch.zeros_like(centre)
     for offset in range(-min(reach, LEVELS), min(reach, LEVELS) + 1):
@@ -157,7 +161,7 @@ def continuous_decoder_nll(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
 def bound_term(
     x0: Tensor, prediction: Prediction, process: Process, t: Tensor, variance: ReverseVariance
 ) -> Tensor:
-    """The term of the discrete bound that belongs to each image's own time, (B,): L_0 at t = 1/T.
+    """Compute the term of the discrete bound at each image's own time, (B,): L_0 at t = 1/T.
 
     Args:
         prediction: made from x_t ~ q(x_t | x_0).
@@ -180,72 +184,78 @@ def bound_term(
     return term
 
 
-def exact(x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance) -> BoundTerms:
-    """All T terms of the bound of images (B, C, H, W), by T predictions, N = T.
+def exact(
+    x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance, noise: Noise
+) -> BoundTerms:
+    """Compute all T terms of the bound of images (B, C, H, W), by T predictions, N = T.
 
-    Every term is at one draw of x_t, so what is left to chance is the noise alone.
+    Every term uses one draw of x_t, so the noise is the only randomness.
 
     Raises:
-        ConfigError: in continuous time, which has no such sum.
+        ValueError: if time is continuous, where the bound is not a sum.
     """
     if process.steps is None:
-        raise ConfigError(
-            "model.steps=null: the bound in continuous time is an integral and not a sum; "
+        raise ValueError(
+            "steps=null: the bound in continuous time is an integral and not a sum; "
             "estimate it with many draws, or set model.steps"
         )
     times = torch.arange(1, process.steps + 1, dtype=torch.float64, device=x0.device)
     columns = [
-        _discrete_column(x0, predict, process, variance, t.expand(len(x0)))
+        _discrete_column(x0, predict, process, variance, t.expand(len(x0)), noise)
         for t in times / process.steps
     ]
-    return _assemble(x0, process, columns)
+    return _assemble(x0, process, columns, noise)
 
 
 def stratified(
-    x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance, draws: int
+    x0: Tensor,
+    predict: Predict,
+    process: Process,
+    variance: ReverseVariance,
+    draws: int,
+    noise: Noise,
 ) -> BoundTerms:
-    """An unbiased estimate of the bound of images (B, C, H, W), with L_0 and L_T in full.
+    """Estimate the bound of images (B, C, H, W) without bias; L_0 and L_T are computed in full.
 
     Each image gets one time in each of `draws` equal parts of the steps, or of the log-SNR in
-    continuous time, and in each part the times of the batch are evenly spaced from a random start.
+    continuous time; in each part the times of the images are evenly spread (`Noise.spread`).
     Discrete time: N = 1 + draws, of which the first is for L_0. Continuous time: N = draws.
 
     Args:
-        variance: not looked at in continuous time, where every one gives the same bound.
+        variance: ignored in continuous time, where the bound does not depend on it.
 
     Raises:
-        ConfigError: draws below 1.
+        ValueError: if draws is below 1.
     """
     whole("draws", draws, 1)
     if process.steps == 1:
-        return exact(x0, predict, process, variance)
-    ranks = batch_fractions(len(x0), x0.device)
+        return exact(x0, predict, process, variance, noise)
     columns = []
     if process.steps is not None:
-        first = torch.full_like(ranks, process.first)
-        columns.append(_discrete_column(x0, predict, process, variance, first))
+        first = torch.full((len(x0),), process.first, dtype=torch.float64, device=x0.device)
+        columns.append(_discrete_column(x0, predict, process, variance, first, noise))
     for part in range(draws):
-        start = torch.rand((), dtype=torch.float64, device=x0.device)
-        u = (part + (ranks + start) % 1) / draws
+        u = (part + noise.spread()) / draws
         if process.steps is None:
-            t, term, error = _continuous_column(x0, predict, process, u)
+            t, term, error = _continuous_column(x0, predict, process, u, noise)
             columns.append((t, term / draws, error))
         else:
             later = process.steps - 1
             t = (torch.floor(u * later).clamp(max=later - 1) + 2) / process.steps
-            t, term, error = _discrete_column(x0, predict, process, variance, t)
+            t, term, error = _discrete_column(x0, predict, process, variance, t, noise)
             columns.append((t, term * (later / draws), error))
-    return _assemble(x0, process, columns)
+    return _assemble(x0, process, columns, noise)
 
 
 def by_log_snr(log_snr: Tensor, terms: Tensor, edges: tuple[float, ...] = LOG_SNR_EDGES) -> Tensor:
-    """The sums of `terms` by bins of log-SNR, both (B, N) to (len(edges) - 1,).
+    """Sum `terms` (B, N) in bins of log-SNR (B, N); return (len(edges) - 1,).
 
-    The values below the first edge and above the last count in the outermost bins. Sums of several
-    batches can be added; over the number of images they are each bin's share of the bound.
+    A value on an edge, to within rounding, belongs to the bin above it, which holds earlier times.
+    Values beyond the first and the last edge belong to the outermost bins. Sums of several batches
+    can be added; divided by the number of images, they are each bin's share of the bound.
     """
     inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=log_snr.device)
-    bins = torch.bucketize(log_snr.double().flatten(), inner, right=True)
+    bins = torch.bucketize(log_snr.double().flatten() + _ROUNDING, inner, right=True)
     return terms.new_zeros(len(edges) - 1).index_add_(0, bins, terms.flatten())
 
 
@@ -253,31 +263,38 @@ _Column = tuple[Tensor, Tensor, Tensor]
 
 
 def _discrete_column(
-    x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance, t: Tensor
+    x0: Tensor,
+    predict: Predict,
+    process: Process,
+    variance: ReverseVariance,
+    t: Tensor,
+    noise: Noise,
 ) -> _Column:
-    x_t = diffuse(x0, torch.randn_like(x0), process.log_snr(t))
+    x_t = diffuse(x0, noise.normal(*x0.shape[1:]).to(x0.dtype), process.log_snr(t))
     prediction = predict(x_t, t)
     term = bound_term(x0, prediction, process, t, variance)
     return t, term, _squared_error(x0, prediction.x0_hat)
 
 
-def _continuous_column(x0: Tensor, predict: Predict, process: Process, u: Tensor) -> _Column:
-    # even in the log-SNR, not in t: the integral is the same, and a steep schedule adds no noise
+def _continuous_column(
+    x0: Tensor, predict: Predict, process: Process, u: Tensor, noise: Noise
+) -> _Column:
+    # evenly in the log-SNR, not in t: same integral, and a steep schedule adds no variance
     first, last = process.log_snr(u.new_tensor([0.0, 1.0]))
     t = process.schedule.time_at(last + (first - last) * u)
     log_snr = process.log_snr(t)
-    x0_hat = predict(diffuse(x0, torch.randn_like(x0), log_snr), t).x0_hat
+    x0_hat = predict(diffuse(x0, noise.normal(*x0.shape[1:]).to(x0.dtype), log_snr), t).x0_hat
     term = (first - last) * diffusion_density(x0, x0_hat, log_snr)
     return t, term, _squared_error(x0, x0_hat)
 
 
-def _assemble(x0: Tensor, process: Process, columns: list[_Column]) -> BoundTerms:
+def _assemble(x0: Tensor, process: Process, columns: list[_Column], noise: Noise) -> BoundTerms:
     t, terms, squared_error = (torch.stack(rows, 1) for rows in zip(*columns, strict=True))
     ends = process.log_snr(t.new_tensor([process.first, 1.0]))[:, None].expand(2, len(x0))
     if process.is_discrete:
         reconstruction, diffusion = terms[:, 0], terms[:, 1:].sum(1)
     else:
-        x_first = diffuse(x0, torch.randn_like(x0), ends[0])
+        x_first = diffuse(x0, noise.normal(*x0.shape[1:]).to(x0.dtype), ends[0])
         reconstruction, diffusion = continuous_decoder_nll(x0, x_first, ends[0]), terms.sum(1)
     return BoundTerms(prior_kl(x0, ends[1]), reconstruction, diffusion, t, terms, squared_error)
 

@@ -1,15 +1,14 @@
-"""Where along the way from noise to data the bound is spent: by time and by log-SNR."""
+"""The terms of the bound and the error of the network, by time and by log-SNR."""
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from genlab.diffusion.bound import LOG_SNR_EDGES, BoundTerms, by_log_snr
+from genlab.diffusion.bound import LOG_SNR_EDGES, by_log_snr
 
 _FINER = 4
 _FINE_EDGES = (
@@ -22,60 +21,78 @@ _FINE_EDGES = (
 )
 
 
-class Curves(NamedTuple):
-    """Sums over the images of a split; those of several batches or processes can be added.
+class BoundCurves(Metric):
+    """The bound and the error of the network over all images, by time and by log-SNR.
 
-    Attributes:
-        by_time: (4, K), in K equal bins of time: how many predictions, their log-SNRs, their
-            squared errors, and their shares of the bound in nats.
-        by_log_snr: (4, L), the same in bins of log-SNR, a quarter of those of `LOG_SNR_EDGES`.
+    Args:
+        bins: K, the number of equal bins of time.
+        dims: D, the dimensions of an image.
+        steps: T, if time is discrete; a bin then ends at the last step in it.
     """
 
+    full_state_update = False
+    curves = (
+        *("time", "log_snr", "squared_error_per_dim", "nats"),
+        *("log_snr_edges", "nats_by_log_snr"),
+    )
     by_time: Tensor
     by_log_snr: Tensor
+    images: Tensor
 
-    @classmethod
-    def of(cls, terms: BoundTerms, log_snr: Tensor, bins: int) -> Curves:
-        """The curves of one batch; `log_snr` (B, N) is that of `terms.t`."""
-        # a time i/K on the edge of two bins belongs to the one that it ends
-        place = (torch.ceil(terms.t * bins - 1e-6).long() - 1).clamp(0, bins - 1).flatten()
-        rows = (torch.ones_like(log_snr), log_snr, terms.squared_error, terms.terms)
+    def __init__(self, bins: int, dims: int, steps: int | None = None) -> None:
+        super().__init__()
+        self.bins, self.dims, self.steps = bins, dims, steps
+        # rows: number of predictions; sums of log-SNRs, squared errors and terms of the bound, nats
+        for name, size in (("by_time", bins), ("by_log_snr", len(_FINE_EDGES) - 1)):
+            zeros = torch.zeros(4, size, dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, t: Tensor, log_snr: Tensor, squared_error: Tensor, terms: Tensor) -> None:
+        """Add images, with N predictions for each: all (B, N), as in `BoundTerms`."""
+        # a time i/K on the edge of two bins belongs to the earlier one
+        place = (torch.ceil(t * self.bins - 1e-6).long() - 1).clamp(0, self.bins - 1).flatten()
+        rows = (torch.ones_like(log_snr), log_snr, squared_error, terms)
         values = torch.stack([row.flatten() for row in rows])
-        by_time = values.new_zeros(4, bins).index_add_(1, place, values)
-        return cls(by_time, torch.stack([by_log_snr(log_snr, row, _FINE_EDGES) for row in rows]))
+        self.by_time.index_add_(1, place, values)
+        self.by_log_snr += torch.stack([by_log_snr(log_snr, row, _FINE_EDGES) for row in rows])
+        self.images += len(t)
 
-    def plus(self, other: Curves) -> Curves:
-        """Both together."""
-        return Curves(self.by_time + other.by_time, self.by_log_snr + other.by_log_snr)
+    def compute(self) -> dict[str, Tensor]:
+        """Compute the share of each bin between `LOG_SNR_EDGES`, in nats per image, and the curves.
 
-    @property
-    def nats_by_log_snr(self) -> Tensor:
-        """Shares of the bound in the bins between `LOG_SNR_EDGES`."""
-        return self.by_log_snr[3].unflatten(0, (-1, _FINER)).sum(1)
-
-    def measured(self, dims: int) -> tuple[Tensor, Tensor]:
-        """Log-SNRs and the mean squared error per dimension there.
-
-        Means over bins of log-SNR, in which the error changes little; over an equal bin of time it
-        falls by orders of magnitude near the data.
+        The shares, `bound_log_snr_MIDDLE`, are scalars, one for each bin that is not empty. The
+        curves are vectors, NaN where a bin is empty: by time, `time` (the end of each bin),
+        `log_snr`, `squared_error_per_dim` and `nats`; by log-SNR, `log_snr_edges` and
+        `nats_by_log_snr`.
         """
-        count, log_snr, error, _ = self.by_log_snr[:, self.by_log_snr[0] > 0]
-        return log_snr / count, error / (count * dims)
-
-    def record(self, images: int, dims: int) -> dict[str, list[float | None]]:
-        """As plain lists: `nats` are shares of a bound per image, and sum to it."""
         count, log_snr, error, nats = self.by_time
-        bins = len(count)
+        shares = self.by_log_snr[3].unflatten(0, (-1, _FINER)).sum(1) / self.images
+        edges = torch.tensor(LOG_SNR_EDGES, dtype=torch.float64)
+        time = torch.arange(1, self.bins + 1, dtype=torch.float64) / self.bins
+        if self.steps is not None:
+            time = torch.floor(time * self.steps + 1e-6) / self.steps
+        visited = {
+            f"bound_log_snr_{float(low + high) / 2:+g}": share
+            for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True)
+            if share != 0
+        }
         return {
-            "time": [(i + 1) / bins for i in range(bins)],
-            "log_snr": _finite(log_snr / count),
-            "squared_error_per_dim": _finite(error / (count * dims)),
-            "nats": (nats / images).tolist(),
-            "log_snr_edges": [float(edge) for edge in LOG_SNR_EDGES],
-            "nats_by_log_snr": (self.nats_by_log_snr / images).tolist(),
+            **visited,
+            "time": time,
+            "log_snr": log_snr / count,
+            "squared_error_per_dim": error / (count * self.dims),
+            "nats": nats / self.images,
+            "log_snr_edges": edges,
+            "nats_by_log_snr": shares,
         }
 
+    def error_by_log_snr(self) -> tuple[Tensor, Tensor]:
+        """Return log-SNRs and the network's mean squared error per dimension there, both (L,).
 
-def _finite(values: Tensor) -> list[float | None]:
-    """JSON has no number for the mean of an empty bin, nor for the log-SNR of clean noise."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+        The means are over bins of log-SNR, in which the error changes little; within a bin of time
+        near the data it changes by orders of magnitude. They cover this process alone, unless the
+        metric is synced.
+        """
+        count, log_snr, error, _ = self.by_log_snr[:, self.by_log_snr[0] > 0]
+        return log_snr / count, error / (count * self.dims)

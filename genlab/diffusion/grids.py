@@ -1,4 +1,4 @@
-"""Step grids: the times at which a sampler evaluates the network, on its way from noise to data."""
+"""Step grids: the times, from noise to data, at which a sampler evaluates the network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from genlab.diffusion.schedules import NoiseSchedule
 
 Grid = Literal["uniform", "quadratic", "log_snr", "karras"]
 
-#: Below this log-SNR x_t holds under a quarter of a percent of the image, so that x0_hat does not
-#: depend on x_t: grids do not spend steps there, whatever the schedule's end.
+#: Below this log-SNR alpha is under 0.0025, so x0_hat hardly depends on x_t: grids place no steps
+#: there, whatever the last log-SNR of the schedule.
 PURE_NOISE = -12.0
 _RHO = 7.0
 
 
 class Path(NamedTuple):
-    """The way of a sampler: N + 1 times, float64, and the log-SNR at each.
+    """The path of a sampler: N + 1 times, float64, and the log-SNR at each.
 
-    The network is evaluated at the first N. Generation ends at clean data, t = 0 with an infinite
-    log-SNR, where the last step returns x0_hat; a path may as well end at a finite log-SNR.
+    The network is evaluated at the first N. Sampling ends at clean data, t = 0 with an infinite
+    log-SNR, where the last step returns x0_hat; a path may also end at a finite log-SNR.
     """
 
     times: Tensor
@@ -32,16 +32,16 @@ class Path(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """N."""
+        """The number of steps, N."""
         return len(self.times) - 1
 
 
 def path(process: Process, steps: int, grid: Grid) -> Path:
-    """N times from t = 1 down to the first noise, then clean data.
+    """Make a path of N times from t = 1 down to the first noise, then clean data.
 
     `uniform` and `quadratic` (Song et al. 2021, DDIM, app. D.2) are (i/N) and (i/N)^2; `log_snr`
     (Lu et al. 2022) is even in the log-SNR; `karras` is even in (sigma/alpha)^(1/7) (Karras et al.
-    2022, eq. 5). Of discrete steps they are the nearest ones, each at most once.
+    2022, eq. 5). In discrete time these are rounded to the nearest steps, each used at most once.
     """
     if process.steps is None:
         times = _times(process, steps, grid)
@@ -56,14 +56,14 @@ def path(process: Process, steps: int, grid: Grid) -> Path:
 
 
 def log_snr_path(schedule: NoiseSchedule, log_snrs: Tensor) -> Path:
-    """The path through these log-SNRs (N + 1,), from noise to data, in continuous time."""
+    """Make the path through these log-SNRs (N + 1,), from noise to data, in continuous time."""
     times = schedule.time_at(log_snrs)
     with torch.no_grad():
         return Path(times, schedule.log_snr(times))
 
 
 def _times(process: Process, steps: int, grid: Grid) -> Tensor:
-    """(N,) from 1 downwards, anywhere in [0, 1]."""
+    """Compute N decreasing times in [0, 1] from t = 1 on, not rounded to steps."""
     even = torch.arange(steps, 0, -1, dtype=torch.float64) / steps
     if grid == "uniform":
         return even
@@ -75,7 +75,7 @@ def _times(process: Process, steps: int, grid: Grid) -> Tensor:
 
 
 def _log_snrs(process: Process, steps: int, grid: Grid) -> Tensor:
-    """(N,) from the noise end upwards, both ends included."""
+    """Compute N increasing log-SNRs from the noise end to the data end, both included."""
     ends = torch.tensor([1.0, process.first], dtype=torch.float64)
     last, first = _log_snr(process, ends).clamp(min=PURE_NOISE).tolist()
     if grid == "log_snr":
@@ -85,7 +85,7 @@ def _log_snrs(process: Process, steps: int, grid: Grid) -> Tensor:
 
 
 def _nearest(process: Process, log_snrs: Tensor) -> Tensor:
-    """The number of the step whose log-SNR is nearest to each."""
+    """Return the number of the step whose log-SNR is nearest to each of `log_snrs`."""
     assert process.steps is not None
     table = _log_snr(process, torch.arange(process.steps, 0, -1).double() / process.steps)
     above = torch.searchsorted(table, log_snrs).clamp(1, max(1, len(table) - 1))
@@ -96,7 +96,7 @@ def _nearest(process: Process, log_snrs: Tensor) -> Tensor:
 
 
 def _distinct(numbers: Tensor, steps: int) -> Tensor:
-    """Falling step numbers, rounded and moved apart within 1 ... T from T on, as times."""
+    """Round decreasing step numbers to distinct ones in 1 ... T, the first is T; return times."""
     whole = numbers.round().long()
     rank = torch.arange(len(whole))
     whole = torch.maximum(torch.minimum(whole, steps - rank), len(whole) - rank)
@@ -110,6 +110,6 @@ def _log_snr(process: Process, times: Tensor) -> Tensor:
 
 
 def _on_device_of(process: Process, values: Tensor) -> Tensor:
-    """Values where the schedule's own tensors are, if it has any."""
+    """Move values to the device of the schedule's tensors, if it has any."""
     own = itertools.chain(process.schedule.parameters(), process.schedule.buffers())
     return next((values.to(tensor.device) for tensor in own), values)

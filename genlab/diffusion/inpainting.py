@@ -1,4 +1,4 @@
-"""Inpainting with a model that was never trained for it."""
+"""Inpainting with a model that was not trained for it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import torch
 from torch import Tensor
 
 from genlab.diffusion.process import diffuse
-from genlab.diffusion.samplers import Noise, Project
-from genlab.errors import ConfigError
+from genlab.diffusion.samplers import Draw, Project
 
 
-def inpaint(known: Tensor, mask: Tensor, noise: Noise) -> Project:
-    """Keep a part of the image: replace it in each x_s by q(x_s | known).
+def inpaint(known: Tensor, mask: Tensor, noise: Draw) -> Project:
+    """Make a projection that replaces the known part of each x_s by a draw of q(x_s | known).
 
     Song et al. (2021, score SDE), app. I.2; Lugmayr et al. (2022, RePaint) without resampling.
 
     Args:
-        known: (B, C, H, W) in [-1, 1]; what it holds elsewhere is of no consequence.
-        mask: 1 where the image is known, 0 where it is wanted; broadcasts against `known`.
+        known: (B, C, H, W) in [-1, 1]; its values outside the mask are ignored.
+        mask: 1 where the image is known, 0 where it is to be generated; broadcasts against `known`.
+        noise: draws standard normal noise, shaped like the images.
+
+    Raises:
+        ValueError: if the mask has other values than 0 and 1.
     """
     if not ((mask == 0) | (mask == 1)).all():
-        raise ConfigError("mask: give 1 where the image is known and 0 where it is wanted")
+        raise ValueError("mask: give 1 where the image is known and 0 where it is wanted")
 
     def project(x: Tensor, log_snr: float) -> Tensor:
         there = known.to(x)

@@ -1,4 +1,4 @@
-"""The likelihood of a diffusion model as a normalising flow along its probability-flow ODE."""
+"""The likelihood of a diffusion model, as a normalising flow along its probability-flow ODE."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from genlab.checks import whole
 from genlab.diffusion.process import Process, alpha_sigma, scale
+from genlab.errors import whole
 from genlab.tensors import sum_except_batch
 
-# Noise is as good as pure from here on: KL(q(x_t | x_0) || N(0, I)) is 1e-9 nats per dimension.
+# x_t is practically pure noise from here on: KL(q(x_t | x_0) || N(0, I)) is 1e-9 nats/dimension.
 _LAST_LOG_SNR = -20.0
 
 
@@ -23,32 +23,32 @@ def ode_log_density(
     steps: int,
     probes: int | None = None,
 ) -> Tensor:
-    """log-density in nats, (B,) float64, of images x (B, C, H, W) as x_t at the first time.
+    """Compute the log-density in nats, (B,) float64, of images x (B, C, H, W) at the first time.
 
-    Song et al. (2021, score SDE), eq. 39, with the classical Runge-Kutta method on `steps` equal
-    steps of log-SNR, which has order 4; x is in [-1, 1] units. The variable is the log-SNR l, in
-    which the ODE reads dx/dl = alpha (x0_hat - alpha x) / 2.
+    The images are taken as x_t of the first time, in [-1, 1] units. Song et al. (2021, score SDE),
+    eq. 39, with the classical Runge-Kutta method of order 4 on `steps` equal steps of the log-SNR
+    l. In l the ODE is dx/dl = alpha (x0_hat - alpha x) / 2.
 
     Args:
-        denoise: images and times (B,) to x0_hat, differentiable in the images.
-        probes: random +-1 vectors for the divergence (Hutchinson), the same ones along the whole
-            path, from torch's default generator: unbiased. None: exact, a derivative for each of
-            the D dimensions.
+        denoise: maps images and times (B,) to x0_hat, differentiable in the images.
+        probes: number of random +-1 vectors for an unbiased estimate of the divergence
+            (Hutchinson), from torch's default generator, the same along the whole path. None for
+            the exact divergence, by one derivative for each of the D dimensions.
 
     Raises:
-        ConfigError: steps or probes below 1.
+        ValueError: if steps or probes is below 1.
     """
     whole("steps", steps, 1)
     first = float(process.log_snr(torch.tensor(process.first)))
     last = max(float(process.log_snr(torch.tensor(1.0))), _LAST_LOG_SNR)
     step = (last - first) / steps
-    # Runge-Kutta looks at both ends of a step and at its middle.
+    # Runge-Kutta evaluates both ends and the middle of a step.
     log_snrs = torch.linspace(first, last, 2 * steps + 1, dtype=torch.float64, device=x.device)
     times = process.schedule.time_at(log_snrs).clamp(min=process.first)
     alphas, _ = alpha_sigma(log_snrs)
 
     def rate(x_t: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """dx/dl and its divergence (B,)."""
+        """Compute dx/dl and its divergence (B,)."""
         t, alpha = times[place].expand(len(x)), alphas[place].expand(len(x))
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
@@ -59,7 +59,7 @@ def ode_log_density(
                 divergence = divergence + sum_except_batch((gradient * vector).double())
         return drift.detach(), divergence / (1 if probes is None else probes)
 
-    # Inference mode makes tensors that autograd does not take.
+    # Autograd does not accept tensors that were created in inference mode.
     with torch.inference_mode(False):
         x_t = x.detach().clone()
         vectors = _vectors(x_t, probes)

@@ -1,8 +1,8 @@
-"""What the network's output means: the noise, the image, or v. Each is turned into x0_hat.
+"""Parameterizations: the network predicts the noise, the image, or v, converted to x0_hat.
 
-A parameterization changes what the network gives and nothing else: a weight on the error of x0_hat
-becomes a weight on the error of the output, so that the loss is the same number. Adding one: a
-subclass here and a YAML file in `conf/model/parameterization/`.
+A parameterization changes only the meaning of the output: the weight on the error of x0_hat is
+converted to a weight on the error of the output, so the loss is the same number. To add one, write
+a subclass here and a YAML file in `conf/model/parameterization/`.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from torch import Tensor
 from torch.nn import functional
 
 from genlab.diffusion.process import Process, alpha_sigma, scale
-from genlab.errors import ConfigError
 
 
 class Parameterization(ABC):
-    """The network's output as a prediction; images (B, C, H, W), log-SNRs (B,) float64."""
+    """The meaning of the network's output; images are (B, C, H, W), log-SNRs (B,) float64."""
 
     def check(self, process: Process) -> None:
-        """Refuse a process under which the output at t = 1 does not give x_0.
+        """Refuse a process in which the output at t = 1 does not determine x_0.
 
         Raises:
-            ConfigError: naming the parameterization and the remedy.
+            ValueError: with a message that names the remedy.
         """
         end = process.log_snr(torch.ones(1, dtype=torch.float64))
         if self.log_scale(end).isposinf():
-            name, schedule = type(self).__name__, type(process.schedule).__name__
-            raise ConfigError(
-                f"model.parameterization={name}: {schedule} ends at an SNR of 0, where the noise "
-                "is all of x_t and says nothing of x_0; use model/parameterization=v or x0, or a "
-                "noise_schedule with a finite log_snr_min, for instance -20"
+            raise ValueError(
+                f"{type(self).__name__} does not fit the schedule {process.schedule.name}, which "
+                "ends at an SNR of 0, where the noise is all of x_t and says nothing of x_0; use "
+                "model/parameterization=v or x0, or a finite model.log_snr_min, for instance -20"
             )
 
     @abstractmethod
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-        """The clean image that the output stands for."""
+        """Convert the output to the clean image."""
 
     @abstractmethod
     def target(self, x0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
-        """The output that would be right."""
+        """Compute the correct output."""
 
     @abstractmethod
     def log_scale(self, log_snr: Tensor) -> Tensor:
-        """ln of ||x0 - x0_hat||^2 / ||target - output||^2, (B,): what turns weights of one error
-        into weights of the other."""
+        """Compute ln of ||x0 - x0_hat||^2 / ||target - output||^2, (B,).
+
+        It converts a weight on one error to a weight on the other.
+        """
 
 
 class Epsilon(Parameterization):
-    """The noise: x0_hat = (x_t - sigma eps_hat) / alpha (Ho et al. 2020, eq. 15)."""
+    """Prediction of the noise: x0_hat = (x_t - sigma eps_hat) / alpha (Ho et al. 2020, eq. 15)."""
 
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = alpha_sigma(log_snr)
@@ -64,7 +64,7 @@ class Epsilon(Parameterization):
 
 
 class X0(Parameterization):
-    """The image itself."""
+    """Prediction of the image x_0 itself."""
 
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         return output
@@ -77,7 +77,10 @@ class X0(Parameterization):
 
 
 class V(Parameterization):
-    """v = alpha eps - sigma x_0: x0_hat = alpha x_t - sigma v_hat (Salimans & Ho 2022, sec. 4)."""
+    """Prediction of v = alpha eps - sigma x_0: x0_hat = alpha x_t - sigma v_hat.
+
+    Salimans & Ho (2022), sec. 4.
+    """
 
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = alpha_sigma(log_snr)
@@ -92,6 +95,6 @@ class V(Parameterization):
 
 
 def eps_from_x0(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """The noise (x_t - alpha x_0) / sigma that x_t holds if x_0 is the image; sigma is above 0."""
+    """Compute the noise (x_t - alpha x_0) / sigma in x_t, given the image x_0; sigma > 0."""
     alpha, sigma = alpha_sigma(log_snr)
     return scale(1 / sigma, x_t) - scale(alpha / sigma, x0)

@@ -1,7 +1,7 @@
-"""What a sampler does to a known distribution with a perfect network: its own error, exactly.
+"""The exact error of a sampler: its output on a known distribution with a perfect network.
 
-For Gaussian data every sampler is affine in x_T and in the noises that it adds, so that one probe
-of each gives the distribution of its output without drawing anything.
+For Gaussian data every sampler is affine in x_T and in the noises that it adds. So one probe of
+each gives the exact distribution of its output, without random numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ORDER_ENDS = (10.0, -10.0)
 
 
 class Response(NamedTuple):
-    """x = slope * x_T + offset + noise of a variance; and how often the network was asked."""
+    """The output slope * x_T + offset + noise, and the number of network evaluations."""
 
     slope: float
     offset: float
@@ -35,7 +35,7 @@ class Response(NamedTuple):
     evaluations: int
 
     def std(self, of_x_T: float = 1.0) -> float:
-        """The standard deviation of the samples."""
+        """Compute the standard deviation of the samples."""
         return math.hypot(self.slope * of_x_T, math.sqrt(self.noise_variance))
 
 
@@ -46,11 +46,11 @@ def response(
     variance: ReverseVariance | None = None,
     along: Path | None = None,
 ) -> Response:
-    """The sampler's exact response for one-dimensional Gaussian data, without clipping.
+    """Compute the sampler's exact response for one-dimensional Gaussian data, without clipping.
 
     Args:
-        variance: of the reverse steps; an `Optimal` one is measured on these data first.
-        along: another path than that of the sampler's grid.
+        variance: variance of the reverse steps; an `Optimal` one is measured on these data first.
+        along: the path to use instead of that of the sampler's grid.
     """
     way = sampler.path(process) if along is None else along
     perfect, evaluations, draws = data.denoiser(process), 0, 0
@@ -83,12 +83,10 @@ def response(
 def order(
     sampler: Sampler, data: GaussianData, variance: ReverseVariance | None = None
 ) -> float | None:
-    """How the error of the standard deviation falls with the number of steps: as steps^-order.
+    """Measure the order of a sampler: the error of the standard deviation is ~ steps^-order.
 
-    None where there is no error but that of rounding.
-
-    Measured between two numbers of steps, uniform in the log-SNR between two finite ends, where
-    the exact answer is the marginal of the process.
+    It is measured from two numbers of steps, uniform in the log-SNR between two finite ends, where
+    the exact answer is the marginal of the process. Returns None if there is only rounding error.
     """
     high, low = _ORDER_ENDS
     process = Process(LinearLogSNR(high, low), None)

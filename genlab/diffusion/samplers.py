@@ -1,87 +1,62 @@
-"""Samplers: from noise to images through `denoise(x_t, t) -> x0_hat`, which is all they see.
+"""Samplers: from noise to images; their only access to the model is `denoise(x_t, t) -> x0_hat`.
 
-Each is a rule that makes x_s of x_t and x0_hat, with coefficients that are plain floats, computed
-before the first step. Nothing is kept but x and at most one x0_hat, however many the steps. Adding
-one: a subclass of `Sampler` here and a YAML file in `conf/model/sampler/`.
+Each is a rule that computes x_s from x_t and x0_hat, with coefficients that are plain floats,
+computed before the first step. Memory use does not grow with the number of steps: only x and at
+most one x0_hat are kept. To add one, write a subclass of `Sampler` here and a YAML file in
+`conf/model/sampler/`.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from genlab.checks import number, whole
 from genlab.diffusion.grids import PURE_NOISE, Grid, Path, path
 from genlab.diffusion.process import Process, alpha_sigma, posterior_coefficients, scale
 from genlab.diffusion.variances import Prediction, ReverseVariance
-from genlab.errors import ConfigError, TrainingError
-from genlab.seeding import generator
+from genlab.errors import TrainingError, number, whole
 
-#: x_t (B, C, H, W) and t (B,) float64 to x0_hat, or to the Prediction that holds it.
+#: Maps x_t (B, C, H, W) and t (B,) float64 to x0_hat, or to a Prediction.
 Denoise = Callable[[Tensor, Tensor], Tensor | Prediction]
-#: A denoiser that is told the classes too: (x_t, t, labels), labels (B,) int64, -1 for none.
+#: A conditional denoiser: (x_t, t, labels), with labels (B,) int64, -1 for none.
 LabelledDenoise = Callable[[Tensor, Tensor, Tensor], Tensor | Prediction]
-#: The next standard normal noise, shaped like the images.
-Noise = Callable[[], Tensor]
+#: Returns the next standard normal noise, shaped like the images.
+Draw = Callable[[], Tensor]
 #: Called with i, t, x_t and x0_hat at every step.
 OnStep = Callable[[int, float, Tensor, Tensor], None]
-#: x_s and its log-SNR, infinite for clean data, to the x_s from which to go on.
+#: Maps x_s and its log-SNR, infinite for clean data, to the x_s to continue from.
 Project = Callable[[Tensor, float], Tensor]
-#: i, x_t and what the network says of it to x_s.
+#: Maps i, x_t and the prediction of the network to x_s.
 Rule = Callable[[int, Tensor, Prediction], Tensor]
 
 
-class ImageNoise:
-    """Noise in which image i has a stream of its own, a function of (seed, i) alone.
-
-    So an image is the same whatever batch it is drawn in. Each call gives the next of all streams,
-    (len(indices), *shape) float32.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        indices: Sequence[int],
-        shape: Sequence[int],
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._generators = [generator(seed, "noise", i) for i in indices]
-        self._shape, self._device = tuple(shape), device
-
-    def __call__(self) -> Tensor:
-        noise = torch.empty(len(self._generators), *self._shape)
-        for image, of_image in zip(noise, self._generators, strict=True):
-            image.normal_(generator=of_image)
-        return noise.to(self._device)
-
-
 class Walk(NamedTuple):
-    """What a rule may use: the path, the network at its i-th time, noise, the reverse variance."""
+    """The inputs of a rule: path, network at its i-th time, noise, reverse variance."""
 
     process: Process
     path: Path
     evaluate: Callable[[int, Tensor], Prediction]
-    noise: Noise
+    noise: Draw
     variance: ReverseVariance | None
 
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """A way from noise to images.
+    """A method that generates images from noise.
 
     Attributes:
-        steps: N; None takes each of the model's steps.
-        grid: how the steps are spaced (`genlab.diffusion.grids`).
-        clip: whether x0_hat is clipped to [-1, 1], and eps_hat derived from it again.
+        steps: N; None for all steps of the model.
+        grid: the spacing of the steps (`genlab.diffusion.grids`).
+        clip: whether x0_hat is clipped to [-1, 1], and eps_hat computed again from it.
 
     Raises:
-        ConfigError: for values out of range.
+        ValueError: if a value is out of range.
     """
 
     steps: int | None = 50
@@ -90,33 +65,34 @@ class Sampler(ABC):
 
     def __post_init__(self) -> None:
         if self.steps is not None:
-            whole("model.sampler.steps", self.steps, 1)
+            whole("steps", self.steps, 1)
 
     @abstractmethod
     def rule(self, walk: Walk) -> Rule:
-        """How to go from x_t at path.times[i] to x_s at path.times[i + 1]."""
+        """Return the rule that maps x_t at path.times[i] to x_s at path.times[i + 1]."""
 
     def path(self, process: Process) -> Path:
-        """The times at which the network is evaluated.
+        """Return the times at which the network is evaluated.
 
         Raises:
-            ConfigError: for more steps than a discrete process has.
+            ValueError: if there are more steps than a discrete process has, or steps is None in
+                continuous time.
         """
         steps = process.steps if self.steps is None else self.steps
         if steps is None:
-            raise ConfigError(
-                "model.sampler.steps=null takes each of the model's steps, and in continuous time "
+            raise ValueError(
+                "steps=null takes each of the model's steps, and in continuous time "
                 "(model.steps=null) there are none to count: give a number"
             )
         if process.steps is not None and steps > process.steps:
-            raise ConfigError(
-                f"model.sampler.steps={steps}: the model has model.steps={process.steps}, "
+            raise ValueError(
+                f"steps={steps}: the model has model.steps={process.steps}, "
                 f"each taken at most once; give at most {process.steps}"
             )
         return path(process, steps, self.grid)
 
     def check(self, process: Process) -> None:
-        """Raise ConfigError where this sampler does not fit the process."""
+        """Raise ValueError if this sampler does not fit the process."""
         self.path(process)
 
     @torch.no_grad()
@@ -125,23 +101,24 @@ class Sampler(ABC):
         denoise: Denoise,
         x: Tensor,
         process: Process,
-        noise: Noise,
+        noise: Draw,
         on_step: OnStep | None = None,
         project: Project | None = None,
         variance: ReverseVariance | None = None,
         along: Path | None = None,
     ) -> Tensor:
-        """Images (B, C, H, W) from x, which is noise at t = 1, in model space.
+        """Generate images (B, C, H, W) in model space from x, the noise at t = 1.
 
         Args:
-            noise: what stochastic samplers add.
+            noise: source of the noise that stochastic samplers add.
+            on_step: called at every step.
             project: changes x_s before the next step, for instance `inpainting.inpaint`.
-            variance: of p(x_s | x_t); only ancestral sampling has a use for it.
-            along: another path than that of the grid, which may end before clean data.
+            variance: variance of p(x_s | x_t); only ancestral sampling uses it.
+            along: the path to use instead of that of the grid; it may end before clean data.
 
         Raises:
-            ConfigError: if the steps do not fit the process or the variance not the network.
-            TrainingError: as soon as x is not finite, naming the step.
+            ValueError: if the steps do not fit the process, or the variance the network.
+            TrainingError: as soon as x is not finite; the message names the step.
         """
         way = self.path(process) if along is None else along
         times, log_snrs = way.times.tolist(), way.log_snrs.tolist()
@@ -150,9 +127,7 @@ class Sampler(ABC):
         def evaluate(i: int, x_t: Tensor) -> Prediction:
             said = denoise(x_t, on_device[i].expand(len(x_t)))
             prediction = said if isinstance(said, Prediction) else Prediction(said)
-            if self.clip:
-                prediction = prediction._replace(x0_hat=prediction.x0_hat.clamp(-1, 1))
-            return prediction
+            return prediction.clipped() if self.clip else prediction
 
         advance = self.rule(Walk(process, way, evaluate, noise, variance))
         if project is not None:
@@ -164,7 +139,7 @@ class Sampler(ABC):
             x = advance(i, x, prediction)
             if project is not None:
                 x = project(x, log_snrs[i + 1])
-            # The sum is finite if all of them are, and costs one small number a step.
+            # The sum shows a non-finite value, and only one number per step is read back.
             if not math.isfinite(x.sum().item()):
                 raise TrainingError(
                     f"{type(self).__name__}: x is not finite after step {i + 1} of {way.steps} "
@@ -176,9 +151,9 @@ class Sampler(ABC):
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """Draws from p(x_s | x_t) (Ho et al. 2020, algorithm 2); the last step returns its mean.
+    """Ancestral sampling from p(x_s | x_t) (Ho et al. 2020, algorithm 2).
 
-    The variance is the posterior's unless another is given.
+    The last step returns the mean. Without a given variance, that of the posterior is used.
     """
 
     steps: int | None = None
@@ -205,8 +180,8 @@ def _reverse_noise(
     walk: Walk, variance: ReverseVariance, times: Tensor, prediction: Prediction
 ) -> Tensor:
     if variance.is_learned and prediction.variance_fraction is None:
-        raise ConfigError(
-            "model/reverse_variance=learned: this network puts out no variance, so that ancestral "
+        raise ValueError(
+            "reverse_variance: this network puts out no variance, so that ancestral "
             "sampling has none to draw with; choose model/reverse_variance=fixed_large"
         )
     x0_hat = prediction.x0_hat
@@ -217,7 +192,7 @@ def _reverse_noise(
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """Song et al. (2021, DDIM), eq. 12, with the sigma of eq. 16.
+    """DDIM (Song et al. 2021, eq. 12, with the sigma of eq. 16).
 
     Attributes:
         eta: 0 is deterministic; 1 is ancestral sampling with the posterior variance.
@@ -227,7 +202,7 @@ class DDIM(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("model.sampler.eta", self.eta, at_least=0, at_most=1)
+        number("eta", self.eta, at_least=0, at_most=1)
 
     def rule(self, walk: Walk) -> Rule:
         table, std = _ddim(walk.path, self.eta)
@@ -243,7 +218,7 @@ class DDIM(Sampler):
 class DPMSolver(Sampler):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), a multistep method of second order.
 
-    The first step and the one to clean data are of first order, which is DDIM.
+    The first step and the step to clean data have first order and equal DDIM.
     """
 
     steps: int | None = 20
@@ -268,9 +243,10 @@ class DPMSolver(Sampler):
 
 @dataclass(frozen=True)
 class Heun(Sampler):
-    """Karras et al. (2022), algorithm 1, whose x is x/alpha here: Euler, then the trapezoidal rule.
+    """Heun's method: an Euler step, then the trapezoidal rule (Karras et al. 2022, algorithm 1).
 
-    Two evaluations a step, but one where x_t is nothing but noise and at the step to clean data.
+    Their x is x/alpha here. Each step takes two evaluations; a step from pure noise and the step to
+    clean data take one.
     """
 
     steps: int | None = 18
@@ -284,7 +260,8 @@ class Heun(Sampler):
             x_s = _combine(x_t, prediction.x0_hat, *table[i])
             if math.isinf(log_snrs[i + 1]) or log_snrs[i] < PURE_NOISE:
                 return x_s
-            # dy/dsigma' is eps_hat; x_s has used its value at t, half of which is now exchanged.
+            # d(x/alpha) / d(sigma/alpha) is eps_hat. x_s used eps_hat at t; half of it is replaced
+            # by eps_hat at s.
             half = (sigmas[i + 1] - alphas[i + 1] / alphas[i] * sigmas[i]) / 2
             eps_t = _combine(x_t, prediction.x0_hat, 1 / sigmas[i], -alphas[i] / sigmas[i])
             x0_hat = walk.evaluate(i + 1, x_s).x0_hat
@@ -295,7 +272,7 @@ class Heun(Sampler):
 
 
 def _ddim(way: Path, eta: float) -> tuple[list[tuple[float, float]], list[float]]:
-    """What multiplies x_t and x0_hat at each step, and the standard deviation of the noise."""
+    """Compute the factors of x_t and x0_hat at each step, and the noise standard deviation."""
     _, _, variance = posterior_coefficients(way.log_snrs[1:], way.log_snrs[:-1])
     alpha, sigma = alpha_sigma(way.log_snrs)
     from_x_t = (sigma[1:].square() - eta**2 * variance).clamp(min=0).sqrt() / sigma[:-1]
@@ -309,11 +286,12 @@ def _combine(x_t: Tensor, x0_hat: Tensor, from_x_t: float, from_x0: float) -> Te
 
 
 def guided(denoise: LabelledDenoise, labels: Tensor, scale: float = 1.0) -> Denoise:
-    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
+    """Apply classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
-    x0_hat = unconditional + scale * (conditional - unconditional), and likewise eps_hat: both are
-    linear in each other. Scale 1 is the plain conditional model, at one evaluation an image; others
-    take two, in one batch of 2 B. What is said of the variance is the conditional model's.
+    x0_hat = unconditional + scale * (conditional - unconditional); the same holds for eps_hat,
+    since each is linear in the other. Scale 1 is the conditional model, with one evaluation per
+    image; other scales take two, in one batch of 2 B. The variance is that of the conditional
+    model.
     """
     number("guidance", scale, at_least=0)
 

@@ -1,4 +1,4 @@
-"""What a noise schedule comes to: its log-SNRs, its alpha-bar, and whether it ends in noise."""
+"""Summary of a noise schedule: its log-SNRs, its alpha-bar, and a warning if it ends too early."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from genlab.diffusion.bound import prior_kl
 from genlab.diffusion.process import Process
 from genlab.tensors import nats_to_bits_per_dim
 
-#: L_T of a schedule that ends late enough is at most this, in bits/dim.
+#: Largest L_T, in bits/dim, of a schedule that ends late enough.
 MAX_PRIOR_BITS = 1e-3
-#: The log-SNR at which L_T is exactly that much.
+#: The log-SNR at which L_T equals `MAX_PRIOR_BITS`.
 LATEST_LOG_SNR = math.log(math.expm1(2 * math.log(2) * MAX_PRIOR_BITS))
 _POINTS = 257
 
 
 @dataclass(frozen=True)
 class ScheduleSummary:
-    """A schedule at its times.
+    """The log-SNRs of a schedule at its times.
 
     Attributes:
-        name: what to call it.
+        name: the name of the schedule, for messages.
         steps: T; None in continuous time.
-        times: (N,) rising to 1, float64: all steps, or a fine grid.
-        log_snr: (N,), falling.
+        times: (N,), increasing to 1, float64: all steps, or a fine grid.
+        log_snr: (N,), decreasing.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ScheduleSummary:
 
     @classmethod
     def of(cls, name: str, process: Process) -> ScheduleSummary:
-        """The summary of a process."""
+        """Make the summary of a process."""
         count = _POINTS if process.steps is None else process.steps
         times = torch.linspace(process.first, 1, count, dtype=torch.float64)
         with torch.no_grad():
@@ -45,22 +45,22 @@ class ScheduleSummary:
 
     @property
     def alpha_bar(self) -> Tensor:
-        """alpha^2 (N,), which the papers of discrete time call alpha-bar."""
+        """alpha^2, (N,), called alpha-bar in the papers on discrete time."""
         return torch.sigmoid(self.log_snr)
 
     def alpha_bar_at(self, t: float) -> float:
-        """alpha^2 at the known time that is nearest to t."""
+        """Return alpha^2 at the known time that is nearest to t."""
         return float(self.alpha_bar[(self.times - t).abs().argmin()])
 
     @property
     def prior_bits(self) -> float:
-        """L_T in bits/dim of pixels whose mean square is 1, the largest there is in [-1, 1]."""
+        """L_T in bits/dim for pixels with mean square 1, the maximum in [-1, 1]."""
         nats = prior_kl(torch.ones(1, 1, 1, 1), self.log_snr[-1:])
         return nats_to_bits_per_dim(float(nats), 1)
 
     @property
     def warning(self) -> str | None:
-        """One sentence, if the schedule ends before the image is gone."""
+        """A warning in one sentence if the last log-SNR is too high, else None."""
         bits = self.prior_bits
         if bits <= MAX_PRIOR_BITS:
             return None

@@ -1,8 +1,8 @@
 """Noise schedules: each is one decreasing function, the log-SNR of a time between 0 and 1.
 
-Everything else follows from it: alpha^2 = sigmoid(log_snr), sigma^2 = sigmoid(-log_snr). Adding
-one: a subclass here and a YAML file in `conf/model/noise_schedule/`. The tables of T betas are in
-`beta_tables.py`.
+Everything else follows from it: alpha^2 = sigmoid(log_snr), sigma^2 = sigmoid(-log_snr). To add
+one, write a subclass here and a YAML file in `conf/model/noise_schedule/`. The tables of T betas
+are in `beta_tables.py`.
 """
 
 from __future__ import annotations
@@ -16,78 +16,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genlab.checks import number, whole
-from genlab.errors import ConfigError
+from genlab.errors import number, whole
 
 _BISECTIONS = 64
 
 
 class NoiseSchedule(nn.Module, ABC):
-    """lambda(t) = ln(alpha_t^2 / sigma_t^2) in float64, from data at t = 0 to noise at t = 1.
+    """A log-SNR lambda(t) = ln(alpha_t^2 / sigma_t^2), float64; t = 0 is data, t = 1 is noise.
 
-    A subclass gives `curve`. With ends given, t runs over the part of the curve between them, so
-    that schedules with the same ends differ in nothing but how they get from one to the other.
-
-    Args:
-        log_snr_max: where to begin; null begins where the curve does, which may be at infinity.
-        log_snr_min: where to end; null ends where the curve does.
+    A subclass defines `curve`. `Between` restricts a schedule to other ends.
     """
-
-    def __init__(self, log_snr_max: float | None = None, log_snr_min: float | None = None) -> None:
-        super().__init__()
-        for key, value in (("log_snr_max", log_snr_max), ("log_snr_min", log_snr_min)):
-            if value is not None:
-                number(f"model.noise_schedule.{key}", value)
-        if log_snr_max is not None and log_snr_min is not None and log_snr_max <= log_snr_min:
-            raise ConfigError(
-                f"model.noise_schedule: log_snr_max={log_snr_max}, log_snr_min={log_snr_min}: the "
-                "log-SNR falls from data to noise, so the first must be the larger"
-            )
-        self.log_snr_max, self.log_snr_min = log_snr_max, log_snr_min
 
     @abstractmethod
     def curve(self, u: Tensor) -> Tensor:
-        """The log-SNR at u in [0, 1], float64, any shape; decreasing; +-inf at the ends is fine."""
+        """Compute the log-SNR at u in [0, 1], float64, any shape.
+
+        It must be decreasing, and may be +-inf at the ends.
+        """
+
+    @property
+    def name(self) -> str:
+        """The name of the curve, for captions and messages."""
+        return type(self).__name__
 
     @property
     def first(self) -> float:
-        """The time of the first beta of a table, before which it says nothing; 0 of a curve."""
+        """The time of the first beta of a table; 0 for a curve."""
         return 0.0
 
-    @cached_property
-    def _ends(self) -> tuple[float, float]:
-        """The part of [0, 1] that lies between the ends that were asked for."""
-        ends = [0.0, 1.0]
-        for i, (key, value) in enumerate(
-            (("log_snr_max", self.log_snr_max), ("log_snr_min", self.log_snr_min))
-        ):
-            if value is None:
-                continue
-            high, low = self.curve(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
-            if not low <= value <= high:
-                raise ConfigError(
-                    f"model.noise_schedule.{key}={value:g}: this schedule runs from {high:.4g} to "
-                    f"{low:.4g}; give a value between, or null"
-                )
-            ends[i] = float(_bisect(self.curve, torch.tensor(value, dtype=torch.float64)))
-        return ends[0], ends[1]
-
     def log_snr(self, t: Tensor) -> Tensor:
-        """lambda(t) at times in [0, 1], any shape, in float64."""
-        begin, end = self._ends
-        return self.curve(begin + (end - begin) * t.double())
+        """Compute lambda(t) at times in [0, 1], any shape, in float64."""
+        return self.curve(t.double())
 
     def slope(self, t: Tensor) -> Tensor:
-        """d lambda / dt, negative, in float64; with a graph where the schedule is learned."""
+        """Compute d lambda / dt (negative), float64; differentiable if the schedule is learned."""
         learned = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        # Validation runs in inference mode, whose tensors autograd does not take.
+        # Validation runs in inference mode, and autograd does not accept its tensors.
         with torch.inference_mode(False), torch.enable_grad():
             at = t.detach().clone().double().requires_grad_()
             (slope,) = torch.autograd.grad(self.log_snr(at).sum(), at, create_graph=learned)
         return slope
 
     def time_at(self, log_snr: Tensor) -> Tensor:
-        """The times in [0, 1] at which the log-SNR has these values, its inverse, in float64."""
+        """Compute the times in [0, 1] with these log-SNRs (the inverse of lambda), in float64."""
         with torch.no_grad():
             return _bisect(self.log_snr, log_snr.double())
 
@@ -102,34 +73,119 @@ def _bisect(decreasing: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-def _from_decay(decay: Tensor) -> Tensor:
-    """The log-SNR at which alpha^2 = exp(-decay), decay being the integral of beta."""
-    return -decay - torch.log(-torch.expm1(-decay))
+def between(
+    schedule: NoiseSchedule, log_snr_max: float | None, log_snr_min: float | None
+) -> NoiseSchedule:
+    """Return the schedule itself if no end is given, else its part `Between` these ends."""
+    if log_snr_max is None and log_snr_min is None:
+        return schedule
+    return Between(schedule, log_snr_max, log_snr_min)
 
 
-class Linear(NoiseSchedule):
-    """beta(t) = beta_min + t (beta_max - beta_min), the limit of many steps of DDPM's betas.
+class Between(NoiseSchedule):
+    """The part of a schedule between two log-SNRs, rescaled to t in [0, 1].
 
-    Song et al. (2021, score SDE), eq. 33: ln alpha^2 = -t beta_min - t^2 (beta_max - beta_min) / 2.
+    Schedules with the same ends differ only in the curve between them.
+
+    Args:
+        schedule: any other schedule.
+        log_snr_max: the log-SNR at t = 0; None for that of the schedule, which may be infinite.
+        log_snr_min: the log-SNR at t = 1; None for that of the schedule.
+
+    Raises:
+        ValueError: if an end is outside the range of the schedule, or the ends are in the wrong
+            order.
     """
 
     def __init__(
         self,
-        beta_min: float = 0.1,
-        beta_max: float = 20.0,
+        schedule: NoiseSchedule,
         log_snr_max: float | None = None,
         log_snr_min: float | None = None,
     ) -> None:
-        super().__init__(log_snr_max, log_snr_min)
-        self.beta_min = number("model.noise_schedule.beta_min", beta_min, above=0)
-        self.beta_max = number("model.noise_schedule.beta_max", beta_max, at_least=beta_min)
+        super().__init__()
+        self.schedule = schedule
+        self.log_snr_max, self.log_snr_min = log_snr_max, log_snr_min
+        given = {"log_snr_max": log_snr_max, "log_snr_min": log_snr_min}
+        for name, value in given.items():
+            if value is not None:
+                number(name, value)
+        if log_snr_max is not None and log_snr_min is not None:
+            _check_order(log_snr_max, log_snr_min)
+        with torch.no_grad():
+            high, low = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        for name, value in given.items():
+            if value is not None and not low <= value <= high:
+                raise ValueError(
+                    f"{name}={value:g}: {schedule.name} runs from {high:.4g} to {low:.4g}; give a "
+                    "value between, or null"
+                )
+        self._starts = log_snr_max is None or log_snr_max == high
+        self._stops = log_snr_min is None or log_snr_min == low
+
+    @property
+    def name(self) -> str:
+        return self.schedule.name
+
+    @property
+    def first(self) -> float:
+        begin, end = self._fixed_ends
+        return max(0.0, float((self.schedule.first - begin) / (end - begin)))
+
+    def curve(self, u: Tensor) -> Tensor:
+        is_learned = any(True for _ in self.schedule.parameters())
+        begin, end = self._ends(u.device) if is_learned else self._fixed_ends
+        return self.schedule.log_snr(begin + (end - begin) * u)
+
+    @cached_property
+    def _fixed_ends(self) -> tuple[float | Tensor, float | Tensor]:
+        return self._ends(torch.device("cpu"))
+
+    def _ends(self, device: torch.device) -> tuple[float | Tensor, float | Tensor]:
+        """Compute the two times of the ends, differentiable if the schedule is learned."""
+        begin = 0.0 if self._starts else self._place(self.log_snr_max, device)
+        return begin, 1.0 if self._stops else self._place(self.log_snr_min, device)
+
+    def _place(self, log_snr: float | None, device: torch.device) -> float | Tensor:
+        """Compute the time at which the wrapped schedule has this log-SNR."""
+        value = torch.tensor(log_snr, dtype=torch.float64, device=device)
+        t = self.schedule.time_at(value)
+        if any(True for _ in self.schedule.parameters()):
+            # One Newton step from the solution, so that autograd gives the gradient of the inverse.
+            return t - (self.schedule.log_snr(t) - value) / self.schedule.slope(t).detach()
+        return float(t)
+
+
+def _check_order(log_snr_max: float, log_snr_min: float) -> None:
+    if not log_snr_max > log_snr_min:
+        raise ValueError(
+            f"log_snr_max={log_snr_max}, log_snr_min={log_snr_min}: the log-SNR falls from data to "
+            "noise, so the first must be the larger"
+        )
+
+
+def _from_decay(decay: Tensor) -> Tensor:
+    """Compute the log-SNR at which alpha^2 = exp(-decay); decay is the integral of beta."""
+    return -decay - torch.log(-torch.expm1(-decay))
+
+
+class Linear(NoiseSchedule):
+    """A linear beta(t) = beta_min + t (beta_max - beta_min): DDPM's betas for T to infinity.
+
+    Song et al. (2021, score SDE), eq. 33: ln alpha^2 = -t beta_min - t^2 (beta_max - beta_min) / 2.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        super().__init__()
+        self.beta_min = number("beta_min", beta_min, above=0)
+        self.beta_max = number("beta_max", beta_max, at_least=beta_min)
 
     def curve(self, u: Tensor) -> Tensor:
         return _from_decay(self.beta_min * u + (self.beta_max - self.beta_min) * u.square() / 2)
 
 
 class Quadratic(Linear):
-    """sqrt(beta(t)) is linear in t: the limit of many steps of `ScaledLinearBetas`."""
+    """A linear sqrt(beta(t)): `ScaledLinearBetas` for T to infinity."""
 
     def curve(self, u: Tensor) -> Tensor:
         root = math.sqrt(self.beta_min)
@@ -138,26 +194,22 @@ class Quadratic(Linear):
 
 
 class Cosine(NoiseSchedule):
-    """alpha^2 = f(t) / f(0), f(t) = cos^2(pi/2 (t + s) / (1 + s)) (Nichol & Dhariwal 2021, eq. 17).
+    """The cosine schedule (Nichol & Dhariwal 2021, eq. 17).
 
-    Its SNR is 0 at t = 1 unless log_snr_min is given; the paper clips the betas instead, and
-    Salimans & Ho (2022) cut at log-SNRs of +-20. At s = 0 it is -2 ln tan(pi t / 2).
+    alpha^2 = f(t) / f(0), f(t) = cos^2(pi/2 (t + s) / (1 + s)). The SNR at t = 1 is 0, so the
+    network cannot predict eps there; the paper clips the betas, and Salimans & Ho (2022) cut at
+    log-SNRs of +-20. At s = 0 the log-SNR is -2 ln tan(pi t / 2).
 
     Args:
         s: the offset, which makes the first steps larger; 0 or more.
     """
 
-    def __init__(
-        self,
-        s: float = 0.008,
-        log_snr_max: float | None = None,
-        log_snr_min: float | None = None,
-    ) -> None:
-        super().__init__(log_snr_max, log_snr_min)
-        self.s = number("model.noise_schedule.s", s, at_least=0)
+    def __init__(self, s: float = 0.008) -> None:
+        super().__init__()
+        self.s = number("s", s, at_least=0)
 
     def curve(self, u: Tensor) -> Tensor:
-        # f(0) - f(t) is a product of two sines, so that no difference of near numbers is taken.
+        # f(0) - f(t) as a product of two sines, which avoids cancellation.
         angle = math.pi / 2 / (1 + self.s)
         return (
             2 * torch.log(torch.sin(angle * (1 - u)))
@@ -167,26 +219,19 @@ class Cosine(NoiseSchedule):
 
 
 class Sigmoid(NoiseSchedule):
-    """alpha^2 falls from 1 to 0 as a piece of a logistic (Jabri et al. 2022; Chen 2023, sec. 2).
+    """The sigmoid schedule (Jabri et al. 2022; Chen 2023, sec. 2): a piece of a logistic.
 
     alpha^2 = (S(end) - S(x)) / (S(end) - S(start)), x from start to end, S(x) = sigmoid(x / tau).
     """
 
-    def __init__(
-        self,
-        start: float = -3.0,
-        end: float = 3.0,
-        tau: float = 1.0,
-        log_snr_max: float | None = None,
-        log_snr_min: float | None = None,
-    ) -> None:
-        super().__init__(log_snr_max, log_snr_min)
-        self.start = number("model.noise_schedule.start", start)
-        self.end = number("model.noise_schedule.end", end, above=start)
-        self.tau = number("model.noise_schedule.tau", tau, above=0)
+    def __init__(self, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> None:
+        super().__init__()
+        self.start = number("start", start)
+        self.end = number("end", end, above=start)
+        self.tau = number("tau", tau, above=0)
 
     def curve(self, u: Tensor) -> Tensor:
-        # A difference of logistics is a sinh over two cosh; those of x cancel in the ratio.
+        # S(a) - S(b) is sinh((a - b) / 2 tau) over two cosh; the cosh of x cancel in the SNR.
         width = (self.end - self.start) / self.tau
         tilt = _log_cosh(self.start / self.tau / 2) - _log_cosh(self.end / self.tau / 2)
         return _log_sinh(width * (1 - u) / 2) - _log_sinh(width * u / 2) + tilt
@@ -200,35 +245,41 @@ def _log_cosh(x: float) -> float:
     return abs(x) + math.log1p(math.exp(-2 * abs(x))) - math.log(2)
 
 
-class _Between(NoiseSchedule):
-    """A curve that is made to go from one end to the other, so that no part of it is looked for."""
+class _WithEnds(NoiseSchedule):
+    """A schedule with two given finite ends.
+
+    Raises:
+        ValueError: if the ends are not finite numbers, or are in the wrong order.
+    """
 
     def __init__(self, log_snr_max: float, log_snr_min: float) -> None:
-        super().__init__(log_snr_max, log_snr_min)
-        self.highest, self.lowest = log_snr_max, log_snr_min
-
-    @property
-    def _ends(self) -> tuple[float, float]:
-        return 0.0, 1.0
+        super().__init__()
+        self.log_snr_max = number("log_snr_max", log_snr_max)
+        self.log_snr_min = number("log_snr_min", log_snr_min)
+        _check_order(log_snr_max, log_snr_min)
 
 
-class LinearLogSNR(_Between):
-    """A straight line from log_snr_max to log_snr_min, as VDM begins (Kingma et al. 2021)."""
+class LinearLogSNR(_WithEnds):
+    """A straight line from log_snr_max to log_snr_min: VDM's initial one (Kingma et al. 2021)."""
 
     def __init__(self, log_snr_max: float = 13.0, log_snr_min: float = -9.0) -> None:
         super().__init__(log_snr_max, log_snr_min)
 
     def curve(self, u: Tensor) -> Tensor:
-        return self.highest * (1 - u) + self.lowest * u
+        return self.log_snr_max * (1 - u) + self.log_snr_min * u
 
 
-class EDM(_Between):
-    """ln(sigma / alpha) is normal under uniform t, as EDM trains (Karras et al. 2022, table 1).
+class EDM(_WithEnds):
+    """EDM's training distribution of noise: ln(sigma / alpha) is normal for uniform t.
+
+    Karras et al. (2022), table 1.
 
     Args:
-        P_mean, P_std: of ln(sigma / alpha), before it is cut; P_std above 0.
-        sigma_min, sigma_max: where it is cut, in units of the image's [-1, 1]; above 0.
-        log_snr_max, log_snr_min: where it is cut instead of -2 ln sigma_min and -2 ln sigma_max.
+        P_mean, P_std: mean and standard deviation of ln(sigma / alpha) before truncation; P_std
+            above 0.
+        sigma_min, sigma_max: limits of the truncation, for images in [-1, 1]; above 0.
+        log_snr_max, log_snr_min: limits of the truncation, if given, in the place of
+            -2 ln sigma_min and -2 ln sigma_max.
     """
 
     def __init__(
@@ -240,10 +291,10 @@ class EDM(_Between):
         log_snr_max: float | None = None,
         log_snr_min: float | None = None,
     ) -> None:
-        mean = number("model.noise_schedule.P_mean", P_mean)
-        std = number("model.noise_schedule.P_std", P_std, above=0)
-        number("model.noise_schedule.sigma_min", sigma_min, above=0)
-        number("model.noise_schedule.sigma_max", sigma_max, above=sigma_min)
+        mean = number("P_mean", P_mean)
+        std = number("P_std", P_std, above=0)
+        number("sigma_min", sigma_min, above=0)
+        number("sigma_max", sigma_max, above=sigma_min)
         super().__init__(
             -2 * math.log(sigma_min) if log_snr_max is None else log_snr_max,
             -2 * math.log(sigma_max) if log_snr_min is None else log_snr_min,
@@ -251,24 +302,24 @@ class EDM(_Between):
         self.P_mean, self.P_std = mean, std
 
     def curve(self, u: Tensor) -> Tensor:
-        ends = torch.tensor([self.highest, self.lowest], dtype=u.dtype, device=u.device)
+        ends = torch.tensor([self.log_snr_max, self.log_snr_min], dtype=u.dtype, device=u.device)
         z = (-ends / 2 - self.P_mean) / self.P_std
-        # torch's ndtr has no digits in its far tails, but erfc has.
+        # torch's ndtr is inaccurate in the far tails; erfc is accurate there.
         below, above = (
             (tail[0] * (1 - u) + tail[1] * u) / 2
             for tail in (torch.erfc(-z / math.sqrt(2)), torch.erfc(z / math.sqrt(2)))
         )
-        # Each half from its own tail: 1 - p has no digits left where p is near 1.
+        # Each half is computed from its own tail: 1 - p loses all digits for p near 1.
         left = below < above
         quantile = torch.special.ndtri(torch.where(left, below, above))
         return -2 * (self.P_mean + self.P_std * torch.where(left, quantile, -quantile))
 
 
-class Learned(_Between):
+class Learned(_WithEnds):
     """A monotone network between fixed ends, as in VDM (Kingma et al. 2021, appendix H).
 
-    A straight line plus a sum of `hidden` rising sigmoids, with weights kept positive by softplus,
-    scaled so that it begins and ends exactly at the ends. It starts near the straight line.
+    A straight line plus a sum of `hidden` increasing sigmoids, with weights made positive by
+    softplus, rescaled to reach both ends exactly. It is initialised close to the straight line.
 
     Args:
         hidden: number of sigmoids; 1 or more (VDM has 1024).
@@ -278,7 +329,7 @@ class Learned(_Between):
         self, hidden: int = 128, log_snr_max: float = 13.0, log_snr_min: float = -9.0
     ) -> None:
         super().__init__(log_snr_max, log_snr_min)
-        whole("model.noise_schedule.hidden", hidden, 1)
+        whole("hidden", hidden, 1)
         self.line = nn.Parameter(torch.zeros(()))
         self.height = nn.Parameter(torch.zeros(hidden))
         self.steepness = nn.Parameter(torch.full((hidden,), 10.0))
@@ -287,7 +338,7 @@ class Learned(_Between):
     def curve(self, u: Tensor) -> Tensor:
         begin, end = self._rise(u.new_tensor([0.0, 1.0]))
         done = (self._rise(u) - begin) / (end - begin)
-        return self.highest * (1 - done) + self.lowest * done
+        return self.log_snr_max * (1 - done) + self.log_snr_min * done
 
     def _rise(self, u: Tensor) -> Tensor:
         line, height, steepness = (
@@ -299,11 +350,12 @@ class Learned(_Between):
 
 
 class ZeroTerminalSNR(NoiseSchedule):
-    """A schedule bent so that its last SNR is 0 (Lin et al. 2023, alg. 1): alpha, shifted and
-    scaled, is 0 at t = 1 and unchanged at the first time.
+    """A schedule changed so that its last SNR is 0 (Lin et al. 2023, alg. 1).
+
+    alpha is shifted and scaled to be 0 at t = 1 and unchanged at the first time.
 
     Args:
-        schedule: any other.
+        schedule: any other schedule.
     """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
@@ -322,11 +374,13 @@ class ZeroTerminalSNR(NoiseSchedule):
         alpha, alpha_first, alpha_last = (
             torch.sigmoid(x).sqrt() for x in (log_snr, ends[0], ends[1])
         )
-        # 1 - alpha without the loss of digits: alpha^2 = 1 - sigma^2.
+        # 1 - alpha = sigma^2 / (1 + alpha), without cancellation.
         short, short_first = (
             torch.sigmoid(-x) / (1 + a) for x, a in ((log_snr, alpha), (ends[0], alpha_first))
         )
-        bent = (alpha - alpha_last) * alpha_first / (alpha_first - alpha_last)
+        # exactly 0 at t = 1, where rounding could leave a difference of one ulp
+        above = torch.where(u < 1, (alpha - alpha_last).clamp(min=0), 0)
+        bent = above * alpha_first / (alpha_first - alpha_last)
         short_bent = (alpha_first * short - alpha_last * short_first) / (alpha_first - alpha_last)
         value = 2 * torch.log(bent) - torch.log(short_bent) - torch.log1p(bent)
         return torch.where(unchanged, self.schedule.log_snr(u), value)

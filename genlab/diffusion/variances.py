@@ -1,7 +1,8 @@
-"""The variance of the reverse step p(x_s | x_t), which the forward process leaves open.
+"""The variance of the reverse step p(x_s | x_t), which the forward process does not determine.
 
-Its mean is always that of q(x_s | x_t, x_0) with x0_hat in the place of x_0. Variances are handled
-as logs in float64. Adding one: a subclass here and a YAML file in `conf/model/reverse_variance/`.
+The mean is always that of q(x_s | x_t, x_0) with x0_hat in the place of x_0. Variances are stored
+as logs in float64. To add one, write a subclass here and a YAML file in
+`conf/model/reverse_variance/`.
 """
 
 from __future__ import annotations
@@ -14,45 +15,48 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from genlab.diffusion.process import Process, posterior_coefficients, step_fraction
-from genlab.errors import ConfigError
 from genlab.tensors import like_images
 
-# An error far below the rounding of 8-bit data: keeps the variance of a perfect network positive.
+# Far below the rounding error of 8-bit data; keeps the variance of a perfect network positive.
 _MIN_SQUARED_ERROR = 1e-12
-# Log-SNRs beyond this are one place, so that infinite ones can be interpolated between.
+# Log-SNRs are clamped to +-this for interpolation, so that they may be infinite.
 _MAX_LOG_SNR = 50.0
 
 
 class Prediction(NamedTuple):
-    """What a network says of x_0, given x_t.
+    """A network's prediction of x_0 from x_t.
 
     Attributes:
         x0_hat: (B, C, H, W).
-        variance_fraction: (B, C, H, W), the extra channels as the network put them out, for a
-            learned variance: -1 means the posterior variance, 1 means beta_t.
+        variance_fraction: (B, C, H, W), the extra output channels of the network, for a learned
+            variance: -1 means the posterior variance, 1 means beta_t.
     """
 
     x0_hat: Tensor
     variance_fraction: Tensor | None = None
+
+    def clipped(self) -> Prediction:
+        """Return a copy with x0_hat clipped to the range of images, [-1, 1]."""
+        return self._replace(x0_hat=self.x0_hat.clamp(-1, 1))
 
 
 class ReverseVariance(nn.Module, ABC):
     """The log-variance of p(x_s | x_t).
 
     Attributes:
-        is_learned: whether the network puts out `variance_fraction`, C more channels.
+        is_learned: whether the network outputs `variance_fraction`, C more channels.
     """
 
     is_learned: ClassVar[bool] = False
 
     def check(self, process: Process) -> None:
-        """Raise ConfigError where this does not fit the process; by default it fits all."""
+        """Raise ValueError if this does not fit the process; by default it fits all."""
 
     @abstractmethod
     def log_variance(
         self, process: Process, t: Tensor, prediction: Prediction, s: Tensor | None = None
     ) -> Tensor:
-        """ln of the variance of p(x_s | x_t) per dimension, float64, (B,) or shaped like images.
+        """Compute ln of the variance of p(x_s | x_t), float64, (B,) or shaped like images.
 
         Args:
             t: (B,) float64.
@@ -63,7 +67,7 @@ class ReverseVariance(nn.Module, ABC):
 class FixedSmall(ReverseVariance):
     """The posterior variance, a lower bound (Ho et al. 2020, section 3.2).
 
-    On the step to clean data, where it is 0, that of the second step of the process is taken.
+    In the step to clean data it is 0; that of the second step of the process is used instead.
     """
 
     def check(self, process: Process) -> None:
@@ -85,9 +89,9 @@ class FixedLarge(ReverseVariance):
 
 
 class Learned(ReverseVariance):
-    """Between the two fixed ones, per pixel, on a log scale (Nichol & Dhariwal 2021, eq. 15).
+    """Interpolation of the two fixed log-variances per pixel (Nichol & Dhariwal 2021, eq. 15).
 
-    Nothing keeps the network's channels within [-1, 1], as in the paper.
+    As in the paper, the network's channels are not limited to [-1, 1].
     """
 
     is_learned: ClassVar[bool] = True
@@ -95,8 +99,8 @@ class Learned(ReverseVariance):
     def check(self, process: Process) -> None:
         _check_two_steps(process, "learned")
         if not process.is_discrete:
-            raise ConfigError(
-                "model/reverse_variance=learned: the bound in continuous time (model.steps=null) "
+            raise ValueError(
+                "learned: the bound in continuous time (model.steps=null) "
                 "does not depend on the variance, so it would never be trained; set model.steps, "
                 "or use model/reverse_variance=fixed_large"
             )
@@ -114,13 +118,13 @@ class Learned(ReverseVariance):
 class Optimal(ReverseVariance):
     """The scalar variance that minimises the bound for any network (Bao et al. 2022, Analytic-DPM).
 
-    It is the posterior variance + (coefficient of x_0)^2 E||x_0 - x0_hat||^2 / D. The expectation
-    has to be measured; until it is, this is `FixedLarge`.
+    It is the posterior variance + (coefficient of x_0)^2 E||x_0 - x0_hat||^2 / D. Until the
+    expectation is measured, the variance is that of `FixedLarge`.
     """
 
     log_snr: Tensor
     log_squared_error: Tensor
-    #: A checkpoint holds as many knots as were measured, and a module is loaded whatever it holds.
+    #: Buffers whose length is the number of measured log-SNRs; loading resizes them.
     resized_by_checkpoint: ClassVar[tuple[str, ...]] = ("log_snr", "log_squared_error")
 
     def __init__(self) -> None:
@@ -130,15 +134,15 @@ class Optimal(ReverseVariance):
 
     @property
     def is_measured(self) -> bool:
-        """Whether the network's error is known."""
+        """True if the network's error has been measured."""
         return len(self.log_snr) > 0
 
     def measure(self, log_snr: Tensor, squared_error_per_dim: Tensor) -> None:
         """Set the network's mean squared error E||x_0 - x0_hat||^2 / D at some log-SNRs, both (K,).
 
-        Between them the log of the error is linear in the log-SNR; beyond them it is constant.
+        The log of the error is interpolated linearly in the log-SNR, and constant outside.
         """
-        # Measured in validation, whose inference tensors no later load could write to.
+        # Validation runs in inference mode; a later load could not write to its tensors.
         with torch.inference_mode(False):
             known, order = _bounded(log_snr.detach().to(self.log_snr)).sort()
             error = squared_error_per_dim.detach().to(self.log_snr)[order]
@@ -175,9 +179,9 @@ class Optimal(ReverseVariance):
 
 
 def log_posterior_variance(log_snr_s: Tensor, log_snr_t: Tensor) -> Tensor:
-    """ln of the variance of q(x_s | x_t, x_0), (B,) float64 (Ho et al. 2020, eq. 7).
+    """Compute ln of the variance of q(x_s | x_t, x_0), (B,) float64 (Ho et al. 2020, eq. 7).
 
-    -inf where s is clean.
+    It is -inf if s is clean data.
     """
     return logsigmoid(-log_snr_s.double()) + step_fraction(log_snr_s, log_snr_t).log()
 
@@ -201,8 +205,8 @@ def _log_clipped_posterior_variance(process: Process, t: Tensor, s: Tensor | Non
 
 def _check_two_steps(process: Process, name: str) -> None:
     if process.steps == 1:
-        raise ConfigError(
-            f"model/reverse_variance={name}: with model.steps=1 the only step has posterior "
+        raise ValueError(
+            f"{name}: with model.steps=1 the only step has posterior "
             "variance 0; take 2 steps or more, or model/reverse_variance=fixed_large"
         )
 

@@ -1,7 +1,7 @@
-"""How much the error at each noise level counts: w in E_t[w ||x0 - x0_hat||^2] under uniform t.
+"""Weights of the error at each noise level: w in E_t[w ||x0 - x0_hat||^2], t uniform.
 
-Weights are kept as logarithms, since they span 20 decades. Adding one: a subclass here and a YAML
-file in `conf/model/weighting/`.
+Weights are stored as logarithms, since they span 20 decades. To add one, write a subclass here and
+a YAML file in `conf/model/weighting/`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genlab.checks import number
 from genlab.diffusion.process import Process, posterior_coefficients, step_fraction
+from genlab.errors import number
 
 
 class Weighting(ABC):
@@ -22,23 +22,23 @@ class Weighting(ABC):
 
     @abstractmethod
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
-        """ln w at times (B,) of the process, float64, for the squared error of x0_hat."""
+        """Compute ln w at times (B,) of the process, float64, for the squared error of x0_hat."""
 
 
 class Simple(Weighting):
-    """w = SNR, an equal weight for the error of eps (Ho et al. 2020, eq. 14)."""
+    """The weight w = SNR: a constant weight on the error of eps (Ho et al. 2020, eq. 14)."""
 
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t)
 
 
 class VLB(Weighting):
-    """The weight in the variational bound, so that E_t is its sum over t, in nats.
+    """The weight of the variational bound: E_t is then the sum of its terms over t, in nats.
 
-    T/2 (SNR_s - SNR_t) of steps from t to s, which is that of the posterior's variance; in
-    continuous time -SNR'(t)/2 (Kingma et al. 2021, VDM). From the first step, where the
-    posterior has no variance, it is T / (2 var) with the variance of the second, at which Ho et
-    al.'s code clips it (of the first's noise if T = 1).
+    For a step from t to s it is T/2 (SNR_s - SNR_t), which holds if the reverse variance is the
+    posterior variance; in continuous time it is -SNR'(t)/2 (Kingma et al. 2021, VDM). In the step
+    to clean data the posterior variance is 0; there it is T / (2 var), where var is the posterior
+    variance of the second step, as in the code of Ho et al. (sigma^2 of the first step if T = 1).
     """
 
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
@@ -62,28 +62,28 @@ class VLB(Weighting):
 
 
 class MinSNR(Weighting):
-    """w = min(SNR, gamma) (Hang et al. 2023)."""
+    """The weight w = min(SNR, gamma) (Hang et al. 2023)."""
 
     def __init__(self, gamma: float = 5.0) -> None:
-        self.gamma = number("model.weighting.gamma", gamma, above=0)
+        self.gamma = number("gamma", gamma, above=0)
 
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t).clamp(max=math.log(self.gamma))
 
 
 class TruncatedSNR(Weighting):
-    """w = max(SNR, 1) (Salimans & Ho 2022, sec. 4)."""
+    """The weight w = max(SNR, 1) (Salimans & Ho 2022, sec. 4)."""
 
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t).clamp(min=0)
 
 
 class P2(Weighting):
-    """w = SNR / (k + SNR)^gamma: less where there is little noise (Choi et al. 2022)."""
+    """The weight w = SNR / (k + SNR)^gamma: smaller at little noise (Choi et al. 2022)."""
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
-        self.k = number("model.weighting.k", k, above=0)
-        self.gamma = number("model.weighting.gamma", gamma, at_least=0)
+        self.k = number("k", k, above=0)
+        self.gamma = number("gamma", gamma, at_least=0)
 
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
         log_snr = process.log_snr(t)
@@ -92,16 +92,17 @@ class P2(Weighting):
 
 
 class SigmoidWeighting(Weighting):
-    """The bound's weight times sigmoid(bias - log_snr) (Kingma & Gao 2023; Hoogeboom et al. 2024).
+    """The weight of the bound times sigmoid(bias - log_snr).
 
-    As a part of the bound it does not depend on how the schedule gets from end to end.
+    Kingma & Gao (2023); Hoogeboom et al. (2024). As for the bound, the expected loss does not
+    depend on the curve of the schedule between its ends.
 
     Args:
-        bias: the log-SNR at which the bound counts half; higher for more of the fine detail.
+        bias: the log-SNR at which the factor is 1/2; a higher value gives fine detail more weight.
     """
 
     def __init__(self, bias: float = -1.0) -> None:
-        self.bias = number("model.weighting.bias", bias)
+        self.bias = number("bias", bias)
         self.bound = VLB()
 
     def log_weight(self, process: Process, t: Tensor) -> Tensor:

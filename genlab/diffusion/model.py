@@ -1,0 +1,450 @@
+"""The denoising diffusion model: a forward process, a network that inverts it, and the bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from genlab.diffusion import bound
+from genlab.diffusion.bound import BoundTerms
+from genlab.diffusion.parameterizations import Parameterization
+from genlab.diffusion.process import Process, diffuse
+from genlab.diffusion.samplers import Denoise, OnStep, Project, Sampler, guided
+from genlab.diffusion.schedule_check import ScheduleSummary
+from genlab.diffusion.schedules import NoiseSchedule, between
+from genlab.diffusion.time_samplers import TimeSampler
+from genlab.diffusion.variances import Optimal, Prediction, ReverseVariance
+from genlab.diffusion.weightings import VLB, Weighting
+from genlab.errors import naming, number, whole
+from genlab.protocols import ImageSpec
+from genlab.seeding import BatchNoise, ImageNoise, Noise
+from genlab.tensors import all_gather_rows, device_of, sum_except_batch
+
+#: Number of bins of time in which the bound is shown if not all T terms are measured.
+_BINS = 40
+
+
+class DDPM(nn.Module):
+    """A denoising diffusion model (Ho et al. 2020), discrete or in continuous time (VDM, 2021).
+
+    The loss is E_t w(lambda_t) ||x_0 - x0_hat||^2, summed over dimensions and averaged over images;
+    the bound is reconstruction + kl with reconstruction = L_0 and kl = L_T + sum L_(t-1), in nats.
+    Images x are (B, C, H, W) in [0, 1]; x_0 = 2 x - 1. Without `noise`, torch's default generator
+    is used.
+
+    Args:
+        spec: shape and kind of the images, which have 8 bits.
+        steps: T; None for continuous time.
+        noise_schedule, parameterization, weighting, time_sampler, reverse_variance, sampler: the
+            components of these names.
+        net: constructor of the network, called with the spec, the output channels and the classes.
+        log_snr_max, log_snr_min: cut the noise schedule at these log-SNRs; None keeps its own end.
+        conditional: whether the class is an input of the network.
+        label_drop: the share of training images whose class is hidden, for guidance.
+        guidance: scale of classifier-free guidance in samples; 1 is none.
+        variance_loss_weight: weight of the bound in the loss, if the variance is learned.
+        clip: whether x0_hat is clipped to [-1, 1] in the bound; a sampler has its own setting.
+        val_draws: number of times at which an evaluation measures the bound of each image.
+        test_draws: the same for a full evaluation; None for all T terms.
+
+    Raises:
+        ValueError: if a value is outside its range, or components do not fit each other.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        steps: int | None,
+        noise_schedule: NoiseSchedule,
+        parameterization: Parameterization,
+        weighting: Weighting,
+        time_sampler: TimeSampler,
+        reverse_variance: ReverseVariance,
+        sampler: Sampler,
+        net: Callable[..., nn.Module],
+        log_snr_max: float | None = None,
+        log_snr_min: float | None = None,
+        conditional: bool = False,
+        label_drop: float = 0.1,
+        guidance: float = 1.0,
+        variance_loss_weight: float = 0.001,
+        clip: bool = True,
+        val_draws: int = 4,
+        test_draws: int | None = None,
+    ) -> None:
+        super().__init__()
+        bound.check_levels(spec)
+        if conditional and not spec.classes:
+            raise ValueError("conditional=true: these data have no classes; give false")
+        number("label_drop", label_drop, at_least=0, at_most=1)
+        number("guidance", guidance, at_least=0)
+        if guidance != 1 and not (conditional and label_drop > 0):
+            raise ValueError(
+                f"guidance={guidance:g}: guidance needs a model that knows images with and without "
+                "their class; set model.conditional=true and model.label_drop=0.1"
+            )
+        number("variance_loss_weight", variance_loss_weight, at_least=0)
+        whole("val_draws", val_draws, 1)
+        if test_draws is None and steps is None:
+            raise ValueError(
+                "test_draws=null: in continuous time the bound is an integral and has no last "
+                "term; give a number of draws, for instance 64"
+            )
+        if test_draws is not None:
+            whole("test_draws", test_draws, 1)
+        noise_schedule = between(noise_schedule, log_snr_max, log_snr_min)
+        self.process = Process(noise_schedule, steps)
+        for name, component in (
+            ("parameterization", parameterization),
+            ("reverse_variance", reverse_variance),
+            ("sampler", sampler),
+        ):
+            with naming(name):
+                component.check(self.process)
+        self.spec = spec
+        self.noise_schedule, self.time_sampler = noise_schedule, time_sampler
+        self.reverse_variance, self.sampler = reverse_variance, sampler
+        self.parameterization, self.weighting = parameterization, weighting
+        self.conditional, self.label_drop, self.guidance = conditional, label_drop, guidance
+        self.variance_loss_weight, self.clip = variance_loss_weight, clip
+        self.val_draws, self.test_draws = val_draws, test_draws
+        outputs = 2 if reverse_variance.is_learned else 1
+        self.net = net(
+            spec=spec,
+            out_channels=outputs * spec.channels,
+            classes=len(spec.classes) if conditional else 0,
+        )
+        learns_schedule = any(True for _ in noise_schedule.parameters())
+        if learns_schedule and not (isinstance(weighting, VLB) and steps is None):
+            raise ValueError(
+                "noise_schedule: one that is learned is trained to lower the variance of the "
+                "bound, in continuous time; set model/weighting=vlb and model.steps=null"
+            )
+
+    def loss(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        step: int | None = None,
+        noise: Noise | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the loss of a batch and its terms, scalars in nats per image.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            labels: classes (B,), or None.
+            step: ignored.
+            noise: source of the random numbers for t, eps and the hidden labels.
+        """
+        noise = _or_default(noise, x)
+        x0 = 2 * x - 1
+        u, importance = self.time_sampler.sample(noise)
+        t = self.process.times(u)
+        log_snr = self.process.log_snr(t)
+        log_weight = self.weighting.log_weight(self.process, t)
+        eps = noise.normal(*self.spec.shape).to(x0.dtype)
+        x_t = diffuse(x0, eps, log_snr)
+        output, fraction = self._network(x_t, log_snr, self._hide(labels, noise))
+        error = sum_except_batch((output - self.parameterization.target(x0, eps, log_snr)).square())
+        log_scale = self.parameterization.log_scale(log_snr)
+        losses = (log_weight + log_scale).exp().to(error.dtype) * error
+        if log_snr.requires_grad:
+            self._lower_variance(losses, log_snr, log_weight)
+        self.time_sampler.update(all_gather_rows(u), all_gather_rows(losses.detach()))
+        importance = importance.to(losses.dtype)
+        loss = (importance * losses).mean()
+        if fraction is None:
+            return {"loss": loss}
+        # detached: only the plain loss trains the mean
+        x0_hat = self.parameterization.x0_hat(output.detach(), x_t, log_snr)
+        prediction = Prediction(x0_hat, fraction)
+        term = bound.bound_term(x0, prediction, self.process, t, self.reverse_variance)
+        variance_loss = self._steps * (importance * term).mean()
+        total = loss + self.variance_loss_weight * variance_loss
+        return {"loss": total, "error_loss": loss, "variance_loss": variance_loss}
+
+    def _network(self, x_t: Tensor, log_snr: Tensor, labels: Tensor | None) -> Prediction:
+        """Run the network; return its output, not converted to x0_hat, and variance fraction."""
+        output = self.net(x_t, log_snr, labels if self.conditional else None).to(x_t.dtype)
+        if self.reverse_variance.is_learned:
+            return Prediction(*output.chunk(2, dim=1))
+        return Prediction(output)
+
+    def _hide(self, labels: Tensor | None, noise: Noise) -> Tensor | None:
+        """Hide some labels (-1), so that the network also learns the unconditional model."""
+        if labels is None or not self.conditional or self.label_drop == 0:
+            return labels
+        return labels.masked_fill(noise.uniform() < self.label_drop, -1)
+
+    @property
+    def _steps(self) -> int:
+        assert self.process.steps is not None
+        return self.process.steps
+
+    @staticmethod
+    def _lower_variance(losses: Tensor, *of_schedule: Tensor) -> None:
+        """Train the schedule to minimise E[losses^2], while the network minimises E[losses].
+
+        Between fixed ends the mean does not depend on the schedule, so this minimises the variance
+        of the estimate (Kingma et al. 2021, appendix I.2). d(l^2) = 2 l dl for each image.
+        """
+        twice = 2 * losses.detach() / losses.detach().mean()
+        for value in of_schedule:
+            value.register_hook(lambda gradient: gradient * twice.to(gradient.dtype))
+
+    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Prediction:
+        """Predict x_0 from x_t (B, C, H, W) at times t (B,), given classes (B,) or None."""
+        log_snr = self.process.log_snr(t)
+        output, fraction = self._network(x_t, log_snr, labels)
+        return Prediction(self.parameterization.x0_hat(output, x_t, log_snr), fraction)
+
+    def evaluate(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        noise: Noise | None = None,
+        full: bool = False,
+    ) -> dict[str, Tensor]:
+        """Evaluate images (B, C, H, W); return values whose first axis is the images.
+
+        Values of shape (B,), in nats, are averaged over a data set: `loss`, `reconstruction`, `kl`,
+        `kl_prior` and `kl_diffusion`. The others, `t`, `log_snr`, `squared_error` and `terms`
+        (B, N), are for `genlab.diffusion.curves`.
+
+        Args:
+            full: use `test_draws` times instead of `val_draws`.
+        """
+        draws = self.test_draws if full else self.val_draws
+        terms, unclipped = self._bound_terms(x, labels, draws, _or_default(noise, x))
+        return {
+            "loss": self._loss_at(terms, unclipped),
+            "reconstruction": terms.reconstruction,
+            "kl": terms.kl,
+            "kl_prior": terms.prior,
+            "kl_diffusion": terms.diffusion,
+            "t": terms.t,
+            "log_snr": self.process.log_snr(terms.t),
+            "squared_error": terms.squared_error,
+            "terms": terms.terms,
+        }
+
+    def time_bins(self, full: bool = False) -> int:
+        """Return the number of bins of time for the bound: T if all T terms are measured."""
+        if full and self.test_draws is None:
+            return self._steps
+        return min(_BINS, self.process.steps or _BINS)
+
+    def _bound_terms(
+        self, x: Tensor, labels: Tensor | None, draws: int | None, noise: Noise
+    ) -> tuple[BoundTerms, Tensor]:
+        """Compute the bound, and ||x_0 - x0_hat||^2 (B, N) before clipping."""
+        x0 = 2 * x - 1
+        unclipped: list[Tensor] = []
+
+        def predict(x_t: Tensor, t: Tensor) -> Prediction:
+            prediction = self.predict(x_t, t, labels)
+            unclipped.append(sum_except_batch((x0 - prediction.x0_hat).square().double()))
+            return prediction.clipped() if self.clip else prediction
+
+        if draws is None:
+            terms = bound.exact(x0, predict, self.process, self.reverse_variance, noise)
+        else:
+            terms = bound.stratified(x0, predict, self.process, self.reverse_variance, draws, noise)
+        return terms, torch.stack(unclipped, 1)
+
+    def _loss_at(self, terms: BoundTerms, squared_error: Tensor) -> Tensor:
+        """Compute the training loss of each image, (B,), from the errors at the bound's times."""
+        t = terms.t.flatten()
+        weight = self.weighting.log_weight(self.process, t).exp()
+        if self.process.steps is None:  # the bound has times even in log-SNR, the loss in t
+            first, last = self.process.log_snr(t.new_tensor([0.0, 1.0]))
+            weight = weight * (last - first) / self.noise_schedule.slope(t)
+        losses = weight.unflatten(0, terms.t.shape) * squared_error
+        if self.process.steps is None:
+            loss = losses.mean(1)
+        else:
+            first, later = losses[:, 0], losses[:, 1:]
+            rest = self.process.steps - 1
+            loss = (first + rest * (later.mean(1) if rest else 0)) / self.process.steps
+        if self.reverse_variance.is_learned:
+            loss = loss + self.variance_loss_weight * (terms.reconstruction + terms.diffusion)
+        return loss
+
+    def learn_variance(self, log_snr: Tensor, squared_error_per_dim: Tensor) -> None:
+        """Give an `Optimal` reverse variance the network's error at some log-SNRs, both (L,)."""
+        if isinstance(self.reverse_variance, Optimal):
+            self.reverse_variance.measure(log_snr, squared_error_per_dim)
+
+    @torch.no_grad()
+    def bound(self, x: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
+        """Compute `reconstruction` and `kl` of images, each (B,), in nats per image."""
+        terms, _ = self._bound_terms(x, None, self.val_draws, _or_default(noise, x))
+        return {"reconstruction": terms.reconstruction, "kl": terms.kl}
+
+    def denoiser(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
+        """Return `denoise(x_t, t)` for samplers, conditional on the classes (B,) if given."""
+        if labels is None or not self.conditional:
+            return self.predict
+        return guided(self.predict, labels, guidance)
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        first: int = 0,
+        *,
+        sampler: Sampler | None = None,
+        classes: Sequence[int] | None = None,
+        guidance: float | None = None,
+        on_step: OnStep | None = None,
+        project: Project | None = None,
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """Draw images `first`, ..., `first` + n - 1 of a seed, (n, C, H, W) in [0, 1].
+
+        Image i depends only on (seed, i) and its class.
+
+        Args:
+            sampler: None for the sampler of the model.
+            classes: assigned to the images in turn; None for all classes of the data. Only for a
+                conditional model.
+            guidance: scale of classifier-free guidance; 1 is none, None that of the model.
+            on_step: called at every step.
+            project: changes x_s before the next step. `inpaint(known, mask, noise)` keeps a part of
+                the images, given `known` in [-1, 1] and noise of another seed.
+            noise: used instead of the streams of (seed, i).
+
+        Raises:
+            ValueError: if the model does not support the classes or the guidance.
+        """
+        if classes is None:
+            classes = range(len(self.spec.classes)) if self.conditional else ()
+        guidance = self.guidance if guidance is None else guidance
+        self.check_request(classes, guidance)
+        device = device_of(self)
+        indices = range(first, first + n)
+        labels = None
+        if classes:
+            labels = torch.tensor([classes[i % len(classes)] for i in indices], device=device)
+        if noise is None:
+            noise = ImageNoise(seed, "noise", indices=indices, device=device)
+        draws, shape = noise, self.spec.shape
+        # has less overhead than no_grad: 2 % of the forward pass of a small network
+        with torch.inference_mode():
+            images = (self.sampler if sampler is None else sampler)(
+                self.denoiser(labels, guidance),
+                draws.normal(*shape),
+                self.process,
+                lambda: draws.normal(*shape),
+                on_step=on_step,
+                project=project,
+                variance=self.reverse_variance,
+            )
+        return ((images + 1) / 2).clamp(0, 1)
+
+    def check_request(self, classes: Sequence[int], guidance: float) -> None:
+        """Refuse classes or guidance that the model does not support.
+
+        Raises:
+            ValueError: with a message that names `class` or `guidance`.
+        """
+        known = len(self.spec.classes)
+        if classes and not self.conditional:
+            raise ValueError(
+                "class: this model was trained without classes (model.conditional=false); leave "
+                "the class out, or train one with model.conditional=true"
+            )
+        if wrong := [c for c in classes if not -1 <= c < known]:
+            raise ValueError(f"class={wrong[0]}: this model knows the classes 0 to {known - 1}")
+        number("guidance", guidance, at_least=0)
+        if guidance != 1 and (not classes or self.label_drop == 0):
+            raise ValueError(
+                f"guidance={guidance:g}: this model has no class to be guided to, or never learned "
+                "to do without; use guidance=1, or train with model.conditional=true and "
+                "model.label_drop=0.1"
+            )
+
+    def sampling_steps(self, sampler: Sampler | None = None) -> int:
+        """Return the number of steps of a sampler; None for the sampler of the model."""
+        return (self.sampler if sampler is None else sampler).path(self.process).steps
+
+    def log_snr(self, t: Sequence[float]) -> list[float]:
+        """Return the log-SNR at times in [0, 1]."""
+        times = torch.tensor(t, dtype=torch.float64, device=device_of(self))
+        values: list[float] = self.process.log_snr(times).tolist()
+        return values
+
+    @torch.no_grad()
+    def noised(self, x: Tensor, steps: int, seed: int = 0) -> tuple[Tensor, list[float]]:
+        """Diffuse images to evenly spaced times t, with the same noise at each.
+
+        Returns:
+            Images (B, 1 + steps, C, H, W), x itself first, the others not limited to [0, 1]; and
+            the log-SNRs.
+        """
+        x0 = 2 * x - 1
+        noise = ImageNoise(seed, "noised", indices=range(len(x)), device=x.device)
+        eps = noise.normal(*self.spec.shape)
+        log_snrs = self.log_snr(torch.linspace(self.process.first, 1, steps).double().tolist())
+        at = torch.tensor(log_snrs, dtype=torch.float64, device=x.device)
+        way = torch.stack([x0, *(diffuse(x0, eps, log_snr.expand(len(x))) for log_snr in at)], 1)
+        return (way + 1) / 2, log_snrs
+
+    def walk(self, panels: int, steps: int, seed: int = 0) -> Tensor:
+        """Draw samples along a closed walk through the noise that the sampler uses.
+
+        Each number is cos(u) a + sin(u) b of two independent draws a and b, which the samples of
+        `seed` and of `seed` + 1 use; it is standard normal too.
+
+        Returns:
+            (steps, panels, C, H, W) in [0, 1].
+        """
+        frames = []
+        for turn in torch.linspace(0, 2 * math.pi, steps + 1)[:-1].tolist():
+            noise = _Turned(seed, range(panels), turn, device_of(self))
+            frames.append(self.sample(panels, seed, noise=noise))
+        return torch.stack(frames)
+
+    def describe(self) -> str:
+        """Describe the noise schedule in one line, and add a warning if it ends too early."""
+        schedule = ScheduleSummary.of(self.label(), self.process)
+        steps = "continuous time" if self.process.steps is None else f"T = {self.process.steps}"
+        sentence = (
+            f"{self.label()}, {steps}: log-SNR {float(schedule.log_snr[0]):.2f} to "
+            f"{float(schedule.log_snr[-1]):.2f}, L_T at most {schedule.prior_bits:.1e} bits/dim"
+        )
+        return sentence if schedule.warning is None else f"{sentence}\nwarning {schedule.warning}"
+
+    def label(self) -> str:
+        """Return the setting, for a caption."""
+        return f"{self.noise_schedule.name} schedule"
+
+    def verdict(self, metrics: dict[str, float]) -> str:
+        """Return an empty string: the numbers need no summary."""
+        return ""
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks by name, to be compiled and sharded."""
+        return {"net": self.net}
+
+
+class _Turned(ImageNoise):
+    """Noise cos(turn) a + sin(turn) b of two independent streams for each image."""
+
+    def __init__(
+        self, seed: int, indices: Sequence[int], turn: float, device: torch.device
+    ) -> None:
+        super().__init__(seed, "noise", indices=indices, device=device)
+        self._other = ImageNoise(seed + 1, "noise", indices=indices, device=device)
+        self._turn = turn
+
+    def normal(self, *shape: int) -> Tensor:
+        a, b = super().normal(*shape), self._other.normal(*shape)
+        return math.cos(self._turn) * a + math.sin(self._turn) * b
+
+
+def _or_default(noise: Noise | None, x: Tensor) -> Noise:
+    return BatchNoise(len(x), device=x.device) if noise is None else noise
