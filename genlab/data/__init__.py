@@ -1,1 +1,1 @@
-"""One datamodule for every data set, one `ImageSource` for each, one order that can be resumed."""
+"""Data: one `ImageSource` for each data set, one datamodule for all, and a resumable order."""

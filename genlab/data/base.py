@@ -1,4 +1,4 @@
-"""What a data set is to the rest of genlab."""
+"""The interface of a data set."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
 
 SourceSplit = Literal["train", "test"]
 
 PixelArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-"""(N, C, H, W), uint8, or float32 where pixels are real numbers."""
+"""(N, C, H, W), uint8, or float32 if pixels are real numbers."""
 
 
 class Images(NamedTuple):
     """The images and the labels of one official split.
 
     Attributes:
-        pixels: (N, C, H, W), uint8 or float32; the caller may write to it if it is writable.
+        pixels: (N, C, H, W), uint8 or float32; the caller may modify it if it is writable.
         labels: (N,) int64, from 0.
     """
 
@@ -31,30 +30,23 @@ class Images(NamedTuple):
 
 
 class ImageSource(ABC):
-    """A data set: where it comes from and how it is decoded, not how it is split or ordered.
+    """A data set: its origin and its decoding, but not its validation split or its order.
 
-    To add one, write a subclass and a YAML in `conf/data/` that names it.
+    To add one, write a subclass and a YAML file in `conf/data/` that names it.
     """
 
     name: str
-    """Also the folder under `data.data_dir` where its files are looked for."""
+    """Name of the data set, and of the folder of its files under `data.data_dir`."""
 
     @property
     @abstractmethod
     def spec(self) -> ImageSpec:
-        """Shape and kind of the images, known without reading any."""
+        """Shape and kind of the images, known without reading an image."""
 
     @abstractmethod
     def prepare(self, data_dir: Path) -> None:
-        """Bring the data to this machine; one process does it for all. Raises DataError."""
+        """Bring the data to this machine; only one process calls it. Raises DataError."""
 
     @abstractmethod
     def load(self, data_dir: Path, split: SourceSplit) -> Images:
-        """Read, and verify, an official split. Raises DataError."""
-
-
-def at_least(key: str, value: int, minimum: int) -> int:
-    """`value`, or a ConfigError if it is not a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(f"{key}={value!r}: give a whole number of at least {minimum}")
-    return value
+        """Read and verify an official split. Raises DataError."""

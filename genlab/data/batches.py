@@ -1,4 +1,4 @@
-"""From arrays to batches: gathering, flips, binarisation, and the loader around them."""
+"""Batches from arrays: gathering, flips, binarisation, and the loader."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from genlab.data.order import BatchIndex, Indices
 from genlab.seeding import numpy_generator
 
 Batch = dict[str, Tensor]
-"""`image` (B, C, H, W) uint8, or float32 where pixels are real numbers; `label` (B,) int64;
+"""`image` (B, C, H, W) uint8, or float32 if pixels are real numbers; `label` (B,) int64;
 `index` (B,) int64, the image's position in its split."""
 
-# Images that share one random stream: the bits depend on it, so it never changes.
+# Number of images that share one random stream. The bits depend on it, so it must not change.
 _BLOCK = 512
 
 
 def _uniform(shape: tuple[int, ...], random: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Independent levels, uniform on 0 ... 254, so that P(u < x) is x / 255 exactly."""
+    """Draw independent levels, uniform on 0 ... 254, so that P(u < x) is exactly x / 255."""
     size = math.prod(shape)
-    # Whole words, of which the bytes that are 255 are drawn again: three times faster than bytes.
+    # Draws 64-bit words, and redraws the bytes that are 255: three times faster than drawing bytes.
     words = random.integers(0, 1 << 64, -(-size // 8), dtype=np.uint64)
     u = words.view(np.uint8)[:size]
     again = np.flatnonzero(u == 255)
@@ -37,16 +37,17 @@ def _uniform(shape: tuple[int, ...], random: np.random.Generator) -> npt.NDArray
 
 
 def _binarised(pixels: npt.NDArray[np.uint8], u: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    # True is 1, and -1 in eight bits is 255: half the time of a multiplication.
+    # True is 1, and -1 in eight bits is 255: twice as fast as a multiplication.
     return np.negative((u < pixels).view(np.uint8))
 
 
 def binarise(
     pixels: npt.NDArray[np.uint8], random: np.random.Generator, rank: int = 0, world: int = 1
 ) -> npt.NDArray[np.uint8]:
-    """255 with probability x / 255, else 0, for every pixel x.
+    """Binarise every pixel x: 255 with probability x / 255, else 0.
 
-    `pixels` are every `world`-th image from `rank` on, and get what they would get among the rest.
+    `pixels` are every `world`-th image of a batch from `rank` on; they get the same bits as if the
+    whole batch were binarised.
     """
     u = _uniform((len(pixels) * world, *pixels.shape[1:]), random)
     return _binarised(pixels, u[rank::world])
@@ -55,10 +56,10 @@ def binarise(
 def binarise_static(
     pixels: npt.NDArray[np.uint8], rows: Indices, seed: int, split: str
 ) -> npt.NDArray[np.uint8]:
-    """The images `rows` (ascending) of an official split, binarised for good.
+    """Binarise the images `rows` (ascending) of an official split, once for the whole run.
 
-    A bit is a function of (seed, split, row, pixel), whatever other rows are asked for. If they are
-    all the rows of an array that can be written to, it happens in place.
+    A bit is a function of (seed, split, row, pixel) alone, whatever the other rows are. The result
+    is written in place if `rows` are all rows of a writable array.
     """
     in_place = len(rows) == len(pixels) and pixels.flags.writeable
     out = pixels if in_place else np.empty((len(rows), *pixels.shape[1:]), dtype=np.uint8)
@@ -73,18 +74,18 @@ def binarise_static(
 
 @dataclass(frozen=True)
 class Split:
-    """The images of train, val or test: rows of arrays that it may share with another split."""
+    """The images of train, val or test: rows of arrays that two splits may share."""
 
     pixels: PixelArray
     labels: npt.NDArray[np.int64]
     rows: Indices | None
-    """None for all of them"""
+    """None for all rows."""
 
     def __len__(self) -> int:
         return len(self.pixels if self.rows is None else self.rows)
 
     def gather(self, positions: Indices) -> tuple[PixelArray, npt.NDArray[np.int64]]:
-        """Copies of the images (B, C, H, W) and of the labels (B,) at `positions` in the split."""
+        """Copy the images (B, C, H, W) and the labels (B,) at `positions` in the split."""
         rows = positions if self.rows is None else self.rows.take(positions)
         # `take` is many times faster than indexing on small batches.
         pixels = cast(PixelArray, np.asarray(self.pixels.take(rows, axis=0)))
@@ -92,13 +93,13 @@ class Split:
 
 
 class Batches(Dataset[Batch]):
-    """Batches by `BatchIndex`, gathered whole from one array.
+    """A dataset of whole batches, indexed by `BatchIndex`.
 
     Args:
         flip: mirror each image left to right with probability 1/2.
-        binarised: draw the bits anew in every epoch.
+        binarised: draw new bits in every epoch.
 
-    Both are functions of (seed, epoch, batch number, place in the global batch).
+    Flips and bits are functions of (seed, epoch, batch number, place in the global batch).
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Batches(Dataset[Batch]):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        # A memory map would be pickled with all its content for a worker that is not forked.
+        # For a worker that is not forked, pickle would copy the content of a memory map.
         state, pixels = dict(self.__dict__), self._split.pixels
         if isinstance(pixels, np.memmap):
             state["_split"] = replace(self._split, pixels=np.empty(0, dtype=np.uint8))
@@ -146,10 +147,10 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 class BatchLoader:
-    """Batches in their order, where workers or pinned memory are wanted through a DataLoader.
+    """An iterable of batches in their order; uses a DataLoader for workers or pinned memory.
 
-    Lightning would put a sampler of its own into a DataLoader under DDP or `overfit_batches`: that
-    one is kept out of its hands.
+    Under DDP or `overfit_batches`, Lightning would replace the sampler of a DataLoader; so it gets
+    this object instead.
     """
 
     def __init__(
@@ -167,10 +168,10 @@ class BatchLoader:
         return len(self._order)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Batch]:
-        # As a generator it asks for its place at the first batch only: Lightning may create the
-        # iterator before it has restored its counters.
+        # As a generator this reads the counters only at the first batch: Lightning may create the
+        # iterator before it has restored them.
         if self._num_workers == 0 and not self._pin_memory:
-            # What a DataLoader does around this costs more than gathering a small batch.
+            # The overhead of a DataLoader is larger than the time to gather a small batch.
             yield from map(self._dataset.__getitem__, self._order)
             return
         if self._loader is None:
@@ -182,17 +183,20 @@ class BatchLoader:
                 persistent_workers=self._num_workers > 0,
                 pin_memory=self._pin_memory,
                 collate_fn=_as_it_is,  # type: ignore[arg-type]
-                # Otherwise every iteration would take a number from the global stream.
+                # Otherwise every iteration would take a number from torch's default generator.
                 generator=torch.Generator(),
             )
         yield from self._loader
 
     def close(self) -> None:
-        """End the worker processes; another iteration starts them again."""
+        """End the worker processes; the next iteration starts new ones."""
         self._loader = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: the place is the trainer's count. Without it Lightning warns upon a resume."""
+        """Return no state: the position follows from the trainer's counters.
+
+        Without this method Lightning warns when a run is resumed.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

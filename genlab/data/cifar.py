@@ -1,4 +1,4 @@
-"""CIFAR-10 in its binary version: records of one label byte and 3072 pixels, never a pickle."""
+"""CIFAR-10 in its binary version: records of one label byte and 3072 pixels, without pickle."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _FOLDER = "cifar-10-batches-bin"
 class CIFAR10(ImageSource):
     """50,000 + 10,000 colour photographs, 32 x 32, in ten classes (Krizhevsky 2009).
 
-    Under `data_dir/cifar10/` either the published archive or its unpacked `.bin` files (there or in
-    `cifar-10-batches-bin/`). The archive is verified by digest; of files unpacked by somebody else
-    the sizes and the labels are checked.
+    `data_dir/cifar10/` holds either the published archive or its unpacked `.bin` files (directly or
+    in `cifar-10-batches-bin/`). The digest of the archive is verified; for files that were unpacked
+    by the user, only the sizes and the labels are checked.
     """
 
     name = "cifar10"
@@ -36,7 +36,7 @@ class CIFAR10(ImageSource):
         "https://www.cs.toronto.edu/~kriz/",
         "https://cave.cs.toronto.edu/kriz/",
     )
-    # Of the archive, which exists in one version only (MD5 c32a1d4ab5d03f1284b67883e8d87530 on its
+    # Digest of the archive, which has one version only (MD5 c32a1d4ab5d03f1284b67883e8d87530 on its
     # home page); no digest of its uncompressed content is published.
     sha256: ClassVar[str] = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
     records_per_file: ClassVar[int] = 10_000
@@ -118,7 +118,7 @@ class CIFAR10(ImageSource):
         return None
 
     def _unpack(self, archive: Path, target: Path) -> None:
-        """Verify the archive and put its `.bin` files into the folder `target`."""
+        """Verify the archive and extract its `.bin` files to the folder `target`."""
         with archive.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != self.sha256:
@@ -137,10 +137,10 @@ class CIFAR10(ImageSource):
 
 
 def _extract(archive: Path, names: set[str], folder: Path) -> None:
-    """The regular files of these names, flat into `folder`; nothing else of the archive is written.
+    """Extract only the regular files with these names, without subfolders, to `folder`.
 
     Raises:
-        DataError: the archive is damaged, lacks a file, or has a member that leaves its folder.
+        DataError: if the archive is damaged, lacks a file, or has a member outside of its folder.
     """
     missing = set(names)
     try:

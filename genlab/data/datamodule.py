@@ -1,4 +1,4 @@
-"""The one datamodule: splits any `ImageSource`, and hands it to Lightning in whole batches."""
+"""The datamodule: splits an `ImageSource` and gives its batches to Lightning."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from genlab.data.base import Images, ImageSource, PixelArray, SourceSplit, at_least
+from genlab.data.base import Images, ImageSource, PixelArray, SourceSplit
 from genlab.data.batches import Batches, BatchLoader, Split, binarise_static
 from genlab.data.order import BatchIndex, EvalOrder, TrainOrder
-from genlab.errors import ConfigError, DataError
+from genlab.errors import ConfigError, DataError, whole
 from genlab.protocols import ImageSpec
 from genlab.seeding import numpy_generator
 
 Binarisation = Literal["none", "static", "dynamic"]
 SplitName = Literal["train", "val", "test"]
 
-# Not the run's seed: runs of a sweep over seeds are to be validated on the same images.
+# Not the run's seed, so that runs with different seeds are validated on the same images.
 _VALIDATION_SEED = 0
 
 
@@ -30,25 +30,26 @@ class ImageData(lightning.LightningDataModule):
 
     The official test set stays the test set; validation is a fixed random part of the official
     training set, the same for every seed. Batches are dicts of `image` (B, C, H, W) uint8 (float32
-    where pixels are real numbers), `label` (B,) and `index` (B,) int64, where `index` is the
-    position in `pixels(split)`. Binarised images hold 0 and 255.
+    if pixels are real numbers), `label` (B,) and `index` (B,) int64, where `index` is the position
+    in `pixels(split)`. The values of binarised images are 0 and 255.
 
     Args:
-        source: where the images come from.
-        batch_size: images per training step and process; the remainder of an epoch is dropped.
-        eval_batch_size: images per validation or test step and process; nothing is dropped.
-        val_images: how many training images are set apart for validation; 0 for none.
-        seed: of the order, the flips and the binarisation.
-        data_dir: holds one folder per source, by its name.
-        binarisation: "static" draws every bit once, "dynamic" draws those of the training images
-            anew in every epoch (validation and test are then static). Static bits are kept in
-            memory, also those of a memory-mapped source.
+        source: the data set.
+        batch_size: images per training step, over all processes; the remainder of an epoch is
+            dropped.
+        eval_batch_size: images per validation or test step, over all processes; nothing is dropped.
+        val_images: number of training images that are set apart for validation; 0 for none.
+        seed: seed of the order, the flips and the binarisation.
+        data_dir: the folder that has one subfolder per source, with the name of the source.
+        binarisation: "static" draws every bit once; "dynamic" draws new bits of the training images
+            in every epoch (validation and test are static). Static bits are kept in memory, also
+            for a memory-mapped source.
         flip: mirror training images left to right at random.
-        num_workers: processes that gather batches; 0 is fastest for sources held in memory.
-        train_images: use that many of the training images only; None for all.
+        num_workers: number of worker processes; 0 is fastest for sources in memory.
+        train_images: number of training images to use; None for all.
 
     Raises:
-        ConfigError: a value is out of range, or does not fit the source's spec.
+        ValueError: if a value is out of range, or does not fit the source's spec.
     """
 
     def __init__(
@@ -66,26 +67,26 @@ class ImageData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         if not isinstance(source, ImageSource):
-            raise ConfigError(f"data.source={source!r}: give a subclass of ImageSource")
+            raise ValueError(f"source={source!r}: give a subclass of ImageSource")
         if binarisation not in get_args(Binarisation):
-            raise ConfigError(
-                f"data.binarisation={binarisation}: give one of {', '.join(get_args(Binarisation))}"
+            raise ValueError(
+                f"binarisation={binarisation}: give one of {', '.join(get_args(Binarisation))}"
             )
         if binarisation != "none" and source.spec.levels is None:
-            raise ConfigError(
-                f"data.binarisation={binarisation}: the pixels of {source.name} are real numbers, "
+            raise ValueError(
+                f"binarisation={binarisation}: the pixels of {source.name} are real numbers, "
                 "give none"
             )
         if not isinstance(flip, bool):
-            raise ConfigError(f"data.flip={flip!r}: give true or false")
-        self.batch_size = at_least("data.batch_size", batch_size, 1)
-        self.eval_batch_size = at_least("data.eval_batch_size", eval_batch_size, 1)
-        self.val_images = at_least("data.val_images", val_images, 0)
-        self.num_workers = at_least("data.num_workers", num_workers, 0)
+            raise ValueError(f"flip={flip!r}: give true or false")
+        self.batch_size = whole("batch_size", batch_size, 1)
+        self.eval_batch_size = whole("eval_batch_size", eval_batch_size, 1)
+        self.val_images = whole("val_images", val_images, 0)
+        self.num_workers = whole("num_workers", num_workers, 0)
         if train_images is not None:
-            at_least("data.train_images", train_images, 1)
+            whole("train_images", train_images, 1)
         self.train_images = train_images
-        self.seed = at_least("data.seed", seed, 0)
+        self.seed = whole("seed", seed, 0)
         self.data_dir = Path(data_dir).expanduser()
         self.source, self.binarisation, self.flip = source, binarisation, flip
         self._splits: dict[SplitName, Split] = {}
@@ -93,7 +94,7 @@ class ImageData(lightning.LightningDataModule):
 
     @property
     def spec(self) -> ImageSpec:
-        """As the model sees the images: 2 levels once they are binarised."""
+        """Shape and kind of the images that the model gets: 2 levels if they are binarised."""
         spec = self.source.spec
         return spec if self.binarisation == "none" else replace(spec, levels=2)
 
@@ -101,11 +102,11 @@ class ImageData(lightning.LightningDataModule):
         self.source.prepare(self.data_dir)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what `stage` needs and is not loaded yet.
+        """Load the splits that `stage` needs, unless they are loaded.
 
         Raises:
-            ConfigError: more images are asked for than there are.
-            DataError: the source refuses its files.
+            ConfigError: if a number of images does not fit the data, or a batch size the processes.
+            DataError: if the source refuses its files.
         """
         if stage in (None, "fit", "validate"):
             if "train" not in self._splits:
@@ -115,31 +116,31 @@ class ImageData(lightning.LightningDataModule):
             self._load_test()
 
     def teardown(self, stage: str | None = None) -> None:
-        """End the worker processes; the data stays, since reports ask for it after training."""
+        """End the worker processes; keep the data, since reports need it after training."""
         for loader in self._loaders:
             loader.close()
         self._loaders.clear()
 
     def size(self, split: SplitName) -> int:
-        """How many images the split has."""
+        """Return the number of images of the split."""
         return len(self._part(split))
 
     def rows(self, split: SplitName, number: int) -> int:
-        """How many images the evaluation's batch of this number has, on all processes together."""
+        """Return the size of evaluation batch `number`, over all processes."""
         return min(self.eval_batch_size, self.size(split) - number * self.eval_batch_size)
 
     def pixels(self, split: SplitName) -> PixelArray:
-        """(N, C, H, W) as the model sees them, but grey where the bits change by epoch."""
+        """Return the model's images, (N, C, H, W); grey ones if the bits change in every epoch."""
         part = self._part(split)
         return part.pixels if part.rows is None else part.pixels.take(part.rows, axis=0)
 
     def labels(self, split: SplitName) -> npt.NDArray[np.int64]:
-        """(N,), in the order of `pixels`."""
+        """Return the labels, (N,), in the order of `pixels`."""
         part = self._part(split)
         return part.labels if part.rows is None else part.labels.take(part.rows)
 
     def train_dataloader(self) -> BatchLoader:
-        """Begins where the trainer's counters stand; its length is that of a whole epoch."""
+        """Return a loader that starts at the trainer's counters; its length is a whole epoch."""
         part = self._part("train")
         rank, world = self._place()
         order = TrainOrder(
@@ -154,11 +155,11 @@ class ImageData(lightning.LightningDataModule):
         return self._loader(Batches(part, self.seed, flip=self.flip, binarised=dynamic), order)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Every validation image once; an empty list if there are none."""
+        """Return a loader of every validation image once; an empty list if there are none."""
         return self._eval_loader("val") if self.val_images else []
 
     def test_dataloader(self) -> BatchLoader:
-        """Every test image once."""
+        """Return a loader of every test image once."""
         return self._eval_loader("test")
 
     def _check_batch_size(self, images: int) -> None:
@@ -202,20 +203,20 @@ class ImageData(lightning.LightningDataModule):
         return loader
 
     def _place(self) -> tuple[int, int]:
-        """Rank and world size."""
+        """Return rank and world size."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _batches_seen(self, per_epoch: int) -> int:
-        """Batches since epoch 0, as if no epoch had been cut short by `limit_train_batches`."""
+        """Count the batches since epoch 0, with those that `limit_train_batches` left out."""
         if self.trainer is None or not self.trainer.training:
             return 0
         limit = self.trainer.limit_train_batches
         used = min(limit, per_epoch) if isinstance(limit, int) else int(per_epoch * limit)
-        # The one count that is right in every checkpoint, be it written by a callback in mid-epoch,
-        # at the end of an epoch, or upon an exception.
+        # Only this count is correct in every checkpoint: those that a callback writes within an
+        # epoch, at the end of an epoch, or after an exception.
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         epoch, offset = divmod(seen, used)
-        # Over-fitting means the same batches again in every epoch.
+        # With overfit_batches every epoch has the same batches.
         overfitting = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return offset if overfitting else offset + epoch * per_epoch
 

@@ -1,4 +1,4 @@
-"""Files from the network: resumed, verified, and in place only when they are right."""
+"""Downloads: resumed, verified, and moved in place only if they are correct."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import http.client
 import logging
 import os
 import re
-import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from genlab.data.progress import progress
 from genlab.errors import DataError
@@ -24,22 +22,22 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT = 30.0
 _BLOCK = 1 << 18
-# A mirror that cuts the connection this often without sending a byte is given up.
+# Number of failed attempts in a row without a new byte after which a mirror is given up.
 _FRUITLESS_ATTEMPTS = 2
 
 
 def fetch(target: Path, urls: Sequence[str], accept: Accept, done: Callable[[], bool]) -> None:
     """Download `target` from the first of `urls` that has it.
 
-    The bytes gather in a `.part` file beside the target, which a later call goes on with.
+    The bytes are written to a `.part` file beside the target, which a later call continues.
 
     Args:
         accept: called with the complete part and the target; it verifies the part and puts its
-            content in place, or raises a DataError, upon which the next URL is tried.
-        done: whether another process has done it while this one waited for the folder.
+            content in place, or raises a DataError, and then the next URL is tried.
+        done: returns whether another process has finished while this one waited for the folder.
 
     Raises:
-        DataError: no URL gave an acceptable file; the message says what each did.
+        DataError: if no URL gave an acceptable file; the message lists the error of each.
     """
     with exclusive(target.parent):
         if done():
@@ -70,7 +68,7 @@ def _fetch_from(url: str, part: Path, target: Path, accept: Accept) -> None:
         part.unlink(missing_ok=True)
         if not resumed:
             raise
-        # The first half may have come from another mirror, with other compression.
+        # The first part may be from another mirror, with other compression.
         _download(url, part)
         try:
             accept(part, target)
@@ -97,7 +95,7 @@ def _download(url: str, part: Path) -> None:
 
 
 def _append(url: str, part: Path, offset: int) -> bool:
-    """Append what `part` lacks; whether it is complete."""
+    """Append the missing bytes to `part`; return whether it is complete."""
     request = urllib.request.Request(url, headers={"User-Agent": "genlab"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
@@ -130,10 +128,10 @@ def _append(url: str, part: Path, offset: int) -> bool:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold it against other processes that do the same.
+    """Create `folder` and lock it against other processes that do the same.
 
     Raises:
-        DataError: the folder cannot be made or locked.
+        DataError: if the folder cannot be created or opened.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,18 +146,3 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def store(target: Path) -> Iterator[BinaryIO]:
-    """A stream whose content becomes `target` when the block ends well, and vanishes otherwise."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

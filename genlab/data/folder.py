@@ -1,4 +1,4 @@
-"""Any tree of images by class, decoded once into a memory-mapped cache."""
+"""A tree of image files with one folder per class, decoded once into a memory-mapped cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import BinaryIO, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from genlab.data.base import Images, ImageSource, SourceSplit, at_least
+from genlab.data.base import Images, ImageSource, SourceSplit
 from genlab.data.download import exclusive
 from genlab.data.progress import progress
-from genlab.errors import ConfigError, DataError
+from genlab.errors import DataError, whole
 from genlab.protocols import ImageSpec
 from genlab.seeding import numpy_generator
 
@@ -30,7 +30,7 @@ Unreadable = Literal["refuse", "skip"]
 Fit = Literal["crop", "stretch", "exact"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-# Part of the cache's key: to be raised when the decoding changes.
+# Part of the cache's key: increase it when the decoding changes.
 _FORMAT = 1
 _CHUNK = 256
 
@@ -43,18 +43,19 @@ class _File(NamedTuple):
 class ImageFolder(ImageSource):
     """PNG, JPEG and WebP images in `root/{train,test}/<class>/` or in `root/<class>/`.
 
-    In the second form a fixed part of the images becomes the test set. The images are decoded once,
-    into a cache whose key is the list of files with their sizes and times and this configuration.
+    In the second form a fixed part of the images becomes the test set. The images are decoded once
+    into a cache. The key of the cache is a digest of this configuration and of the list of files
+    with their sizes and modification times.
 
     Args:
         root: the tree; folders below a class folder belong to that class.
-        image_size: height and width, in pixels, of what the model sees.
+        image_size: height and width, in pixels, of the images that the model gets.
         channels: 1 for grey, 3 for colour; an alpha channel is dropped.
         fit: "crop" resizes the shorter side and cuts out the centre, "stretch" resizes both sides,
             "exact" refuses any other size.
-        unreadable: what an image that cannot be decoded gets: "refuse" or "skip" (and count).
-        test_fraction: of the images, where there is no `test` folder; in (0, 1).
-        cache_dir: None for `$XDG_CACHE_HOME/genlab` or else `~/.cache/genlab`.
+        unreadable: whether to "refuse" or to "skip" (and count) images that cannot be decoded.
+        test_fraction: the share of test images if there is no `test` folder; in (0, 1).
+        cache_dir: None for `$XDG_CACHE_HOME/genlab`, or `~/.cache/genlab` if that is not set.
     """
 
     name = "folder"
@@ -70,17 +71,13 @@ class ImageFolder(ImageSource):
         cache_dir: str | None = None,
     ) -> None:
         if channels not in (1, 3):
-            raise ConfigError(f"data.source.channels={channels}: give 1 (grey) or 3 (colour)")
+            raise ValueError(f"channels={channels}: give 1 (grey) or 3 (colour)")
         for key, value, kind in (("fit", fit, Fit), ("unreadable", unreadable, Unreadable)):
             if value not in get_args(kind):
-                raise ConfigError(
-                    f"data.source.{key}={value}: give one of {', '.join(get_args(kind))}"
-                )
+                raise ValueError(f"{key}={value}: give one of {', '.join(get_args(kind))}")
         if not 0 < test_fraction < 1:
-            raise ConfigError(
-                f"data.source.test_fraction={test_fraction}: give a fraction between 0 and 1"
-            )
-        at_least("data.source.image_size", image_size, 1)
+            raise ValueError(f"test_fraction={test_fraction}: give a fraction between 0 and 1")
+        whole("image_size", image_size, 1)
         self.root = Path(root).expanduser()
         self._size, self._channels, self._fit = image_size, channels, fit
         self._unreadable, self._test_fraction = unreadable, test_fraction
@@ -89,14 +86,14 @@ class ImageFolder(ImageSource):
 
     @property
     def spec(self) -> ImageSpec:
-        """`classes` are the names of the folders; empty if the tree is not there."""
+        """Spec whose `classes` are the names of the folders; empty if `root` does not exist."""
         return ImageSpec(self._channels, self._size, self._size, classes=self._classes())
 
     def prepare(self, data_dir: Path) -> None:
         self._cache()
 
     def load(self, data_dir: Path, split: SourceSplit) -> Images:
-        """As ImageSource; `pixels` is a read-only memory map."""
+        """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
         cache = self._cache()
         try:
             pixels = np.load(cache / f"{split}_pixels.npy", mmap_mode="r")
@@ -108,7 +105,7 @@ class ImageFolder(ImageSource):
         return Images(pixels, labels)
 
     def _cache(self) -> Path:
-        """The cache's folder, made now if there is none."""
+        """Return the folder of the cache; create the cache if it does not exist."""
         splits = self._scan()
         cache = self.cache_dir / "folder" / self._key(splits)
         if not cache.is_dir():
@@ -119,7 +116,7 @@ class ImageFolder(ImageSource):
 
     @property
     def _class_root(self) -> Path:
-        """The folder of the classes' folders."""
+        """The folder that holds the class folders."""
         train_root = self.root / "train"
         return train_root if train_root.is_dir() else self.root
 
@@ -202,9 +199,9 @@ class ImageFolder(ImageSource):
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _decoded(self, files: list[_File]) -> Iterator[tuple[_File, npt.NDArray[np.uint8] | None]]:
-        """Each file with its pixels (C, H, W), None if it was skipped; in order."""
+        """Yield each file, in order, with its pixels (C, H, W), or None if it was skipped."""
         skipped: list[str] = []
-        # Pillow decodes and resizes without the interpreter's lock.
+        # Pillow releases the GIL while it decodes and resizes.
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as threads:
             for start in range(0, len(files), _CHUNK):
                 chunk = files[start : start + _CHUNK]
@@ -223,7 +220,7 @@ class ImageFolder(ImageSource):
             log.warning("%d unreadable images skipped: %s", len(skipped), ", ".join(skipped[:10]))
 
     def _decode(self, file: _File) -> npt.NDArray[np.uint8] | str:
-        """The pixels (C, H, W), or what is wrong with the file."""
+        """Return the pixels (C, H, W), or a description of the error."""
         from PIL import Image, ImageOps
 
         if file.path.stat().st_size == 0:
@@ -245,7 +242,7 @@ class ImageFolder(ImageSource):
                     image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
                 else:
                     image = image.resize(size, Image.Resampling.LANCZOS)
-        # Pillow's decoders raise nearly anything on a damaged file.
+        # Pillow's decoders raise many kinds of exceptions on a damaged file.
         except Exception as error:
             return str(error) or type(error).__name__
         pixels = np.asarray(image, dtype=np.uint8)
@@ -266,7 +263,7 @@ def _images(folder: Path, classes: tuple[str, ...]) -> list[_File]:
 
 
 def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Write, or rewrite, the header of an .npy file; numpy pads it so that the count may change."""
+    """Write or overwrite the header of an .npy file; numpy pads it, so the count may change."""
     out.seek(0)
     np.lib.format.write_array_header_1_0(
         out, {"descr": "|u1", "fortran_order": False, "shape": shape}

@@ -1,4 +1,4 @@
-"""Images drawn from a known Gaussian, so that what a model must reach can be computed."""
+"""Images drawn from a known Gaussian, for which the optimum of a model can be computed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from genlab.data.base import Images, ImageSource, SourceSplit, at_least
-from genlab.errors import ConfigError
+from genlab.data.base import Images, ImageSource, SourceSplit
+from genlab.errors import whole
 from genlab.protocols import ImageSpec
 from genlab.seeding import numpy_generator
 
@@ -17,13 +17,14 @@ Floats = npt.NDArray[np.float64]
 
 
 class Gaussian(ImageSource):
-    """x ~ N(mean, covariance), flattened over (C, H, W); pixels are float32, `spec.levels` None.
+    """Images x ~ N(mean, covariance), flattened over (C, H, W); float32, `spec.levels` is None.
 
     Give either `eigenvalues` (D of them; the eigenvectors are then a rotation drawn from `seed`) or
-    a whole `covariance` (D, D). D = C * H * W of `shape`. All labels are 0.
+    a full `covariance` (D, D). D = C * H * W of `shape`. All labels are 0.
 
     Raises:
-        ConfigError: both or neither are given, the size is not D, or the matrix is no covariance.
+        ValueError: if both or neither are given, the size is not D, or the matrix is not a
+            covariance.
     """
 
     name = "gaussian"
@@ -39,21 +40,21 @@ class Gaussian(ImageSource):
         seed: int = 0,
     ) -> None:
         if len(shape) != 3:
-            raise ConfigError(f"data.source.shape={list(shape)}: give channels, height and width")
+            raise ValueError(f"shape={list(shape)}: give channels, height and width")
         self._spec = ImageSpec(shape[0], shape[1], shape[2], levels=None, classes=("gaussian",))
         self._images = {
-            "train": at_least("data.source.train_images", train_images, 1),
-            "test": at_least("data.source.test_images", test_images, 1),
+            "train": whole("train_images", train_images, 1),
+            "test": whole("test_images", test_images, 1),
         }
         self._seed = seed
         dims = self._spec.dims
         if (eigenvalues is None) == (covariance is None):
-            raise ConfigError("data.source.eigenvalues, covariance: give exactly one of the two")
+            raise ValueError("eigenvalues, covariance: give exactly one of the two")
         if eigenvalues is not None:
             values = np.array(list(eigenvalues), dtype=np.float64)
             if values.shape != (dims,) or not (values >= 0).all() or not np.isfinite(values).all():
-                raise ConfigError(
-                    f"data.source.eigenvalues={values.tolist()}: give {dims} finite numbers of at "
+                raise ValueError(
+                    f"eigenvalues={values.tolist()}: give {dims} finite numbers of at "
                     f"least 0, one for each of the C*H*W pixels of shape {list(shape)}"
                 )
             rotation, _ = np.linalg.qr(
@@ -63,16 +64,15 @@ class Gaussian(ImageSource):
         if covariance is not None:
             matrix = np.array([list(row) for row in covariance], dtype=np.float64)
             if matrix.shape != (dims, dims) or not np.allclose(matrix, matrix.T):
-                raise ConfigError(
-                    f"data.source.covariance of shape {list(matrix.shape)}: give a symmetric "
+                raise ValueError(
+                    f"covariance of shape {list(matrix.shape)}: give a symmetric "
                     f"{dims} x {dims} matrix, one row for each pixel of shape {list(shape)}"
                 )
             self.covariance = matrix
         ascending, vectors = np.linalg.eigh(self.covariance)
         if ascending[0] < -1e-9 * max(1.0, ascending[-1]):
-            raise ConfigError(
-                f"data.source.covariance has an eigenvalue of {ascending[0]:.3g}: none may be "
-                "negative"
+            raise ValueError(
+                f"covariance has an eigenvalue of {ascending[0]:.3g}: none may be negative"
             )
         self.eigenvalues: Floats = ascending[::-1].clip(min=0.0)
         """(D,), descending."""

@@ -1,4 +1,4 @@
-"""MNIST and its relatives: files in the IDX format of LeCun, Cortes and Burges."""
+"""MNIST and similar data sets: files in the IDX format of LeCun, Cortes and Burges."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 from genlab.data.base import Images, ImageSource, SourceSplit
-from genlab.data.download import fetch, store
+from genlab.data.download import fetch
 from genlab.errors import DataError
 from genlab.protocols import ImageSpec
+from genlab.runs.files import replacing
 
 _GZIP = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
-# Deflate cannot expand by more than this, so that a header which claims more is false.
+# Deflate cannot expand data by more than this factor, so a header that claims more is wrong.
 _LARGEST_EXPANSION = 1032
 
 
 def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> npt.NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes, plain or gzipped (told by content, not by name).
+    """Read an IDX file of unsigned bytes, plain or gzipped (detected by content, not by name).
 
     Args:
-        dimensions: how many the array must have.
-        sha256: of the uncompressed file; None to leave it unchecked.
+        dimensions: number of dimensions that the array must have.
+        sha256: digest of the uncompressed file; None to skip the check.
 
     Raises:
-        DataError: the file is not IDX, truncated, too long, damaged, or has another digest.
+        DataError: if the file is not IDX, is truncated, too long or damaged, or has another digest.
     """
     try:
         with _open(path) as stream:
@@ -99,15 +100,15 @@ def _parse(
 
 
 class IDXSource(ImageSource):
-    """A data set of four IDX files, found plain or gzipped, else downloaded from `mirrors`.
+    """A data set of four IDX files, plain or gzipped, downloaded from `mirrors` if missing.
 
-    A subclass names the files' digests, the mirrors and the spec.
+    A subclass defines the digests of the files, the mirrors and the spec.
     """
 
     mirrors: ClassVar[tuple[str, ...]]
-    """Folders, as URLs ending in a slash, that hold the gzipped files."""
+    """URLs, ending in a slash, of folders with the gzipped files."""
     sha256: ClassVar[dict[str, str]]
-    """File name, without .gz, to the digest of its uncompressed content."""
+    """Map from file name, without .gz, to the digest of the uncompressed content."""
     image_spec: ClassVar[ImageSpec]
 
     @property
@@ -161,7 +162,7 @@ class IDXSource(ImageSource):
 
 
 def check_labels(labels: npt.NDArray[np.uint8], classes: int, path: Path) -> None:
-    """Raise a DataError that names the first label which is no class."""
+    """Raise a DataError that names the first label that is not a class."""
     wrong = np.flatnonzero(labels >= classes)
     if len(wrong):
         raise DataError(
@@ -171,10 +172,10 @@ def check_labels(labels: npt.NDArray[np.uint8], classes: int, path: Path) -> Non
 
 
 def _unpack(part: Path, target: Path, sha256: str) -> None:
-    """Gunzip `part` to `target`, which appears only if its content has the digest."""
+    """Decompress `part` to `target`, which is created only if its content has the digest."""
     digest = hashlib.sha256()
     try:
-        with gzip.open(part) as packed, store(target) as out:
+        with gzip.open(part) as packed, replacing(target) as out:
             while block := packed.read(1 << 20):
                 digest.update(block)
                 out.write(block)
@@ -256,7 +257,7 @@ class FashionMNIST(IDXSource):
 
 
 class MNISTMini(IDXSource):
-    """The first 10,000 + 2,000 images of MNIST, shipped inside the package: needs no network."""
+    """The first 10,000 + 2,000 images of MNIST, included in the package; needs no download."""
 
     name = "mnist_mini"
     image_spec = _DIGITS

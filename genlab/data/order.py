@@ -1,4 +1,4 @@
-"""Which images come in which batch: a function of (seed, epoch), so that nothing is to be saved."""
+"""The order of the images: a function of (seed, epoch), so no state needs to be saved."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Indices = npt.NDArray[np.int64]
 
 
 class BatchIndex(NamedTuple):
-    """A batch before it is gathered, with the counters that its randomness is a function of."""
+    """The positions of the images of a batch, and the counters that determine its randomness."""
 
     epoch: int
     number: int
-    """within the epoch, the same on every rank"""
+    """Number of the batch within the epoch, the same on every rank."""
     rank: int
     world: int
-    """how many ranks there are, each with every `world`-th image of the global batch"""
+    """Number of ranks; each has every `world`-th image of the global batch."""
     positions: Indices
-    """(B,) of the images in their split"""
+    """(B,), positions of the images in their split."""
 
 
 class TrainOrder(Sampler[BatchIndex]):
-    """Whole batches of a new permutation in every epoch; a remainder is dropped.
+    """Whole batches of a new permutation in every epoch; the remainder is dropped.
 
-    A global batch of `world * batch_size` consecutive places of the permutation is dealt out to
-    the ranks in turn, so that together they see what one process would.
+    A global batch is `world * batch_size` consecutive elements of the permutation, assigned to the
+    ranks in turn. So all ranks together get the same images as a single process.
 
     Args:
-        batches_seen: asked at the start of every iteration, it says how many batches this rank has
-            trained on since epoch 0; the iteration begins there and ends with that epoch.
+        batches_seen: returns the number of batches of this rank since epoch 0. It is called at the
+            start of every iteration, which begins at that batch and ends with that epoch.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TrainOrder(Sampler[BatchIndex]):
         self._batches_seen, self._rank, self._world = batches_seen, rank, world
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, wherever an iteration begins."""
+        """Return the number of batches of a whole epoch, even if an iteration begins later."""
         return self._images // (self._batch_size * self._world)
 
     def __iter__(self) -> Iterator[BatchIndex]:
@@ -71,7 +71,7 @@ class TrainOrder(Sampler[BatchIndex]):
 
 
 class EvalOrder(Sampler[BatchIndex]):
-    """Every image once, in sequence, dealt out to the ranks in turn; the last batch is short."""
+    """Every image once, in order, assigned to the ranks in turn; the last batch may be short."""
 
     def __init__(self, images: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self._mine: Indices = np.arange(rank, images, world)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar where stderr is a terminal, now and then a line elsewhere."""
+"""Progress of long work: a bar if stderr is a terminal, else a log line every ten seconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[[int], None]]:
-    """A function to call with the amount of work done since its last call.
+    """Yield a function to call with the amount of work done since its last call.
 
-    `total` is in the same unit, None if unknown. Work that ends within ten seconds writes no lines.
+    `total` is in the same unit, None if unknown. Work of less than ten seconds logs no lines.
     """
     if sys.stderr.isatty():
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""Every data set by name: what `_target_` in `conf/data/*.yaml` and the tests refer to."""
+"""All data sets in one module, for `_target_` in `conf/data/*.yaml` and for the tests."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Networks: shapes in, shapes out; no loss and no schedule."""
+"""Networks, which know the shapes of their inputs and outputs, but no loss and no schedule."""

@@ -1,4 +1,4 @@
-"""The U-Net of the `diffusers` library in the place of our own."""
+"""The U-Net of the `diffusers` library, an alternative to `genlab.nets.unet`."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlab.checks import number, whole
-from genlab.errors import ConfigError
-from genlab.nets.blocks import check_positive
+from genlab.errors import whole
+from genlab.nets.blocks import check_dropout, check_levels, groups_for
 from genlab.nets.embeddings import class_index, position
-from genlab.nets.unet import centred_padding, groups_for, level_sides
+from genlab.nets.unet import centred_padding, level_sides
 from genlab.protocols import ImageSpec
 
 
 class DiffusersUNet(nn.Module):
-    """`diffusers.UNet2DModel` on log-SNRs: (B, C, H, W) and (B,) to (B, out_channels, H, W).
+    """A `diffusers.UNet2DModel` on log-SNRs: (B, C, H, W) and (B,) to (B, out_channels, H, W).
 
-    Its timestep is the log-SNR's position in [0, 1000] (`embeddings.position`); with classes,
-    labels -1 or None take one more row of its class table. Sides are padded and cropped as those of
-    `UNet`. Its time embedding follows autocast, and its output does not start at zero.
+    The timestep is the position of the log-SNR in [0, 1000] (`embeddings.position`). The class
+    table has one more row, for labels -1 or None. Sides are padded and cropped as in `UNet`. Unlike
+    `UNet`, its time embedding follows autocast, and its output is not initialised to zero.
 
     Args:
-        spec: the images.
-        out_channels: of the output.
-        classes: number of classes; 0 for a network that takes no notice of labels.
+        spec: shape and kind of the images.
+        out_channels: channels of the output.
+        classes: number of classes; 0 for a network that ignores labels.
         channels: width of each level.
-        blocks: residual blocks a level.
+        blocks: residual blocks per level.
         attention: sides of the padded image (the longer of the two, in pixels) with self-attention;
-            the bottom has it always.
+            the lowest level always has it.
         head_channels: width of each attention head.
-        dropout: in each residual block, in [0, 1).
+        dropout: dropout probability in each residual block, in [0, 1).
         scale_shift: whether the time embedding scales and shifts, or is added.
 
     Raises:
-        ConfigError: if `diffusers` is not installed, or for a value out of its range.
+        ValueError: if `diffusers` is not installed, or a value is out of its range.
     """
 
     def __init__(
@@ -55,25 +54,22 @@ class DiffusersUNet(nn.Module):
         try:
             from diffusers.models.unets.unet_2d import UNet2DModel
         except ImportError as error:
-            raise ConfigError(
-                "model.net._target_=genlab.nets.diffusers_unet.DiffusersUNet needs the package "
+            raise ValueError(
+                "_target_=genlab.nets.diffusers_unet.DiffusersUNet needs the package "
                 f"diffusers ({error}): pip install genlab[diffusers]"
             ) from error
-        check_positive("model.net.channels", channels)
-        if not channels:
-            raise ConfigError("model.net.channels=[]: at least one level is needed")
-        whole("model.net.blocks", blocks, 1)
-        whole("model.net.head_channels", head_channels, 1)
-        if number("model.net.dropout", dropout, at_least=0) >= 1:
-            raise ConfigError(f"model.net.dropout={dropout}: a share in [0, 1) is needed")
+        check_levels("channels", channels)
+        whole("blocks", blocks, 1)
+        whole("head_channels", head_channels, 1)
+        check_dropout(dropout)
         sides = level_sides(spec, len(channels), attention)
         for width in {
             channels[-1],
             *(c for c, s in zip(channels, sides, strict=True) if s in attention),
         }:
             if width % head_channels != 0:
-                raise ConfigError(
-                    f"model.net.head_channels={head_channels}: a level with attention has {width} "
+                raise ValueError(
+                    f"head_channels={head_channels}: a level with attention has {width} "
                     "channels, which it must divide"
                 )
         self.padding = centred_padding(spec, len(channels))
@@ -98,7 +94,7 @@ class DiffusersUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), log-SNRs (B,) and labels (B,), -1 or None for no class."""
+        """Evaluate at x_t (B, C, H, W), log-SNRs (B,) and labels (B,), -1 or None for no class."""
         index = class_index(labels, self.classes, log_snr) if self.classes > 0 else None
         padded = F.pad(x, self.padding)
         out: Tensor = self.net(padded, position(log_snr), index, return_dict=False)[0]

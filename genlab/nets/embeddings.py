@@ -1,4 +1,4 @@
-"""What a denoising network is told beside the image: how noisy it is, and what it shows."""
+"""Embeddings of the other inputs of a denoising network: the log-SNR and the class."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _LONGEST_PERIOD = 10_000.0
 
 
 def position(log_snr: Tensor) -> Tensor:
-    """Log-SNRs (B,) to [0, 1000], where networks are used to find time: 0 clean, 1000 noise.
+    """Map log-SNRs (B,) to [0, 1000], the usual range of timesteps: 0 is clean, 1000 is noise.
 
-    Linear in the log-SNR, which is clamped to [-20, 20]: beyond that an image in float32 does not
-    change any more.
+    The map is linear in the log-SNR, which is clamped to [-20, 20]: beyond that an image in float32
+    hardly changes.
     """
     clamped = log_snr.clamp(LOG_SNR_MIN, LOG_SNR_MAX)
     return (LOG_SNR_MAX - clamped) * (_POSITIONS / (LOG_SNR_MAX - LOG_SNR_MIN))
 
 
 def class_index(labels: Tensor | None, classes: int, log_snr: Tensor) -> Tensor:
-    """Labels (B,), -1 or None for no class, to rows (B,) of a table whose last one is "no class".
+    """Map labels (B,), -1 or None for no class, to rows (B,) of a table; the last is "no class".
 
     Args:
-        log_snr: (B,), for its length and its device.
+        log_snr: (B,); only its length and its device are used.
     """
     if labels is None:
         return torch.full_like(log_snr, classes, dtype=torch.int64)
@@ -35,14 +35,14 @@ def class_index(labels: Tensor | None, classes: int, log_snr: Tensor) -> Tensor:
 
 
 class LogSNREmbedding(nn.Module):
-    """log-SNR (B,) to (B, size): sines and cosines of its position, then two layers.
+    """A map from log-SNR (B,) to (B, size): sines and cosines of its position, then two layers.
 
     The frequencies are those of the Transformer (Vaswani et al. 2017, sec. 3.5), as in DDPM (Ho et
-    al. 2020). What comes out has the type of the weights, and autocast is the caller's to disable.
+    al. 2020). The output has the dtype of the weights if the caller disables autocast.
 
     Args:
-        features: number of sines and cosines together, rounded up to an even one.
-        size: of the embedding.
+        features: number of sines and cosines together, rounded up to an even number.
+        size: size of the embedding.
     """
 
     frequencies: Tensor
@@ -64,10 +64,10 @@ class LogSNREmbedding(nn.Module):
 
 
 class ClassEmbedding(nn.Embedding):
-    """Labels (B,) to (B, size), with a vector of its own for no class (labels -1, or None).
+    """A map from labels (B,) to (B, size), with an extra vector for no class (labels -1, or None).
 
     Raises:
-        IndexError: for a label that is no class.
+        IndexError: if a label is not the number of a class.
     """
 
     def __init__(self, classes: int, size: int) -> None:

@@ -10,9 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlab.checks import number, whole
-from genlab.errors import ConfigError
-from genlab.nets.blocks import activation, check_positive
+from genlab.errors import whole
+from genlab.nets.blocks import (
+    activation,
+    check_dropout,
+    check_levels,
+    group_norm,
+    groups_for,
+)
 from genlab.nets.embeddings import ClassEmbedding, LogSNREmbedding
 from genlab.protocols import ImageSpec
 
@@ -21,39 +26,39 @@ Convolution = TypeVar("Convolution", nn.Conv2d, nn.Linear)
 
 
 class UNet(nn.Module):
-    """Images (B, C, H, W) and log-SNRs (B,) to (B, out_channels, H, W).
+    """A U-Net from images (B, C, H, W) and log-SNRs (B,) to (B, out_channels, H, W).
 
-    Each level has `blocks` residual blocks on the way down and one more on the way up, each of
-    which also takes what the mirrored layer made; between levels the side halves or doubles; at the
-    bottom stand a residual block, attention, a residual block, whatever `attention` says. A side
-    that the halvings do not divide is padded with zeros to the next multiple, half of them before
-    and the rest after the image, and the output is cropped back.
+    Each level has `blocks` residual blocks in the downward path and one more in the upward path,
+    where each block also gets the output of the mirrored layer. The side halves or doubles between
+    levels. The lowest level always ends with a residual block, attention and a residual block,
+    for any value of `attention`. A side that is not a multiple of 2^(levels - 1) is padded with
+    zeros to the next multiple, half before and the rest after the image; the output is cropped.
 
-    The last convolution of every residual block, of every attention and of the network starts at
-    zero, so the blocks begin as identities and the output as 0. The embedding is computed in the
-    type of its weights, float32, also under autocast.
+    The last layer of every residual block, of every attention and of the network is initialised to
+    zero, so at first the blocks are identities (or their shortcut) and the output is 0. The
+    embedding is computed in the dtype of its weights, float32, also under autocast.
 
     Args:
-        spec: the images.
-        out_channels: of the output; what they mean is the parameterization's business.
-        classes: number of classes; 0 for a network that takes no notice of labels.
+        spec: shape and kind of the images.
+        out_channels: channels of the output; the parameterization defines their meaning.
+        classes: number of classes; 0 for a network that ignores labels.
         channels: width of the first level.
         multipliers: width of each level, in units of `channels`.
-        blocks: residual blocks a level.
-        attention: sides of the padded image (the longer of the two, in pixels) at which every
-            residual block is followed by self-attention.
-        heads: of each attention.
-        dropout: in each residual block, in [0, 1).
-        scale_shift: whether the embedding scales and shifts what a block has normalised (AdaGN,
-            Dhariwal and Nichol 2021, eq. 7), or is added before the normalisation (DDPM).
+        blocks: residual blocks per level.
+        attention: sides of the padded image (the longer of the two, in pixels) at which
+            self-attention follows every residual block.
+        heads: heads of each attention.
+        dropout: dropout probability in each residual block, in [0, 1).
+        scale_shift: whether the embedding scales and shifts the normalised values of a block
+            (AdaGN, Dhariwal and Nichol 2021, eq. 7), or is added before the normalisation (DDPM).
         act: the activation.
-        fourier: exponents n for which the network also sees sin and cos of 2^n pi x (Kingma et al.
-            2021, VDM, appendix C): 7 and 8 show it differences of a level or less among 256, on
-            which the bound at high log-SNRs depends.
+        fourier: exponents n of the extra inputs sin and cos of 2^n pi x (Kingma et al. 2021, VDM,
+            appendix C). With 7 and 8 the network can resolve differences of one of 256 levels or
+            less, on which the bound at high log-SNRs depends.
 
     Raises:
-        ConfigError: for sizes below 1, exponents below 0, a dropout outside [0, 1), heads that do
-            not divide a width with attention, or sides for attention of which none occurs.
+        ValueError: if a size is below 1, an exponent below 0, the dropout outside [0, 1), a width
+            with attention not a multiple of the heads, or no level has a side for attention.
     """
 
     def __init__(
@@ -73,20 +78,17 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         for i, exponent in enumerate(fourier):
-            whole(f"model.net.fourier[{i}]", exponent, 0)
-        whole("model.net.channels", channels, 1)
-        whole("model.net.blocks", blocks, 1)
-        whole("model.net.heads", heads, 1)
-        check_positive("model.net.multipliers", multipliers)
-        if not multipliers:
-            raise ConfigError("model.net.multipliers=[]: at least one level is needed")
-        if number("model.net.dropout", dropout, at_least=0) >= 1:
-            raise ConfigError(f"model.net.dropout={dropout}: a share in [0, 1) is needed")
+            whole(f"fourier[{i}]", exponent, 0)
+        whole("channels", channels, 1)
+        whole("blocks", blocks, 1)
+        whole("heads", heads, 1)
+        check_levels("multipliers", multipliers)
+        check_dropout(dropout)
         self.padding = centred_padding(spec, len(multipliers))
         sides = level_sides(spec, len(multipliers), attention)
 
         def block(before: int, after: int, attend: bool) -> Block:
-            residual = ResidualBlock(before, after, dropout, scale_shift, act)
+            residual = ModulatedBlock(before, after, dropout, scale_shift, act)
             self.modulation_sizes.append(residual.modulated_norm.modulation_size)
             return Block(residual, Attention(after, heads) if attend else None)
 
@@ -117,14 +119,14 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(UpsampleConv(width))
 
-        # one product for all blocks instead of one small product each
+        # one matrix product for all blocks instead of one small product each
         self.modulation = nn.Linear(4 * channels, sum(self.modulation_sizes))
-        self.last_norm = nn.GroupNorm(groups_for(width), width)
+        self.last_norm = group_norm(width)
         self.last = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), log-SNRs (B,) and labels (B,), -1 or None for no class."""
-        # "meta", on which operations are counted, knows no autocast of its own
+        """Evaluate at x_t (B, C, H, W), log-SNRs (B,) and labels (B,), -1 or None for no class."""
+        # the device "meta", used to count operations, has no autocast
         device = "cpu" if x.device.type == "meta" else x.device.type
         with torch.autocast(device, enabled=False):
             embedding = self.log_snr_embedding(log_snr)
@@ -139,8 +141,8 @@ class UNet(nn.Module):
                 [x, *(wave(angle) for angle in angles for wave in (torch.sin, torch.cos))], 1
             )
         h = self.first(F.pad(x, self.padding))
-        # a CPU convolves up to twice as fast with the channels of a pixel side by side, but takes
-        # eight times as long to normalise bf16 so; what follows keeps the layout
+        # on a CPU, channels_last makes convolutions up to twice as fast, but normalisation of bf16
+        # eight times slower; the following layers keep the layout
         if h.device.type == "cpu" and h.dtype != torch.bfloat16:
             h = h.contiguous(memory_format=torch.channels_last)
         skips = [h]
@@ -159,9 +161,9 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, and attention after it if there is one."""
+    """A residual block, optionally followed by attention."""
 
-    def __init__(self, residual: ResidualBlock, attention: Attention | None) -> None:
+    def __init__(self, residual: ModulatedBlock, attention: Attention | None) -> None:
         super().__init__()
         self.residual, self.attention = residual, attention
 
@@ -170,14 +172,17 @@ class Block(nn.Module):
         return h if self.attention is None else self.attention(h)
 
 
-class ResidualBlock(nn.Module):
-    """shortcut(x) + conv(dropout(act(norm(conv(act(norm(x))))))), the second norm modulated."""
+class ModulatedBlock(nn.Module):
+    """A residual block whose second norm is modulated by the embedding.
+
+    shortcut(x) + conv(dropout(act(modulated_norm(conv(act(norm(x))))))).
+    """
 
     def __init__(
         self, before: int, after: int, dropout: float, scale_shift: bool, act: str
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups_for(before), before)
+        self.norm = group_norm(before)
         self.conv = nn.Conv2d(before, after, 3, padding=1)
         self.modulated_norm = ScaleShiftNorm(after) if scale_shift else AdditiveNorm(after)
         self.dropout = nn.Dropout(dropout)
@@ -192,7 +197,7 @@ class ResidualBlock(nn.Module):
 
 
 class ScaleShiftNorm(nn.Module):
-    """(1 + scale) GroupNorm(h) + shift, with a scale and a shift per image and channel (B, 2C)."""
+    """(1 + scale) GroupNorm(h) + shift; scale and shift per image and channel are (B, 2C)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -201,7 +206,7 @@ class ScaleShiftNorm(nn.Module):
 
     def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
         if h.device.type == "cpu" and h.is_contiguous():
-            # as one image of B * C channels, each with its own weight: one pass over memory, not 3
+            # as one image of B * C channels with one weight each: one pass over memory instead of 3
             scale, shift = (part.flatten() for part in modulation.chunk(2, 1))
             flat = h.view(1, -1, *h.shape[2:])
             return F.group_norm(flat, len(h) * self.groups, 1 + scale, shift).view(h.shape)
@@ -223,21 +228,23 @@ class AdditiveNorm(nn.GroupNorm):
 
 
 class Attention(nn.Module):
-    """x + out(softmax(q k^T / sqrt(d)) v) over the pixels of GroupNorm(x) (B, C, H, W).
+    """Residual self-attention over the pixels of x (B, C, H, W).
+
+    x + out(softmax(q k^T / sqrt(d)) v), where q, k and v are linear in GroupNorm(x).
 
     Raises:
-        ConfigError: if the heads do not divide the channels.
+        ValueError: if the channels are not a multiple of the heads.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         if channels % heads != 0:
-            raise ConfigError(
-                f"model.net.heads={heads}: a level with attention has {channels} channels, which "
+            raise ValueError(
+                f"heads={heads}: a level with attention has {channels} channels, which "
                 "the heads must divide"
             )
         self.heads = heads
-        self.norm = nn.GroupNorm(groups_for(channels), channels)
+        self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zeroed(nn.Linear(channels, channels))
 
@@ -250,19 +257,19 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for queries, keys and values (B, heads, L, d)."""
+    """Compute softmax(q k^T / sqrt(d)) v for queries, keys and values (B, heads, L, d)."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] < _SHORT:
-        # the backward pass over few pixels takes a CPU four times as long in bf16 as in float32
+        # on a CPU, the backward pass for few pixels is four times slower in bf16 than in float32
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v)
 
 
 class UpsampleConv(nn.Conv2d):
-    """Each pixel doubled, then a 3 x 3 convolution: (B, C, H, W) to (B, C, 2H, 2W).
+    """Nearest-neighbour upsampling and a 3 x 3 convolution: (B, C, H, W) to (B, C, 2H, 2W).
 
-    Computed as the equal transposed convolution of stride 2, whose 4 x 4 kernel holds the sums of
-    the taps that meet the same pixel: less than half the work.
+    It is computed as the equivalent transposed convolution of stride 2, whose 4 x 4 kernel holds
+    the sums of the weights that apply to the same pixel: less than half the work.
     """
 
     def __init__(self, channels: int) -> None:
@@ -276,39 +283,35 @@ class UpsampleConv(nn.Conv2d):
 
 
 def zeroed(layer: Convolution) -> Convolution:
-    """`layer` with weights and biases of 0."""
+    """Set the weights and biases of `layer` to 0 and return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
-def groups_for(channels: int) -> int:
-    """The largest number of groups up to 32 that leaves at least four channels in each, or 1.
-
-    With fewer, a channel's mean, and with it the bias before the norm, would not get through.
-    """
-    return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels >= 4 * g))
-
-
 def centred_padding(spec: ImageSpec, levels: int) -> list[int]:
-    """left, right, top, bottom: pixels that make both sides multiples of 2^(levels - 1)."""
+    """Compute the padding that makes both sides multiples of 2^(levels - 1).
+
+    Returns:
+        Pixels on the left, right, top and bottom.
+    """
     multiple = 2 ** (levels - 1)
     width, height = -spec.width % multiple, -spec.height % multiple
     return [width // 2, width - width // 2, height // 2, height - height // 2]
 
 
 def level_sides(spec: ImageSpec, levels: int, attention: Sequence[int]) -> list[int]:
-    """The longer side at each level, in pixels, after padding.
+    """Compute the longer side at each level, in pixels, after padding.
 
     Raises:
-        ConfigError: if there are sides for attention and none of them occurs.
+        ValueError: if `attention` is not empty and no level has one of its sides.
     """
     multiple = 2 ** (levels - 1)
     bottom = -(-max(spec.height, spec.width) // multiple)
     sides = [bottom * multiple // 2**level for level in range(levels)]
     if attention and not set(attention) & set(sides):
-        raise ConfigError(
-            f"model.net.attention={list(attention)}: none of these is a side of this network on "
+        raise ValueError(
+            f"attention={list(attention)}: none of these is a side of this network on "
             f"{spec.height} x {spec.width} pixels; its levels have {', '.join(map(str, sides))}"
         )
     return sides

@@ -1,8 +1,8 @@
 """Encoders (B, C, H, W) -> (B, 2d) and decoders (B, d) -> (B, out, H, W) of a VAE.
 
-The two halves of an encoder's output are the mean and the log-variance of q(z|x). What a decoder's
-channels mean is the likelihood's business. With `hidden: []` the fully connected pair is the linear
-VAE whose optimum is known in closed form.
+The two halves of an encoder's output are the mean and the log-variance of q(z|x). The likelihood
+defines the meaning of a decoder's output. With `hidden: []` the fully connected encoder and decoder
+form the linear VAE, whose optimum is known in closed form.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from itertools import pairwise
 
 from torch import nn
 
-from genlab.errors import ConfigError
-from genlab.nets.blocks import activation, check_positive, residual_blocks
+from genlab.errors import whole
+from genlab.nets.blocks import (
+    activation,
+    check_dropout,
+    check_levels,
+    check_positive,
+    residual_blocks,
+)
 from genlab.protocols import ImageSpec
 
 
 def _linear_stack(sizes: Sequence[int], act: str) -> list[nn.Module]:
-    """Linear layers with an activation between (not after) them."""
+    """Create linear layers with an activation between (not after) them."""
     layers: list[nn.Module] = []
     for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), activation(act)]
@@ -26,13 +32,13 @@ def _linear_stack(sizes: Sequence[int], act: str) -> list[nn.Module]:
 
 
 class MLPEncoder(nn.Sequential):
-    """Fully connected: D -> hidden -> 2d.
+    """A fully connected encoder: D -> hidden -> 2d.
 
     Args:
-        hidden: widths of the hidden layers; none makes it linear.
+        hidden: widths of the hidden layers; empty for a linear encoder.
         act: the activation between layers.
-        dropout: share of the pixels that training hides, in [0, 1); it keeps the encoder, which
-            overfits first (Cremer et al. 2018), from knowing its images by heart.
+        dropout: share of the pixels that are hidden in training, in [0, 1); it reduces overfitting
+            of the encoder, which overfits first (Cremer et al. 2018).
     """
 
     def __init__(
@@ -43,16 +49,15 @@ class MLPEncoder(nn.Sequential):
         act: str = "relu",
         dropout: float = 0.0,
     ) -> None:
-        check_positive("model.net.encoder.hidden", hidden)
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"model.net.encoder.dropout={dropout}: a share in [0, 1) is needed")
+        check_positive("hidden", hidden)
+        check_dropout(dropout)
         hide = [nn.Dropout(dropout)] if dropout > 0 else []
         layers = _linear_stack([spec.dims, *hidden, 2 * latent_dim], act)
         super().__init__(nn.Flatten(), *hide, *layers)
 
 
 class MLPDecoder(nn.Sequential):
-    """Fully connected: d -> hidden -> out * H * W."""
+    """A fully connected decoder: d -> hidden -> out * H * W."""
 
     def __init__(
         self,
@@ -62,14 +67,14 @@ class MLPDecoder(nn.Sequential):
         hidden: Sequence[int] = (400,),
         act: str = "relu",
     ) -> None:
-        check_positive("model.net.decoder.hidden", hidden)
+        check_positive("hidden", hidden)
         shape = (out_channels, spec.height, spec.width)
         size = out_channels * spec.height * spec.width
         super().__init__(*_linear_stack([latent_dim, *hidden, size], act), nn.Unflatten(1, shape))
 
 
 def _sizes(spec: ImageSpec, levels: int) -> list[tuple[int, int]]:
-    """Height and width at each level: halved, rounded up."""
+    """Compute height and width at each level: halved, rounded up."""
     sizes = [(spec.height, spec.width)]
     for _ in range(levels):
         height, width = sizes[-1]
@@ -77,20 +82,12 @@ def _sizes(spec: ImageSpec, levels: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def _check_levels(key: str, channels: Sequence[int], blocks: int) -> None:
-    check_positive(f"{key}.channels", channels)
-    if not channels:
-        raise ConfigError(f"{key}.channels=[]: at least one level is needed")
-    if blocks < 0:
-        raise ConfigError(f"{key}.blocks={blocks}: 0 or more is needed")
-
-
 class ConvEncoder(nn.Sequential):
-    """Convolutions of stride 2, one a level, each followed by residual blocks; any image size.
+    """One convolution of stride 2 per level, followed by residual blocks; for any image size.
 
     Args:
-        channels: width of each level; the side halves (rounded up) at each.
-        blocks: residual blocks a level; 0 gives the plain convolutional encoder.
+        channels: width of each level; each level halves the side, rounded up.
+        blocks: residual blocks per level; 0 gives the plain convolutional encoder.
     """
 
     def __init__(
@@ -101,7 +98,8 @@ class ConvEncoder(nn.Sequential):
         blocks: int = 1,
         act: str = "silu",
     ) -> None:
-        _check_levels("model.net.encoder", channels, blocks)
+        check_levels("channels", channels)
+        whole("blocks", blocks, 0)
         layers: list[nn.Module] = []
         for before, after in pairwise([spec.channels, *channels]):
             layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
@@ -123,7 +121,8 @@ class ConvDecoder(nn.Sequential):
         blocks: int = 1,
         act: str = "silu",
     ) -> None:
-        _check_levels("model.net.decoder", channels, blocks)
+        check_levels("channels", channels)
+        whole("blocks", blocks, 0)
         sizes = _sizes(spec, len(channels))[::-1]
         height, width = sizes[0]
         layers: list[nn.Module] = [
@@ -133,7 +132,7 @@ class ConvDecoder(nn.Sequential):
         for level, (before, after) in enumerate(pairwise([*channels, out_channels])):
             layers += residual_blocks(before, blocks, act)
             small, large = sizes[level], sizes[level + 1]
-            # 2n - 1 pixels come out of n; the odd or even size of the level decides what is added
+            # n pixels give 2n - 1; `extra` adds the rest, which depends on whether the size is odd
             extra = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
             layers.append(
                 nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=extra)
