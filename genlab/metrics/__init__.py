@@ -1,0 +1,1 @@
+"""Metrics: the table of names, and metrics that do not depend on the model family."""

@@ -1,0 +1,129 @@
+"""The table of metrics: unit, title, decimals, order, and which direction is better.
+
+Terminal, progress, result.json, W&B, workspace and report use this table. A metric that is not in
+the table is logged, shown and reported under its own name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+NATS = "nats/image"
+
+
+@dataclass(frozen=True)
+class Name:
+    """A metric and how to show it; the name has no prefix of a split.
+
+    Attributes:
+        name: the name in the logs.
+        unit: the unit in result.json; empty for a number without a unit.
+        title: the title of a chart or panel, without the unit.
+        decimals: number of decimals in a table.
+        better: "lower", "higher", or empty if neither is better.
+        heading: heading of the column in the table of a sweep; empty for no column.
+        is_part: whether it is a detail of another metric, left out of short tables.
+        is_shown: whether a line of progress shows it.
+        is_compared: whether settings are compared by it, in a separate panel.
+        is_diagnostic: whether it has a small chart beside the main ones.
+    """
+
+    name: str
+    unit: str = ""
+    title: str = ""
+    decimals: int = 2
+    better: Literal["lower", "higher", ""] = ""
+    heading: str = ""
+    is_shown: bool = False
+    is_compared: bool = False
+    is_diagnostic: bool = True
+    is_part: bool = False
+
+    @property
+    def unit_text(self) -> str:
+        """The unit in words; empty if the title contains it."""
+        unit = "" if self.unit in ("count", "bits", "norm") else self.unit
+        return unit.replace("nats/image", "nats per image")
+
+    @property
+    def full_title(self) -> str:
+        """The title, followed by the unit in words."""
+        return f"{self.title} ({self.unit_text})" if self.unit_text else self.title
+
+
+_MAIN: dict[str, Any] = {"is_diagnostic": False}
+_PART: dict[str, Any] = {"is_part": True}
+
+#: All metrics, in the order in which they are shown.
+NAMES: tuple[Name, ...] = (
+    Name("reconstruction", NATS, "Reconstruction", 1, "lower", "reconstruction", True, True, False),
+    Name("kl", NATS, "KL", 2, "", "kl", True, True, False),
+    Name("kl_prior", NATS, "L_T: what the noise still tells", 2, "lower", "L_T", **_PART),
+    Name("kl_diffusion", NATS, "Sum of L_t: the diffusion terms", 2, "lower", "diffusion", **_PART),
+    Name("neg_elbo", NATS, "Negative ELBO", 1, "lower", "neg_elbo", True, True, False),
+    Name("bits_per_dim", "bits", "Bits per dimension", 3, "lower", "bits/dim", True, True, False),
+    Name("neg_elbo_se", NATS, "Standard error of the negative ELBO", 2, "", "+-", **_MAIN, **_PART),
+    Name("loss", NATS, "Loss", 2, "lower", "", **_MAIN),
+    Name("error_loss", NATS, "Loss of the mean", 2, "lower", "", **_MAIN),
+    Name("variance_loss", NATS, "Loss of the variance", 2, "lower", "", **_MAIN),
+    Name("nll_iwae", NATS, "Negative log-likelihood, importance-weighted", 2, "lower", ""),
+    Name("energy_distance", "norm", "Energy distance", 2, "lower", "energy distance"),
+    Name("evaluations", "count", "Evaluations of the network a sample", 0, "lower", "evaluations"),
+    Name("seconds_per_sample", "s", "Seconds a sample", 3, "lower", "s/sample"),
+    Name("active_units", "count", "Active latent units", 1, "", "active units", False, True),
+    Name("mutual_information", "nats", "Mutual information of image and latent"),
+    Name("aggregate_kl", "nats", "KL of the aggregate posterior", 2, "lower"),
+    Name("information_cap", "nats", "Largest mutual information that can be measured", **_MAIN),
+    Name("log_var_clamped", "", "Share of the log-variances that are clamped", **_MAIN),
+    Name("bound_log_snr", NATS, "Share of the bound in a bin of log-SNR", **_MAIN),
+    Name("kl_weight", "", "KL weight", **_MAIN),
+    Name("beta_effective", "", "Canonical KL weight", **_MAIN),
+    Name("theta", "", "Water level", **_MAIN),
+    Name("rate", NATS, "Rate", **_MAIN),
+    Name("rate_ceiling", NATS, "Largest rate", **_MAIN),
+    Name("collapse_threshold", "", "Weight of the collapse", **_MAIN),
+    Name("squared_error", "summed squared error/image", "Squared error", 2, "lower", **_MAIN),
+    Name("learning_rate", "", "Learning rate", **_MAIN),
+    Name("images_per_second", "images/s", "Images a second", 0, "higher", **_MAIN),
+    Name("mfu", "", "Share of the hardware's peak (MFU)", 3, "higher", **_MAIN),
+)
+
+_BY_NAME = {name.name: name for name in NAMES}
+_ORDER = {name.name: i for i, name in enumerate(NAMES)}
+# a number of samples, or the middle of a bin, after a name of the table
+_SUFFIX = re.compile(r"(_\d+|_[+-]\d+(\.\d+)?)$")
+
+
+def describe(metric: str) -> Name:
+    """Look up a metric, with or without the prefix of its split: `test/kl`, `kl`.
+
+    `nll_iwae_200` and `bound_log_snr_-3` are found without their numbers; a metric that is not in
+    the table gets its own name as title.
+    """
+    plain = metric.rpartition("/")[2]
+    found = _BY_NAME.get(_stem(plain))
+    if found is None:
+        return Name(plain, title=plain.replace("_", " "), decimals=3, heading=plain)
+    return replace(found, name=plain)
+
+
+def ordered(metrics: Iterable[str]) -> list[str]:
+    """Sort metrics in the order of the table, and those not in the table last, by name."""
+
+    def place(metric: str) -> tuple[int, str]:
+        plain = metric.rpartition("/")[2]
+        return _ORDER.get(_stem(plain), len(_ORDER)), plain
+
+    return sorted(metrics, key=place)
+
+
+def _stem(plain: str) -> str:
+    return plain if plain in _BY_NAME else _SUFFIX.sub("", plain)
+
+
+def shown(values: Iterable[str]) -> list[str]:
+    """Return the metrics that a line of progress shows, in the order of the table."""
+    return [name for name in ordered(values) if describe(name).is_shown]
