@@ -1,0 +1,1 @@
+"""Configs: composition by Hydra, checks against signatures, and construction of objects."""

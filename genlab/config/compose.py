@@ -1,13 +1,10 @@
-"""Hydra's part: YAML files and overrides to one config, and what it refuses in one sentence."""
+"""Composition of a config from YAML files and overrides by Hydra; errors become one sentence."""
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,10 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
-from genlab.errors import INTERRUPTED, REFUSED, ConfigError, GenlabError
-from genlab.training.terminal import make_patient
+from genlab.errors import ConfigError
 
-#: What brings a launcher that is not Hydra's own.
+#: The extra of genlab that installs a launcher which is not part of Hydra.
 _EXTRAS = {
     "hydra/launcher/joblib": "joblib",
     "hydra/launcher/ray": "ray",
@@ -30,34 +25,8 @@ _EXTRAS = {
 }
 
 
-def command_line(main: Callable[[], Any]) -> None:
-    """Run a Hydra main function: composition errors in one line and with exit code 2."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
-    make_patient()
-    try:
-        main()
-    except GenlabError as error:
-        say_refused(str(error))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        sentence = refusal(error, sys.argv[1:])
-        if sentence is None:
-            raise
-        if "traceback=true" in sys.argv:
-            traceback.print_exc()
-        say_refused(sentence)
-        sys.exit(REFUSED)
-
-
-def say_refused(message: str) -> None:
-    """One line on standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False)
-
-
 def directory() -> Path:
-    """The folder of YAML files: inside an installed package, beside the package in a checkout."""
+    """Return the folder of YAML files: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
@@ -66,10 +35,10 @@ def directory() -> Path:
 def compose(
     overrides: Sequence[str], config_name: str = "train", with_hydra: bool = False
 ) -> DictConfig:
-    """What `train.py` would be given with these overrides, if wanted with Hydra's own part.
+    """Compose the config that `train.py` gets with these overrides, optionally with Hydra's part.
 
     Raises:
-        ConfigError: if they do not compose.
+        ConfigError: if the overrides cannot be composed.
     """
     try:
         return _compose(overrides, config_name, with_hydra)
@@ -88,10 +57,10 @@ def _compose(
 
 
 def options(group: str) -> list[str]:
-    """The files of a config group, as they are given on the command line; empty if it is none."""
+    """List the files of a config group as on the command line; empty if it is not a group."""
     folder = directory() / group
     files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
-    # A group inside the group, such as model/likelihood in model, is one of its own.
+    # A group inside a group, such as model/likelihood in model, is a separate group.
     depth = 2 if group in ("experiment", "sweep") else 1
     return sorted(
         file.as_posix()
@@ -101,7 +70,7 @@ def options(group: str) -> list[str]:
 
 
 def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
-    """What Hydra says of a command line, with key, value and remedy; None if it was not Hydra."""
+    """Explain an error of Hydra with key, value and remedy; None if it is another error."""
     values = {key.strip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
     if isinstance(error, OverrideParseException):
         reason = _line(error.message).partition(" See https:")[0]
@@ -136,7 +105,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """The part of a message that says which name was probably meant, or which there are."""
+    """Return the part of a message that suggests a similar name, or lists all names."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(known))}"
 
@@ -148,7 +117,7 @@ def _meant(key: str, values: Mapping[str, str]) -> str:
     chosen = [f"{k}={v}" for k, v in values.items() if v in options(k) and k != "sweep"]
     try:
         config = OmegaConf.to_container(_compose(chosen))
-    except Exception:  # then another override is wrong too, and will be said next
+    except Exception:  # then another override is wrong too, and is reported next
         config = {}
     known = sorted(_keys(config))
     parent, _, name = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""What Hydra knows of the job at hand; nothing where it was not started by Hydra."""
+"""Information from Hydra about the current job; empty if Hydra did not start it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from hydra.types import RunMode
 
 
 def is_multirun() -> bool:
-    """Whether this is one job of several."""
+    """Return True if this is a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def is_first() -> bool:
-    """Whether no job of the same multirun came before."""
+    """Return True if this is the first job of its multirun, or a single run."""
     return not (is_multirun() and HydraConfig.get().job.num > 0)
 
 
 def overrides() -> list[str]:
-    """Of the job, as they were typed."""
+    """Return the overrides of the job, as typed by the user."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def choices() -> dict[str, str]:
-    """The config files that were chosen: data, model, model/likelihood, ..."""
+    """Return the chosen config file of each group: data, model, model/likelihood, ..."""
     if not HydraConfig.initialized():
         return {}
     chosen = HydraConfig.get().runtime.choices
