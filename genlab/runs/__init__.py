@@ -1,0 +1,1 @@
+"""Run directories: their files, manifests, identity and locks (standard library only)."""

@@ -1,4 +1,4 @@
-"""The run directory: what training writes, and everything else only reads.
+"""The run directory, which training writes and everything else only reads.
 
     config.yaml  status.json  metrics.jsonl  result.json  bound.json  env.json  train.log
     checkpoints/  pictures/  videos/  wandb/
@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
 from genlab.errors import RunDirectoryError
-from genlab.runs.files import finite, refuse_links, write_atomically, write_json_atomically
+from genlab.runs.files import finite, refuse_links, write_atomically
 from genlab.runs.locks import Lock, holder, is_locked, was_locked
 
 STATES = ("pending", "running", "completed", "failed", "preempted")
@@ -30,7 +30,7 @@ _NOT_RUNS = ("wandb", "__pycache__", "node_modules")
 
 
 class _Layout:
-    """Where each thing of a run directory lies."""
+    """Paths in a run directory."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -56,11 +56,11 @@ class _Layout:
 
 
 class RunDirectory(_Layout):
-    """The writer of one run directory, alone in it from `open` to `close`.
+    """Writer of one run directory, with exclusive access from `open` to `close`.
 
-    All files but the metrics are replaced in one piece, so that a kill at any moment leaves the old
-    or the new one. `heartbeat_seconds` is the least time between two refreshed heartbeats. Of the
-    processes of one run, all but one are told not to write: for them every method does nothing.
+    All files but the metrics are replaced atomically, so that a kill at any moment leaves the old
+    or the new one. `heartbeat_seconds` is the least time between two heartbeats. If a run has
+    several processes, only one writes: in the others every method does nothing.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RunDirectory(_Layout):
         self._last_beat = -math.inf
 
     def open(self) -> Self:
-        """Create the directory where needed, lock it, and read which metrics it already holds.
+        """Create the directory if needed, lock it, and read which metrics it already holds.
 
         Raises:
             RunDirectoryError: it cannot be written, another process has it, a link in it leads out
@@ -119,7 +119,7 @@ class RunDirectory(_Layout):
         return True
 
     def close(self) -> None:
-        """Give the directory free; what was written stays as it is."""
+        """Unlock the directory; its files stay as they are."""
         if self._metrics is not None:
             os.close(self._metrics)
         self._metrics = None
@@ -142,30 +142,30 @@ class RunDirectory(_Layout):
         return self.writes
 
     def write_config(self, text: str) -> None:
-        """The resolved configuration, as YAML."""
+        """Write the resolved configuration, given as YAML."""
         if self._may_write():
-            write_atomically(self.config_path, text.encode())
+            write_atomically(self.config_path, text)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """The final numbers; numbers that are not finite become null."""
+        """Write the final numbers; numbers that are not finite become null."""
         if self._may_write():
-            write_json_atomically(self.result_path, result)
+            write_atomically(self.result_path, result)
 
     def write_bound(self, curves: Mapping[str, Any]) -> None:
-        """Where the bound is spent: over the times of a diffusion model, the units of a VAE."""
+        """Write the parts of the bound: over a diffusion model's times, or a VAE's units."""
         if self._may_write():
-            write_json_atomically(self.bound_path, curves)
+            write_atomically(self.bound_path, curves)
 
     def write_env(self, env: Mapping[str, Any]) -> None:
-        """Packages and hardware."""
+        """Write the packages and the hardware."""
         if self._may_write():
-            write_json_atomically(self.env_path, env)
+            write_atomically(self.env_path, env)
 
     def write_status(self, state: str, **details: Any) -> None:
-        """One of `STATES`, beside pid, host, time of start and heartbeat (ISO 8601, UTC).
+        """Write one of `STATES` with pid, host, time of start and heartbeat (ISO 8601, UTC).
 
-        A failed run tells `type`, `message` and `where` as details, one that has begun to train
-        `total_steps`.
+        Details are `type`, `message` and `where` for a failed run, and `total_steps` for one that
+        has begun to train.
         """
         if state not in STATES:
             raise ValueError(f"state={state!r}: a run is one of {', '.join(STATES)}")
@@ -179,7 +179,7 @@ class RunDirectory(_Layout):
         self._beat()
 
     def heartbeat(self, step: int | None = None) -> None:
-        """Say that a running run is alive, and where; cheap enough to be called at every step."""
+        """Record that the run is alive, and its step; cheap enough to be called at every step."""
         if time.monotonic() - self._last_beat < self.heartbeat_seconds:
             return
         if self._status.get("state") == "running":
@@ -190,16 +190,16 @@ class RunDirectory(_Layout):
     def _beat(self) -> None:
         if not self._may_write():
             return
-        write_json_atomically(self.status_path, {**self._status, "heartbeat": _now()})
+        write_atomically(self.status_path, {**self._status, "heartbeat": _now()})
         self._last_beat = time.monotonic()
 
     def append_metrics(self, step: int, epoch: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Add one line, unless the file already has one for this step and these names.
 
-        A resumed run repeats the steps after its checkpoint and gives the same rows, which are then
-        not written twice. For the file to have no gap either, append a step's rows before its
-        checkpoint is saved, and call `sync` in between where the machine itself may fail. Numbers
-        that are not finite become null.
+        A resumed run repeats the steps after its checkpoint and gives the same rows, which are not
+        written twice. So that the file has no gap either, append a step's rows before its
+        checkpoint is saved, and call `sync` in between if the machine itself may fail. Numbers that
+        are not finite become null.
         """
         if not self._may_write():
             return
@@ -217,20 +217,20 @@ class RunDirectory(_Layout):
             while written < len(data):
                 written += os.write(self._metrics, data[written:])
         except OSError:
-            # Half a line, left by a full disk, would spoil the line that comes after it.
+            # Half a line, left by a full disk, would corrupt the next line.
             os.ftruncate(self._metrics, self._length)
             self._steps_by_names[names].discard(row["step"])
             raise
         self._length += len(data)
 
     def sync(self) -> None:
-        """Bring the metrics to the disk itself, where they also survive a power failure."""
+        """Flush the metrics to the disk, so that they also survive a power failure."""
         if self._metrics is not None:
             os.fsync(self._metrics)
 
 
 class Run(_Layout):
-    """The reader of one run directory; every property looks at the files anew."""
+    """Reader of one run directory; every property reads the files again."""
 
     @property
     def status(self) -> dict[str, Any]:
@@ -244,19 +244,19 @@ class Run(_Layout):
 
     @property
     def is_completed(self) -> bool:
-        """Whether the run came to its end and its result can be read."""
+        """Return whether the run was completed and its result can be read."""
         return self.state == "completed" and self.result is not None
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the run says that it is running although its process on this host is gone.
+        """Return whether the state is running although the process on this host has ended.
 
-        Of a run on another host nothing is known, and the answer is False.
+        Returns False for a run on another host, whose processes cannot be checked.
         """
         status = self.status
         if status.get("state") != "running" or status.get("host") != socket.gethostname():
             return False
-        # A free lock also tells of a process whose number another one has got since.
+        # The lock is also free if another process has the same pid by now.
         lock_is_free = was_locked(self.path) and not is_locked(self.path)
         return lock_is_free or not _is_alive(status.get("pid"))
 
@@ -279,7 +279,7 @@ class Run(_Layout):
             return None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl in their order, without a last one that is still being written.
+        """Read the rows of metrics.jsonl in order, without a last one that is still being written.
 
         Raises:
             RunDirectoryError: another line cannot be read.
@@ -292,9 +292,9 @@ class Run(_Layout):
 
 
 def record_end(path: str | os.PathLike[str], state: str, **details: Any) -> None:
-    """Say what became of a run whose process ended without saying so itself.
+    """Record the end of a run whose process ended without recording it.
 
-    A run that has ended in its own words is left as it is, as is one that a process still writes.
+    A run that recorded its own end is left as it is, and so is one that a process still writes.
     """
     run = Run(path)
     lock = Lock(path)
@@ -305,16 +305,16 @@ def record_end(path: str | os.PathLike[str], state: str, **details: Any) -> None
     try:
         status = run.status
         if status.get("state", "running") in ("pending", "running"):
-            write_json_atomically(run.status_path, {**status, "state": state, **details})
+            write_atomically(run.status_path, {**status, "state": state, **details})
     finally:
         lock.close()
 
 
 def find_runs(root: str | os.PathLike[str]) -> list[Run]:
-    """The run directories at and below `root`, sorted by path.
+    """Find the run directories at and below `root`, sorted by path.
 
     A run directory has a config.yaml or a status.json. Those that were set aside, hidden folders,
-    W&B's own folders and links to folders are passed over.
+    W&B's own folders and links to folders are skipped.
     """
     return [Run(path) for path in sorted(_walk(Path(root)))]
 
@@ -332,7 +332,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def set_aside(path: str | os.PathLike[str]) -> Path:
-    """Rename a run directory to `<name>.old-1`, `-2`, ..., whichever is free, and return that.
+    """Rename a run directory to the first free name of `<name>.old-1`, `-2`, ..., and return it.
 
     Raises:
         RunDirectoryError: there is no such directory, or a process is writing in it.
@@ -357,7 +357,7 @@ def set_aside(path: str | os.PathLike[str]) -> Path:
 
 
 def _parse_metrics(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The rows, and the length of the file without a torn last line."""
+    """Parse the rows; return them and the length of the file without a torn last line."""
     length = data.rfind(b"\n") + 1
     rows = []
     for number, line in enumerate(data[:length].split(b"\n")[:-1], start=1):

@@ -1,4 +1,4 @@
-"""Files that are replaced in one piece: a kill at any moment leaves the old or the new one."""
+"""Replace files atomically: a kill at any moment leaves the old or the new file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from genlab.errors import RunDirectoryError
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when all of it is on the disk, and only then.
+    """Yield a new file that replaces `path` once all of it is on the disk.
 
-    The folder must exist. With `keep`, the file that was there is `before(path)` from then on.
+    The folder must exist. With `keep`, the old file is kept as `before(path)`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -42,7 +42,7 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[Bina
 
 
 def before(path: str | os.PathLike[str]) -> Path:
-    """Where `replacing` keeps the file that was at `path`: `last.before.ckpt` for `last.ckpt`."""
+    """Return where `replacing` keeps the old file: `last.before.ckpt` for `last.ckpt`."""
     path = Path(path)
     return path.with_name(f"{path.stem}.before{path.suffix}")
 
@@ -50,11 +50,11 @@ def before(path: str | os.PathLike[str]) -> Path:
 def refuse_links(folder: str | os.PathLike[str], names: Iterable[str] | None = None) -> None:
     """Refuse links in `folder`, or at and below these names in it, that lead out of it.
 
-    What came from elsewhere could otherwise have files of this machine shown or overwritten. Below
-    `wandb`, where W&B makes links of its own, nothing is looked at.
+    Otherwise a folder from an untrusted source could cause files of this machine to be shown or
+    overwritten. Links below `wandb` are not checked, since W&B makes links of its own there.
 
     Raises:
-        RunDirectoryError: naming the first one.
+        RunDirectoryError: there is such a link; the message names the first.
     """
     folder = Path(folder)
     home = Path(os.path.realpath(folder))
@@ -78,20 +78,22 @@ def _links(path: Path) -> Iterator[Path]:
             yield from filter(Path.is_symlink, (Path(parent, name) for name in (*folders, *files)))
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file in one piece; its folder must exist."""
+def write_atomically(
+    path: str | os.PathLike[str], content: bytes | str | Mapping[str, Any]
+) -> None:
+    """Replace a file atomically by bytes, by text, or by a mapping as JSON.
+
+    The folder must exist. JSON has sorted keys, and null for numbers that are not finite.
+    """
+    if isinstance(content, Mapping):
+        content = json.dumps(_plain(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    data = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")
     with replacing(path) as file:
         file.write(data)
 
 
-def write_json_atomically(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """The same for JSON, with keys sorted; numbers that are not finite become null."""
-    text = json.dumps(_plain(content), indent=2, sort_keys=True, ensure_ascii=False)
-    write_atomically(path, text.encode(errors="backslashreplace") + b"\n")
-
-
 def finite(value: float) -> float | None:
-    """The number, or None in the place of one that JSON cannot write."""
+    """Return the number, or None if it is not finite, which JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 
@@ -104,7 +106,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [_plain(item) for item in value]
-    # Numbers and arrays of numpy and torch know how to become plain ones.
+    # Numbers and arrays of numpy and torch have a method that converts them to plain ones.
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 

@@ -1,4 +1,4 @@
-"""A folder that one process at a time may write in."""
+"""Locks on folders, each of which one process at a time may write in."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FILE = ".lock"
 
 
 class Lock:
-    """Held from `open` to `close`, or until the process ends, however it ends.
+    """A lock on a folder, held from `open` to `close`, or until the process ends in any way.
 
-    Programs that the process starts do not inherit it, and forked workers let go of it.
+    Programs that the process starts do not inherit it, and forked workers release it.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -28,11 +28,11 @@ class Lock:
 
     @property
     def is_held(self) -> bool:
-        """By this object."""
+        """Return whether this object holds the lock."""
         return self._descriptor is not None
 
     def open(self, remedy: str = "wait until that run ends, or stop it") -> Self:
-        """Make the folder where needed, and lock it.
+        """Make the folder if needed, and lock it.
 
         Raises:
             RunDirectoryError: it cannot be written, or another process has it.
@@ -76,7 +76,7 @@ class Lock:
         os.pwrite(descriptor, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         _held.discard(self)
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -84,7 +84,7 @@ class Lock:
 
 
 def holder(folder: Path) -> str:
-    """Who locked it last, in words."""
+    """Describe the process that locked the folder last."""
     try:
         text = (folder / _FILE).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -93,7 +93,7 @@ def holder(folder: Path) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process has it."""
+    """Return whether a process holds the lock."""
     try:
         descriptor = os.open(folder / _FILE, os.O_RDONLY)
     except OSError:
@@ -110,7 +110,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def was_locked(folder: Path) -> bool:
-    """Whether a process ever had it."""
+    """Return whether a process ever held the lock."""
     return (folder / _FILE).exists()
 
 

@@ -1,4 +1,4 @@
-"""What a sweep is: its question and every job with its config, frozen before the first one starts.
+"""The manifest of a sweep: its question, and every job with its config, frozen at the start.
 
 `manifest.json` lies in the sweep's directory, beside the run directories. Only the standard library
 is needed, so that a report can be made where torch is not installed.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from genlab.errors import RunDirectoryError
-from genlab.runs.files import write_json_atomically
+from genlab.runs.files import write_atomically
 
 FILE_NAME = "manifest.json"
 
@@ -26,9 +26,9 @@ class Job:
 
     Attributes:
         run_id: the name of its run directory.
-        overrides: what it was composed from, as on a command line.
+        overrides: those that it was composed from, as on a command line.
         point: value of each swept key, the seed excepted: runs with the same point are replicates.
-        seed: of everything random in it.
+        seed: of all its random numbers.
         config: the composed config, with Hydra's own part under `hydra`; references unresolved.
     """
 
@@ -44,12 +44,12 @@ class Manifest:
     """The jobs of a sweep, in their order.
 
     Attributes:
-        name: of the sweep, which is its group and the name of its directory.
+        name: the sweep's, which is also its group and the name of its directory.
         swept: the keys with several values, the seed last if it is among them.
-        jobs: every job that was ever asked for here, in the order of the last request.
-        question: what the sweep is to answer, in one sentence; None if nobody said.
-        command: the command line that asked for it last.
-        code: a digest of the code and configs that the jobs are made from, and the git commit.
+        jobs: every job that was ever requested here, in the order of the last request.
+        question: the question that the sweep answers, in one sentence; None if none was given.
+        command: the last command line that requested it.
+        code: a digest of the code and configs of the jobs, and the git commit.
         created: ISO 8601, UTC.
     """
 
@@ -63,7 +63,7 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: str | os.PathLike[str]) -> Self | None:
-        """That of a sweep's directory; None if it has none.
+        """Read the manifest of a sweep's directory; None if it has none.
 
         Raises:
             RunDirectoryError: it cannot be read.
@@ -88,12 +88,12 @@ class Manifest:
             ) from error
 
     def write(self, directory: str | os.PathLike[str]) -> None:
-        """Replace that of a sweep's directory in one piece, making the directory."""
+        """Replace the manifest of a sweep's directory atomically, making the directory."""
         Path(directory).mkdir(parents=True, exist_ok=True)
-        write_json_atomically(Path(directory) / FILE_NAME, asdict(self))
+        write_atomically(Path(directory) / FILE_NAME, asdict(self))
 
     def after(self, before: Manifest | None) -> Manifest:
-        """This one with the jobs of an earlier one that it does not ask for behind its own."""
+        """Return this manifest with the other jobs of an earlier one appended to its own."""
         if before is None:
             return self
         mine = {job.run_id for job in self.jobs}
@@ -109,11 +109,11 @@ class Manifest:
         )
 
     def missing(self, run_ids: Iterable[str]) -> tuple[Job, ...]:
-        """The jobs whose run directory is not among these."""
+        """Return the jobs whose run directory is not among these."""
         there = set(run_ids)
         return tuple(job for job in self.jobs if job.run_id not in there)
 
 
 def _is_name(run_id: Any) -> bool:
-    """Whether it can be that of a folder in the sweep's, and leads nowhere else."""
+    """Return whether a run id is a valid folder name that does not lead out of the sweep."""
     return isinstance(run_id, str) and run_id not in ("", ".", "..") and "/" not in run_id

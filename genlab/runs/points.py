@@ -1,4 +1,4 @@
-"""The point of a sweep at which a run lies: its value of each swept key, the seed excepted.
+"""The point of a run in its sweep: its value of each swept key, the seed excepted.
 
 Runs at the same point are replicates of each other.
 """
@@ -14,12 +14,12 @@ from typing import Any
 def point_of(
     config: Mapping[str, Any], choices: Mapping[str, str], swept: Iterable[str]
 ) -> dict[str, Any]:
-    """The value of each swept key, the seed excepted, in one run.
+    """Return the value of each swept key, the seed excepted, in one run.
 
     Args:
         config: nested, resolved.
-        choices: the config files that were chosen, by their groups, such as `model/noise_schedule`.
-        swept: dotted keys, and groups, whose value is the name of the file.
+        choices: the chosen config files by group, such as `model/noise_schedule`.
+        swept: dotted keys, and groups; the value of a group is the name of its file.
     """
     return {key: _value(config, choices, key) for key in swept if key != "seed"}
 
@@ -36,7 +36,7 @@ def _value(config: Mapping[str, Any], choices: Mapping[str, str], key: str) -> A
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each key with the shortest end of it that no other one shares, such as `kl_weight`."""
+    """Map each key to its shortest suffix that no other one shares, such as `kl_weight`."""
     parts = {key: key.removesuffix("._target_").replace("/", ".").split(".") for key in keys}
     return {
         key: _short(mine, [p for k, p in parts.items() if k != key]) or key.replace("/", ".")
@@ -51,34 +51,34 @@ def _short(mine: list[str], others: list[list[str]]) -> str | None:
 
 
 def point_text(point: Mapping[str, Any]) -> str:
-    """What a point is called, such as `kl_weight=30, latent_dim=2`."""
+    """Name a point, such as `kl_weight=30, latent_dim=2`."""
     named = short_names(list(point))
     return ", ".join(f"{named[key]}={value_text(value)}" for key, value in point.items())
 
 
 def value_text(value: Any) -> str:
-    """A value as a person would type it: 30.0 is 30."""
+    """Format a value as a person would type it: 30.0 is 30."""
     if isinstance(value, float):
         return f"{value:.12g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def announced() -> list[str] | None:
-    """The keys that the sweep of this job turns, the seed excepted; None outside a sweep."""
+    """Return the keys that this job's sweep varies, the seed excepted; None outside a sweep."""
     keys = os.environ.get("GENLAB_SWEEP_KEYS")
     return None if keys is None else list(json.loads(keys))
 
 
 def column_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each swept key, the seed excepted, with the column that trackers show it in."""
+    """Map each swept key, the seed excepted, to its column in trackers."""
     keys = [key for key in keys if key != "seed"]
     return {key: f"sweep/{short.replace('.', '/')}" for key, short in short_names(keys).items()}
 
 
 def columns(name: str, point: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tracker shows of the sweep that a run belongs to, beside its config.
+    """Return the columns of a run's sweep that a tracker shows beside its config.
 
-    `sweep/point` groups over seeds, and `sweep/kl_weight`, ... are the values with their types.
+    `sweep/point` groups runs over seeds; `sweep/kl_weight`, ... are the values with their types.
     """
     named = column_names(list(point))
     values = {named[key]: value for key, value in point.items()}
