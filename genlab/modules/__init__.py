@@ -1,1 +1,1 @@
-"""Lightning glue: what a training step, a validation and an optimizer are for each model."""
+"""LightningModules: training step, evaluation and optimizer of each model family."""

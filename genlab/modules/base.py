@@ -1,317 +1,175 @@
-"""What every model's Lightning module shares: steps seeded by position, metrics by contract."""
+"""The base LightningModule of all model families."""
 
 from __future__ import annotations
 
-import copy
-import inspect
-import logging
-import math
-import time
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 from genlab import seeding
-from genlab.codecs import PixelCodec
-from genlab.errors import TrainingError
-from genlab.modules.hardware import peak_flops
-from genlab.modules.optimization import Adam
-from genlab.modules.sharding import shard
-from genlab.protocols import ImageSpec
-from genlab.vae.forecast import Forecast
-
-log = logging.getLogger(__name__)
+from genlab.metrics import measures
+from genlab.metrics.measures import Evaluation, SplitMetrics
+from genlab.modules import optimization
+from genlab.protocols import CanReconstruct, ShardsNetworks
+from genlab.seeding import BatchNoise, ImageNoise, fold_in
+from genlab.tensors import nats_to_bits_per_dim, to_unit_interval
 
 Batch = dict[str, Tensor]
 
 
 class GenerativeModule(pl.LightningModule):
-    """A generative model under training.
+    """A LightningModule that trains and evaluates a generative model.
 
-    A model gives `objective` (what is optimised) and `evaluate` (what is measured, per image); this
-    class draws the randomness of each step from (seed, epoch, batch), so that nothing of it needs
-    to be saved and the number of processes does not matter, sets the learning rate as a function of
-    the step, averages the measured terms over images, and sends both kinds of numbers to every
-    logger under the names of the contract.
+    The randomness of a training step is a function of (seed, epoch, batch), and that of the
+    evaluation of an image a function of (seed, split, image). So no random state needs to be saved,
+    and results do not depend on the number of processes or on `eval_batch_size`. Torchmetrics
+    accumulate the metrics, and `log_dict` logs them as `train/...`, `val/...`, `test/...`.
+
+    A model family adds its own metrics in `split_metrics`. A family with several optimizers
+    overrides `configure_optimizers` and `training_step`, with `automatic_optimization = False`.
 
     Args:
-        spec: the images.
-        optimizer: recipe of the optimizer and of its learning rate.
-        seed: of the run.
+        model: the model; see `genlab.protocols.Model`.
+        optimizer: creates the optimizer from parameters, such as a partial of `torch.optim.Adam`.
+        lr_schedule: creates the learning-rate schedule from the optimizer, stepped after every
+            optimizer step; None for a constant rate. If it has a parameter `total_steps`, it gets
+            the number of training steps.
+        seed: seed of the run.
+        metrics: metrics of the user, by name.
 
     Attributes:
-        is_spread: whether the networks lie spread over the processes (`trainer=fsdp`), all of which
-            must then take part wherever one of them is used.
+        evaluations: the last evaluation of each split, `val` and `test`.
     """
 
-    def __init__(self, spec: ImageSpec, optimizer: Adam, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        lr_schedule: Callable[..., LRScheduler] | None = None,
+        seed: int = 0,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
         super().__init__()
-        self.spec, self.recipe, self.seed = spec, optimizer, seed
-        self.codec = PixelCodec(spec)
-        self.final_metrics: dict[str, float] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._evaluated = 0
-        self.evaluated_images = 0
-        #: Where the bound of the split evaluated last is spent; what bound.json will hold.
-        self.final_curves: dict[str, list[float | None]] = {}
-        self._window: tuple[float, int] = (0.0, 0)
-        self._flops_per_image: float | None = None
-        self._peak: float | None = None
-        self.is_spread = False
+        self.model: Any = model
+        self.seed = seed
+        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.metrics = dict(metrics or {})
+        self.evaluations: dict[str, Evaluation] = {}
+        self._measured: SplitMetrics
 
-    @abstractmethod
-    def objective(self, x: Tensor, labels: Tensor | None, step: int) -> dict[str, Tensor]:
-        """Scalars in nats per image of a batch (B, C, H, W); `loss` is what is minimised.
+    def split_metrics(self, split: str) -> dict[str, Metric]:
+        """Return the family's metrics over a whole split, beside the means of (B,) values."""
+        return {}
 
-        `labels` (B,) are there for models that are told the class. Every other entry is a term of
-        the loss by name, so that one that is not finite can be traced.
-        """
+    def constants(self) -> dict[str, float]:
+        """Return settings that are logged with the metrics."""
+        return {}
 
-    @abstractmethod
-    def evaluate(self, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        """What is measured on a validation or test batch: each (B,), averaged over all images."""
-
-    @abstractmethod
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks by name: what `torch.compile` and a count of parameters are about."""
-
-    def on_evaluated(self) -> None:
-        """The last batch of an evaluation was seen: the place to gather from other processes what
-        callbacks, which come next, may ask of one process alone.
-        """
-
-    def summary(self, means: dict[str, float], split: str) -> dict[str, float]:
-        """All metrics of a split, from the means over its images of what `evaluate` returned."""
-        return means
-
-    def training_metrics(self, terms: Mapping[str, float], step: int) -> dict[str, float]:
-        """All metrics of a training row, from the scalars that `objective` returned."""
-        return dict(terms)
-
-    def meaning(self) -> str:
-        """One line on what the knob of this model is set to; empty without one."""
-        return ""
-
-    def label(self) -> str:
-        """The knob and its value for a caption; empty without one."""
-        return ""
-
-    def forecast(self, pixels: np.ndarray) -> Forecast | None:
-        """What the knob must do on these training images; None where nothing is known."""
-        return None
-
-    def verdict(self, metrics: Mapping[str, float]) -> str:
-        """What became of the model, in a word or two for a table; empty if there is nothing."""
-        return ""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets the name of the running hook dozens of times a step, and torch searches
-        # parameters, buffers and modules each time; a name that is plain already stays plain
-        if name in self.__dict__ and (value is None or isinstance(value, str)):
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    def training_row(self, terms: Mapping[str, Tensor], step: int) -> dict[str, Any]:
+        """Return the values to log for a training step, from the terms of its loss."""
+        row: dict[str, Any] = dict(terms)
+        if {"reconstruction", "kl"} <= terms.keys():
+            row["neg_elbo"] = terms["reconstruction"] + terms["kl"]
+            row["bits_per_dim"] = nats_to_bits_per_dim(row["neg_elbo"], self.model.spec.dims)
+        return row
 
     def configure_model(self) -> None:
-        """Spread the networks, where the strategy has a mesh of processes to spread them over."""
-        if self._device_mesh is None or self.is_spread:
-            return
-        self.is_spread = True
-        self._flops_per_image = self._count_flops()  # of whole networks, for the last time
-        networks = self.networks()
-        inside = {id(p) for network in networks.values() for p in network.parameters()}
-        others = [n for n, p in self.named_parameters() if p.requires_grad and id(p) not in inside]
-        shard(networks.values(), others, self._device_mesh["data_parallel"])
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardsNetworks):
+            strategy.shard(self.model)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.recipe.build(p for p in self.parameters() if p.requires_grad)
+    def configure_optimizers(self) -> Any:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return optimization.configure(self.trainer, self.optimizer(parameters), self.lr_schedule)
 
-    def optimizer_zero_grad(
-        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: Any = None,
+        gradient_clip_algorithm: Any = None,
     ) -> None:
-        # what the optimizer's own does, without the records of a profiler around it
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    def _call_batch_hook(self, hook_name: str, *args: Any) -> Any:
-        # Lightning asks at every step who overrides its three hooks; a CPU has nothing to move
-        return args[0] if self.device.type == "cpu" else super()._call_batch_hook(hook_name, *args)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        trainer = self.trainer
-        if trainer.max_steps > 0:
-            return trainer.max_steps
-        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-        return per_epoch * (trainer.max_epochs or 1)
-
-    def on_train_start(self) -> None:
-        self._total_steps = self.total_steps
-        self._log_every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        self._batch_size = int(self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
-        if self.trainer.is_global_zero and self._peak is None:
-            if not self.is_spread:
-                self._flops_per_image = self._count_flops()
-            self._peak = peak_flops(self.device, str(self.trainer.precision))
-        self._window = (time.perf_counter(), 0)
+        if not optimization.clip_in_bf16(self, gradient_clip_val, gradient_clip_algorithm):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        trainer = self.trainer
-        step = trainer.global_step
-        # every rank at the place of the first, of whose draws `_shared` gives it its rows
-        seeding.reseed(self.seed, 0, trainer.current_epoch, batch_idx, 0)
-        if not self.recipe.is_constant:
-            lr = self.recipe.lr_at(step, self._total_steps)
-            for group in trainer.optimizers[0].param_groups:
-                group["lr"] = lr
-        x = self.codec.encode(batch["image"])
-        with self._shared(lambda: self._batch_size):
-            terms = self.objective(x, batch.get("label"), step)
-        logged = (step + 1) % self._log_every == 0
-        # reading one number is free on a CPU, but on a GPU it waits for all work in flight
+        trainer, step = self.trainer, self.trainer.global_step
+        counters = (0, trainer.current_epoch, batch_idx)
+        seeding.reseed(self.seed, *counters)  # for dropout
+        x = to_unit_interval(batch["image"])
+        noise = BatchNoise(
+            len(x),
+            fold_in(self.seed, *counters, "noise"),
+            x.device,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        terms: dict[str, Tensor] = self.model.loss(x, batch.get("label"), step, noise)
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        logged = (step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # on a GPU, reading a number waits for all queued work; on a CPU it costs nothing
         if logged or x.device.type == "cpu":
-            self._refuse_non_finite(terms, step)
-        self._window = (self._window[0], self._window[1] + len(x))
+            optimization.check_finite(terms, step, lr)
         if logged:
-            self._log_training(terms, step)
+            row = self.training_row({n: value.detach() for n, value in terms.items()}, step)
+            row["learning_rate"] = lr
+            self.log_row("train", row, step + 1, sync_dist=trainer.world_size > 1)
         return terms["loss"]
 
-    def _refuse_non_finite(self, terms: Mapping[str, Tensor], step: int) -> None:
-        if math.isfinite(terms["loss"].item()):
-            return
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        broken = [n for n, v in values.items() if n != "loss" and not math.isfinite(v)] or ["loss"]
-        checkpoint = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
-        lower = f"model.optimizer.lr={self.recipe.lr:g}"
-        raise TrainingError(
-            f"step {step}: {' and '.join(broken)} is not finite "
-            f"({', '.join(f'{name}={value:g}' for name, value in values.items())}); "
-            f"last good checkpoint: {checkpoint}; lower {lower}, or set trainer.gradient_clip_val"
-        )
-
-    def _log_training(self, terms: Mapping[str, Tensor], step: int) -> None:
-        values = {name: float(self._mean_of_all(value.detach())) for name, value in terms.items()}
-        metrics = self.training_metrics(values, step)
-        started, images = self._window
-        rate = images * self.trainer.world_size / max(time.perf_counter() - started, 1e-9)
-        self._window = (time.perf_counter(), 0)
-        metrics["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        metrics["images_per_second"] = rate
-        if self._flops_per_image and self._peak:
-            metrics["mfu"] = rate * self._flops_per_image / (self._peak * self.trainer.world_size)
-        self.record("train", metrics, step + 1)
-
-    def _count_flops(self) -> float | None:
-        """Floating-point operations of a forward and backward pass per image, on no data."""
-        trainer, self._trainer = self._trainer, None  # a module with a trainer cannot be copied
-        try:
-            twin = copy.deepcopy(self).to("meta")
-        finally:
-            self._trainer = trainer
-        x = torch.rand(2, *self.spec.shape, device="meta")
-        try:
-            with FlopCounterMode(display=False) as counter:
-                twin.objective(x, None, 0)["loss"].backward()
-        except (RuntimeError, NotImplementedError) as error:
-            log.info("floating-point operations could not be counted (%s): no mfu", error)
-            return None
-        return counter.get_total_flops() / len(x)
-
     def on_validation_epoch_start(self) -> None:
-        self._sums, self._evaluated = {}, 0
+        self._start("val")
 
     def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
+        self._start("test")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
+        self._measure(batch, "val", batch_idx + 1 == sum(self.trainer.num_val_batches))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
-
-    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
-        seeding.reseed(self.seed, split, batch_idx, 0)
-        trainer = self.trainer
-        with self._shared(lambda: trainer.datamodule.rows(split, batch_idx)):  # type: ignore[attr-defined]
-            terms = self.evaluate(self.codec.encode(batch["image"]), batch.get("label"))
-        for name, values in terms.items():
-            total = values.detach().double().sum()
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
-        self._evaluated += len(batch["image"])
-        batches = trainer.num_test_batches if split == "test" else trainer.num_val_batches
-        if batch_idx + 1 == sum(batches):
-            self.on_evaluated()
+        self._measure(batch, "test", batch_idx + 1 == sum(self.trainer.num_test_batches))
 
     def on_validation_epoch_end(self) -> None:
-        self._finish_evaluation("val")
+        self.log_row("val", self.evaluations["val"].metrics, self.trainer.global_step)
 
     def on_test_epoch_end(self) -> None:
-        self._finish_evaluation("test")
+        self.log_row("test", self.evaluations["test"].metrics, self.trainer.global_step)
 
-    def _finish_evaluation(self, split: str) -> None:
-        count = self.reduce_sum(torch.tensor(float(self._evaluated), dtype=torch.float64))
-        self.evaluated_images = int(count)
-        means = {name: float(self.reduce_sum(t) / count) for name, t in self._sums.items()}
-        metrics = self.summary(means, split)
-        self.log_dict({f"{split}/{k}": v for k, v in metrics.items()}, logger=False)
-        self.record(split, metrics, self.trainer.global_step)
-        if split == "test":
-            self.final_metrics = metrics
+    def log_row(self, split: str, values: Mapping[str, Any], step: int, **options: Any) -> None:
+        """Log values with the prefix of a split; `step` is the number of optimizer steps."""
+        row = {f"{split}/{name}": value for name, value in values.items()}
+        row |= {"step": step, "epoch": self.trainer.current_epoch}
+        float64 = {
+            name: torch.as_tensor(value, dtype=torch.float64, device=self.device)
+            for name, value in row.items()
+        }
+        self.log_dict(float64, batch_size=1, **options)
 
-    def reduce_sum(self, total: Tensor) -> Tensor:
-        """The sum over all processes, on the CPU."""
-        if self.trainer.world_size > 1:
-            total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
-        return total.cpu()
+    def _start(self, split: str) -> None:
+        own = {name: metric.clone() for name, metric in self.metrics.items()}
+        others = {**self.split_metrics(split), **own}
+        self._measured = SplitMetrics(others, self.model.spec.dims).to(self.device)
 
-    def _shared(self, rows: Callable[[], int]) -> AbstractContextManager[None]:
-        """Draws for a batch of so many rows on all processes together.
+    def _measure(self, batch: Batch, split: str, is_last: bool) -> None:
+        x, labels = to_unit_interval(batch["image"]), batch.get("label")
+        noise = ImageNoise(self.seed, split, indices=batch["index"].tolist(), device=x.device)
+        values = {**self.model.evaluate(x, labels, noise, full=split == "test"), "target": x}
+        if labels is not None:
+            values[measures.LABELS] = labels
+        if self._measured.needs("preds") and isinstance(self.model, CanReconstruct):
+            values["preds"] = self.model.reconstruct(x)
+        self._measured.update(values, len(x))
+        if is_last:
+            # before the callbacks at the end of the epoch, and in all processes
+            evaluation = self._measured.compute()
+            metrics = {**evaluation.metrics, **self.constants()}
+            self.evaluations[split] = replace(evaluation, metrics=metrics)
+            self.on_evaluated(split)
 
-        One process does not ask: it evaluates any loader, also without a datamodule.
-        """
-        trainer = self.trainer
-        if trainer.world_size == 1:
-            return nullcontext()
-        return seeding.dealt(trainer.global_rank, trainer.world_size, rows())
-
-    def _mean_of_all(self, value: Tensor) -> Tensor:
-        """The mean over all processes, each of which has an equal share of the batch."""
-        world = self.trainer.world_size
-        return value if world == 1 else self.reduce_sum(value.double()) / world
-
-    def of_all(self, rows: Tensor) -> Tensor:
-        """The rows (N, ...) of all processes, in the order in which they were dealt out."""
-        world = 1 if self._trainer is None else self._trainer.world_size
-        if world == 1:
-            return rows
-        parts: list[Any] = [None] * world
-        torch.distributed.all_gather_object(parts, rows.cpu())
-        whole = rows.new_empty((sum(map(len, parts)), *rows.shape[1:]))
-        for rank, part in enumerate(parts):
-            whole[rank::world] = part
-        return whole
-
-    def record(self, split: str, metrics: Mapping[str, float], step: int) -> None:
-        """Send one row to every logger, with the prefix of its split."""
-        row = {f"{split}/{name}": float(value) for name, value in metrics.items()}
-        for logger in self.trainer.loggers:
-            logger.log_metrics({**row, "epoch": self.trainer.current_epoch}, step)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Nothing of Lightning's own that is not tensors and plain containers goes in."""
-        checkpoint.pop("hyper_parameters", None)
-
-
-# Lightning looks the signature up at every step; kept here, that costs a tenth
-GenerativeModule.training_step.__signature__ = inspect.signature(  # type: ignore[attr-defined]
-    GenerativeModule.training_step
-)
+    def on_evaluated(self, split: str) -> None:
+        """React to a new evaluation of a split, before anything is logged of it."""

@@ -1,82 +1,76 @@
-"""Optimizers, and the learning rate as a pure function of the step."""
+"""What the steps of every family share: optimizer and schedule, clipping, a finite loss."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
+import lightning.pytorch as pl
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from genlab.errors import ConfigError
+from genlab.errors import TrainingError
 
 
-class Adam:
-    """Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019), warmed up and decayed.
+def configure(
+    trainer: pl.Trainer, optimizer: Optimizer, lr_schedule: Callable[..., LRScheduler] | None
+) -> Any:
+    """Return what Lightning's `configure_optimizers` asks for.
 
-    Args:
-        lr: peak learning rate.
-        betas: decay of the first and of the second moment.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled where `decoupled`, else an L2 term in the gradient.
-        decoupled: AdamW.
-        warmup_steps: steps of linear warm-up from 0.
-        decay: what follows the warm-up: `constant`, or `cosine` to 0 at the last step.
+    A schedule is stepped after every optimizer step, `ReduceLROnPlateau` after every epoch. One
+    that takes `total_steps` is told those of the whole training.
+    """
+    if lr_schedule is None:
+        return optimizer
+    options = {}
+    if takes_total_steps(lr_schedule):
+        options["total_steps"] = int(trainer.estimated_stepping_batches)
+    schedule = lr_schedule(optimizer, **options)
+    config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+    if isinstance(schedule, ReduceLROnPlateau):
+        config |= {"interval": "epoch", "monitor": "val/loss"}
+    return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def takes_total_steps(lr_schedule: Callable[..., LRScheduler]) -> bool:
+    """Return whether a learning-rate schedule asks for `total_steps` and was not given it."""
+    parameter = inspect.signature(lr_schedule).parameters.get("total_steps")
+    return parameter is not None and parameter.default in (parameter.empty, None)
+
+
+def clip_in_bf16(
+    module: pl.LightningModule, limit: float | None, algorithm: str | None = None
+) -> bool:
+    """Clip the gradients of a training in bf16, and return whether that was done.
+
+    Lightning refuses to clip in mixed precision with a fused optimizer, which could unscale
+    gradients by itself after they are clipped; in bf16 there is no scale.
+    """
+    if module.trainer.precision != "bf16-mixed" or not limit:
+        return False
+    if algorithm == "value":
+        nn.utils.clip_grad_value_(module.parameters(), limit)
+    else:
+        nn.utils.clip_grad_norm_(module.parameters(), limit)
+    return True
+
+
+def check_finite(terms: Mapping[str, Tensor], step: int, lr: float) -> None:
+    """Refuse to go on from a loss that is not finite.
 
     Raises:
-        ConfigError: for a value outside its range.
+        TrainingError: naming the step and the terms.
     """
-
-    def __init__(
-        self,
-        lr: float = 1e-3,
-        betas: tuple[float, ...] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        decoupled: bool = False,
-        warmup_steps: int = 0,
-        decay: Literal["constant", "cosine"] = "constant",
-    ) -> None:
-        if not 0 < lr < math.inf:
-            raise ConfigError(f"model.optimizer.lr={lr}: a learning rate above 0 is needed")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"model.optimizer.betas={list(betas)}: two numbers in [0, 1)")
-        if not 0 < eps < math.inf:
-            raise ConfigError(f"model.optimizer.eps={eps}: a number above 0 is needed")
-        if not 0 <= weight_decay < math.inf:
-            raise ConfigError(f"model.optimizer.weight_decay={weight_decay}: 0 or more is needed")
-        if warmup_steps < 0:
-            raise ConfigError(f"model.optimizer.warmup_steps={warmup_steps}: 0 or more is needed")
-        self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
-        self.weight_decay, self.decoupled = weight_decay, decoupled
-        self.warmup_steps, self.decay = warmup_steps, decay
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether the learning rate never changes."""
-        return self.warmup_steps == 0 and self.decay == "constant"
-
-    def lr_at(self, step: int, total_steps: int) -> float:
-        """The learning rate of the step that follows `step` completed ones."""
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.decay == "constant":
-            return self.lr * warm
-        after = max(1, total_steps - self.warmup_steps)
-        progress = min(max((step - self.warmup_steps) / after, 0.0), 1.0)
-        return self.lr * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The optimizer; fused, which costs a quarter of the looped one on a CPU as on a GPU."""
-        cls = torch.optim.AdamW if self.decoupled else torch.optim.Adam
-        optimizer = cls(
-            parameters,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
-        # said otherwise, Lightning refuses to clip gradients in mixed precision
-        optimizer._step_supports_amp_scaling = False
-        return optimizer
+    if math.isfinite(terms["loss"].item()):
+        return
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    broken = [n for n, v in values.items() if n != "loss" and not math.isfinite(v)] or ["loss"]
+    raise TrainingError(
+        f"step {step}: {' and '.join(broken)} is not finite "
+        f"({', '.join(f'{name}={value:g}' for name, value in values.items())}); the last "
+        f"checkpoint is from before it; lower model.optimizer.lr={lr:g}, or set "
+        "trainer.gradient_clip_val"
+    )

@@ -1,0 +1,1 @@
+"""Training: configs, runs, checkpoints, signals and optimizers."""

@@ -1,4 +1,4 @@
-"""What a run says: on the terminal, and in its train.log."""
+"""Output of a run on the terminal and in its train.log."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any, get_args
 
 from rich.console import Console
 from rich.tree import Tree
+from torch import nn
 
-from genlab.config import configs, hydra_job
+from genlab.config import hydra_job
+from genlab.config.check import Config, to_yaml
 from genlab.data.datamodule import ImageData, SplitName
-from genlab.modules.base import GenerativeModule
-from genlab.training.progress_bar import SHOWN
+from genlab.metrics import names
+from genlab.protocols import HasSetting
 
 log = logging.getLogger(__name__)
 
 
-def introduce(
-    path: Path, config: configs.Config, data: ImageData, module: GenerativeModule, resumed: bool
-) -> None:
-    """The config as a tree, and what is about to be trained on what."""
+def introduce(path: Path, config: Config, data: ImageData, model: nn.Module, resumed: bool) -> None:
+    """Print the config as a tree, and a summary of the model and the data."""
     shown = {k: v for k, v in config.items() if k not in ("launcher",)}
     tree = Tree("config")
     _grow(tree, shown)
-    log.info("resolved config\n%s", configs.to_yaml(config))
+    log.info("resolved config\n%s", to_yaml(config))
     if hydra_job.is_first():
         Console(soft_wrap=True, highlight=False).print(tree)
-    parameters = sum(p.numel() for p in module.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     spec = data.spec
     levels = "real-valued" if spec.levels is None else f"{spec.levels} levels"
     sizes = ", ".join(f"{data.size(s):,} {s}" for s in get_args(SplitName))
     print(f"\nrun    {path}{' (going on)' if resumed else ''}")
     print(f"data   {sizes}; {spec.channels} x {spec.height} x {spec.width}, {levels}")
-    print(f"model  {type(module).__name__}, {parameters:,} parameters")
-    if module.meaning():
-        print(f"knob   {module.meaning()}")
+    print(f"model  {type(model).__name__}, {parameters:,} parameters")
+    if isinstance(model, HasSetting):
+        print(f"setting {model.describe()}")
 
 
 def _grow(tree: Tree, node: dict[str, Any]) -> None:
@@ -51,9 +51,10 @@ def _grow(tree: Tree, node: dict[str, Any]) -> None:
 
 
 def show(result: dict[str, Any], path: Path) -> None:
-    """What came of it, in two lines."""
+    """Print the result in two lines."""
     metrics = result.get("metrics", {})
-    terms = [f"{n} {metrics[f'test/{n}']:.2f}" for n in SHOWN if f"test/{n}" in metrics]
+    tested = [name for name in metrics if name.startswith("test/")]
+    terms = [f"{name[5:]} {metrics[name]:.2f}" for name in names.shown(tested)]
     terms += [f"{n[5:]} {v:.2f}" for n, v in metrics.items() if n.startswith("test/nll_iwae")]
     if result.get("verdict"):
         terms.append(str(result["verdict"]))
@@ -63,7 +64,7 @@ def show(result: dict[str, Any], path: Path) -> None:
 
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """Log lines of genlab and of Lightning to train.log while a run lasts."""
+    """Write log lines of genlab and of Lightning to train.log during a run."""
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -79,7 +80,7 @@ def logged_to(path: Path) -> Iterator[None]:
 
 
 def quieten_libraries() -> None:
-    """What Lightning would print at every start goes to train.log alone."""
+    """Send what Lightning would print at every start to train.log only."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         library = logging.getLogger(name)
         library.handlers.clear()
@@ -87,26 +88,26 @@ def quieten_libraries() -> None:
     if not any(isinstance(h, _Terminal) for h in logging.getLogger().handlers):
         logging.getLogger().addHandler(_Terminal())
     for message in (
-        ".*does not have many workers.*",  # the data are in memory: workers would only slow it down
+        ".*does not have many workers.*",  # the data are in memory: workers would slow it down
         ".*your dataloader is not resumable.*",  # its order is a function of the step
         ".*`?isinstance\\(treespec, LeafSpec\\)`? is deprecated.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*number of training batches .* is smaller than the logging interval.*",
-        ".*It is recommended to use `self.log.*sync_dist=True.*",  # they are sums over all already
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # they are sums already
         ".*FSDP2-wrapped module .* returned a view tensor.*",  # nothing changes it in place
     ):
         warnings.filterwarnings("ignore", message=message)
 
 
 class _LogFile(logging.FileHandler):
-    """A line that finds no room on the disk is dropped without a word."""
+    """Log file that silently drops lines for which the disk has no room."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
 
 class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
-    """Warnings of genlab's own, one line each."""
+    """Handler that prints genlab's own warnings, one line each."""
 
     def __init__(self) -> None:
         super().__init__()

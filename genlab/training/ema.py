@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, used wherever the model is looked at."""
+"""An exponential moving average (EMA) of the weights, used wherever the model is evaluated."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError
-from genlab.modules.sharding import reshard, spread_like, whole
+from genlab.training.sharding import reshard, sharded_like, unsharded
 
 
 class WeightAverage(pl.Callback):
     """Keeps average <- d * average + (1 - d) * weights, d = min(decay, (1 + n) / (10 + n)).
 
     Validation, pictures and checkpoints see the average; training goes on with the raw weights. The
-    `state_dict` of every checkpoint is therefore what one should evaluate with, and the raw weights
-    ride in this callback's state, from where a resumed run takes them back.
+    `state_dict` of every checkpoint therefore holds the average, for evaluation. The raw weights
+    are in this callback's state, from which a resumed run restores them.
 
-    Lightning's own callback swaps the weights back before `on_validation_epoch_end`, so that what
-    samples there looks at the raw ones. This one swaps from `on_validation_start` until training
-    goes on, since a checkpoint of weights alone, which `best.ckpt` is, is written in
-    `on_validation_end` and asks no callback. It must be the first callback.
+    Lightning's own callback swaps the weights back before `on_validation_epoch_end`, so that
+    callbacks which sample there use the raw weights. This one keeps the average from
+    `on_validation_start` until training continues, since a checkpoint that holds only weights, such
+    as `best.ckpt`, is written in `on_validation_end` without the state of callbacks. It must be the
+    first callback.
 
     Args:
         decay: the limit of d, in (0, 1); the ratio above lets the average follow quickly at first.
@@ -30,7 +31,7 @@ class WeightAverage(pl.Callback):
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 < decay < 1:
-            raise ConfigError(f"ema_decay={decay}: a number between 0 and 1 is needed")
+            raise ValueError(f"decay={decay}: give a number between 0 and 1")
         self.decay = decay
         self.updates = 0
         self.average: list[Tensor] = []
@@ -45,7 +46,7 @@ class WeightAverage(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = self._weights(pl_module)
         if self.average:
-            self.average = [spread_like(a, w) for a, w in zip(self.average, weights, strict=True)]
+            self.average = [sharded_like(a, w) for a, w in zip(self.average, weights, strict=True)]
         else:
             self.average = [w.clone() for w in weights]
 
@@ -91,8 +92,8 @@ class WeightAverage(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         names = self._names(pl_module)
-        weights = [whole(w) for w in self._weights(pl_module)]
-        average = [whole(a) for a in self.average]
+        weights = [unsharded(w) for w in self._weights(pl_module)]
+        average = [unsharded(a) for a in self.average]
         raw, averaged = (average, weights) if self.swapped else (weights, average)
         checkpoint["state_dict"].update(zip(names, averaged, strict=True))
         checkpoint["raw_weights"] = dict(zip(names, raw, strict=True))
@@ -111,4 +112,4 @@ class WeightAverage(pl.Callback):
         self.updates, self.swapped = checkpoint["ema_updates"], False
         with torch.no_grad():
             for name, weight in zip(names, self._weights(pl_module), strict=True):
-                weight.copy_(spread_like(checkpoint["raw_weights"][name], weight))
+                weight.copy_(sharded_like(checkpoint["raw_weights"][name], weight))

@@ -1,4 +1,4 @@
-"""Where a run happened: packages, commit and hardware."""
+"""The environment of a run: packages, commit and hardware."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that a result depends on."""
     names = ("genlab", "torch", "lightning", "hydra-core", "omegaconf", "wandb", "numpy")
     found = {}
     for name in names:
@@ -23,9 +23,9 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout, with `-dirty` where it was changed.
+    """Return the commit of the checkout, with `-dirty` if it has changes.
 
-    Outside of one it is what GENLAB_REVISION says, as an image does, or None.
+    Outside of a checkout, return GENLAB_REVISION, which container images set, or None.
     """
     here = Path(__file__).parent
     try:
@@ -42,8 +42,8 @@ def git_commit() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Packages and hardware of this process."""
-    import torch  # here, since a launcher asks for the commit and has no use for torch
+    """Return the packages and the hardware of this process."""
+    import torch  # here, since a launcher needs the commit, but not torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

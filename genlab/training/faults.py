@@ -1,4 +1,4 @@
-"""What a machine runs out of, in one sentence that says what to do about it."""
+"""Explain a lack of memory or disk space in one sentence, with a remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genlab.errors import GenlabError, TrainingError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (errno.EROFS, errno.EIO)
-# torch says most of it in words alone: its CPU's allocator, CUDA, cuDNN, cuBLAS.
+# torch reports most of these only as text: its CPU allocator, CUDA, cuDNN, cuBLAS.
 _NO_MEMORY = re.compile(
     r"can't allocate memory|CUDA out of memory|CUDA error: out of memory|STATUS_ALLOC_FAILED"
 )
@@ -20,7 +20,7 @@ _ASKED_FOR = re.compile(r"allocate ([\d.]+) (\w+)")
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise `TrainingError` in the place of an error that tells of a lack of memory or room."""
+    """Raise `TrainingError` instead of an error that is due to a lack of memory or disk space."""
     try:
         yield
     except GenlabError:
@@ -33,7 +33,7 @@ def explained() -> Iterator[None]:
 
 
 def explanation(error: BaseException) -> str | None:
-    """The sentence, if the error or what led to it is a lack of memory or room."""
+    """Return the explanation if the error or its cause is a lack of memory or disk space."""
     cause: BaseException | None = error
     while cause is not None:
         if (sentence := _explanation(cause)) is not None:

@@ -1,4 +1,4 @@
-"""How a run ended, for whoever started it: another process, a multirun, a search."""
+"""The outcome of a run, for its caller: another process, a multirun or a search."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """Exit code as in `genlab.errors`; the run directory, None if the config was refused before
-    there was one; the content of its result.json; what went wrong, in a sentence.
+    """The exit code, the run directory, the result and the error of a run.
+
+    The exit code is one of `genlab.errors`. The directory is None if the config was refused before
+    there was one. The result is the content of result.json, the error one sentence.
     """
 
     exit_code: int

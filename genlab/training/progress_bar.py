@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, about ten lines a run elsewhere."""
+"""Progress display: a bar on a terminal, elsewhere about ten lines per run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 
-#: Metrics worth a line, by their names in the contract.
-SHOWN = ("reconstruction", "kl", "neg_elbo", "bits_per_dim")
+from genlab.metrics import names
 
 
 class PlainProgress(pl.Callback):
-    """One line per tenth of the training with the validation's terms."""
+    """Prints one line per tenth of the training, with the terms of the last validation."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
@@ -22,8 +21,7 @@ class PlainProgress(pl.Callback):
         every = max(1, epochs // 10)
         if epoch % every and epoch != epochs:
             return
-        metrics = trainer.callback_metrics
-        terms = [f"{n} {metrics[f'val/{n}']:.2f}" for n in SHOWN if f"val/{n}" in metrics]
+        terms = [f"{name} {text}" for name, text in _shown(trainer).items()]
         of = f"/{epochs}" if epochs > 0 else ""
         print(
             f"epoch {epoch:>3}{of}  step {trainer.global_step:>6}  {'  '.join(terms)}", flush=True
@@ -31,15 +29,20 @@ class PlainProgress(pl.Callback):
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar, refreshed a few times a second rather than at every step."""
+    """Lightning's progress bar, refreshed a few times a second rather than at every step."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        shown = {n: trainer.callback_metrics.get(f"val/{n}") for n in SHOWN}
-        return {n: f"{v:.2f}" for n, v in shown.items() if v is not None}
+        return dict(_shown(trainer))
+
+
+def _shown(trainer: pl.Trainer) -> dict[str, str]:
+    """Return the metrics of the last validation that a line of progress shows."""
+    metrics = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+    return {name.removeprefix("val/"): f"{metrics[name]:.2f}" for name in names.shown(metrics)}
 
 
 def progress(steps_per_second: float = 100.0) -> pl.Callback:
-    """The bar where standard error is a terminal, else the lines."""
+    """Return the bar if standard error is a terminal, else the lines."""
     if sys.stderr.isatty() and sys.stdout.isatty():
         return Bar(refresh_rate=max(1, int(steps_per_second / 5)), leave=False)
     return PlainProgress()

@@ -1,68 +1,53 @@
-"""What a run leaves of itself: its numbers with their units, or why there are none."""
+"""Build result.json and bound.json, and record failures."""
 
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from genlab.metrics.names import describe
 from genlab.modules.base import GenerativeModule
+from genlab.protocols import Forecast, HasSetting
 from genlab.runs.directory import RunDirectory
-from genlab.training.checkpoints import Stopped
 from genlab.training.environment import git_commit, versions
-from genlab.vae.forecast import Forecast
+from genlab.training.signals import Stopped
 
 log = logging.getLogger(__name__)
 
-UNITS = {
-    "loss": "nats/image",
-    "reconstruction": "nats/image",
-    "kl": "nats/image",
-    "kl_prior": "nats/image",
-    "kl_diffusion": "nats/image",
-    r"bound_log_snr_[+-]\d+": "nats/image",
-    "neg_elbo_se": "nats/image",
-    "neg_elbo": "nats/image",
-    "nll_iwae": "nats/image",
-    "rate": "nats/image",
-    "rate_ceiling": "nats/image",
-    "bits_per_dim": "bits",
-    "mutual_information": "nats",
-    "aggregate_kl": "nats",
-    "information_cap": "nats",
-    "active_units": "count",
-    "images_per_second": "images/s",
-    "energy_distance": "norm of pixels in [0, 1]",
-    "seconds_per_sample": "s",
-    "evaluations": "count",
-    "squared_error": "summed squared error/image",
-}
 
+def result(
+    module: GenerativeModule,
+    tested: Mapping[str, float],
+    seconds: float,
+    forecast: Forecast | None,
+) -> dict[str, Any]:
+    """Build the content of result.json.
 
-def result(module: GenerativeModule, seconds: float, expected: Forecast | None) -> dict[str, Any]:
-    """The content of result.json of a tested module that was trained for so long."""
-    metrics = {f"test/{k}": v for k, v in module.final_metrics.items()}
-    if expected is not None:
-        metrics |= {f"forecast/{k}": v for k, v in expected.metrics().items()}
-    units = {
-        name: unit
-        for name in metrics
-        for stem, unit in UNITS.items()
-        if re.fullmatch(rf"{stem}(_\d+)?", name.partition("/")[2])
-    }
+    Args:
+        tested: the logged metrics of the test; those not under `test/` are left out.
+        seconds: spent in training.
+        forecast: of the model, if there was one.
+    """
+    metrics = {name: float(v) for name, v in tested.items() if name.startswith("test/")}
+    verdict = _verdict(module.model, module.evaluations["test"].metrics)
+    forecast_verdict = ""
+    if forecast is not None:
+        metrics |= {f"forecast/{name}": value for name, value in forecast.metrics().items()}
+        forecast_verdict = _verdict(module.model, forecast.metrics())
     trainer = module.trainer
     images = trainer.global_step * trainer.datamodule.batch_size  # type: ignore[attr-defined]
     on_gpu = trainer.strategy.root_device.type == "cuda"
     return {
         "metrics": metrics,
-        "units": units,
-        "verdict": module.verdict(module.final_metrics),
-        "forecast_verdict": _expected_verdict(module, expected),
+        "units": {name: unit for name in metrics if (unit := describe(name).unit)},
+        "verdict": verdict,
+        "forecast_verdict": forecast_verdict,
         "seed": module.seed,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -75,21 +60,20 @@ def result(module: GenerativeModule, seconds: float, expected: Forecast | None) 
     }
 
 
-def curves(module: GenerativeModule, expected: Forecast | None) -> dict[str, Any]:
-    """The content of bound.json of a tested module; empty where its bound has no parts."""
-    found: dict[str, Any] = dict(module.final_curves)
-    if "kl_by_unit" in found and expected is not None and expected.rate_by_unit is not None:
-        found["forecast_kl_by_unit"] = list(expected.rate_by_unit)
+def curves(module: GenerativeModule, forecast: Forecast | None) -> dict[str, Any]:
+    """Build the content of bound.json; empty where the bound of the model has no parts."""
+    found: dict[str, Any] = dict(module.evaluations["test"].curves)
+    if "kl_by_unit" in found and forecast is not None and forecast.rate_by_unit is not None:
+        found["forecast_kl_by_unit"] = list(forecast.rate_by_unit)
     return found
 
 
-def _expected_verdict(module: GenerativeModule, expected: Forecast | None) -> str:
-    known = expected is not None and expected.active_units is not None
-    return module.verdict(expected.metrics()) if expected is not None and known else ""
+def _verdict(model: object, metrics: Mapping[str, float]) -> str:
+    return model.verdict(metrics) if isinstance(model, HasSetting) else ""
 
 
 def record_failure(directory: RunDirectory, error: BaseException) -> None:
-    """Stopped or failed, and in the second case where, into the status."""
+    """Write the state, stopped or failed, to the status; for a failure also where it happened."""
     stopped = error.__cause__ if isinstance(error, SystemExit) else error
     if isinstance(stopped, Stopped):
         directory.write_status("preempted", message=str(stopped))

@@ -1,4 +1,4 @@
-"""The composition root: a config to data, module and trainer, and these to a run directory."""
+"""One run: build data, module and trainer from a config, train, test, fill a run directory."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from genlab import seeding
-from genlab.callbacks.heartbeat import Alive
-from genlab.callbacks.idle import without_idle_hooks
-from genlab.callbacks.profiler import Silent
-from genlab.config import configs, hydra_job
-from genlab.config.compose import say_refused
+from genlab.callbacks.heartbeat import Heartbeat
+from genlab.config import hydra_job
+from genlab.config.build import build, takes
+from genlab.config.check import Config, to_yaml
 from genlab.data.datamodule import ImageData
 from genlab.errors import (
     DONE,
@@ -35,51 +34,49 @@ from genlab.errors import (
     GenlabError,
 )
 from genlab.modules.base import GenerativeModule
+from genlab.modules.optimization import takes_total_steps
+from genlab.protocols import Forecast, HasForecast, HasNetworks
 from genlab.runs import points
 from genlab.runs.directory import Run, RunDirectory, set_aside
+from genlab.runs.identity import identity
 from genlab.tracking.account import id_from_agent
+from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger
-from genlab.training import console
-from genlab.training import result as ending
-from genlab.training import weights as checkpoints
-from genlab.training.checkpoints import (
-    AtomicCheckpointIO,
-    LastCheckpoint,
-    StopOnSignal,
-    Stopped,
-    best_checkpoint,
-)
+from genlab.training import console, result, weights
+from genlab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
 from genlab.training.outcome import Outcome
 from genlab.training.progress_bar import progress
-from genlab.training.run_config import RunConfig
+from genlab.training.run_config import RunConfig, build_model
+from genlab.training.signals import StopOnSignal, Stopped
+from genlab.training.terminal import print_error
+from genlab.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
-#: Where a run's name on the command line says nothing about what it computes.
+#: Keys left out of a run's name, since they do not describe what it computes.
 _UNNAMED = ("experiment", "data.data_dir", "runs_dir", "group", "overwrite", "logger", "launcher")
 
 
 def train(cfg: DictConfig) -> Outcome:
-    """One job of `train.py`: a run from its composed config to its result.
+    """Run one job of `train.py`, from its composed config to its result.
 
-    A failure ends the process with its exit code; in a multirun it is returned instead, so that the
-    other jobs go on.
+    A failure ends the process with its exit code; in a multirun it is returned instead, so that
+    the other jobs continue.
     """
     try:
         return run(cfg)
     except Stopped as stopped:
-        sys.exit(stopped.exit_code)  # of a multirun too: whoever stops it means all of it
+        sys.exit(stopped.exit_code)  # also in a multirun: a stop signal stops all of its jobs
     except Exception as error:
-        code = error.exit_code if isinstance(error, GenlabError) else TRAINING_FAILED
-        message = (
-            str(error) if isinstance(error, GenlabError) else f"{type(error).__name__}: {error}"
-        )
-        if OmegaConf.select(cfg, "traceback") or not isinstance(error, GenlabError):
+        is_refusal = isinstance(error, GenlabError)
+        code = error.exit_code if is_refusal else TRAINING_FAILED  # type: ignore[attr-defined]
+        message = str(error) if is_refusal else f"{type(error).__name__}: {error}"
+        if OmegaConf.select(cfg, "traceback") or not is_refusal:
             traceback.print_exc()
-        say_refused(message)
+        print_error(message)
         if not hydra_job.is_multirun():
             sys.exit(code)
         return Outcome(code, path=getattr(error, "run_directory", None), message=message)
@@ -87,15 +84,15 @@ def train(cfg: DictConfig) -> Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A run before it starts: its checked config, and where it lies."""
+    """A run before it starts: its checked config, and its directory."""
 
-    config: configs.Config
+    config: Config
     run_config: RunConfig
     path: Path
 
     @property
     def processes(self) -> int:
-        """How many `trainer.devices` and `trainer.num_nodes` ask for."""
+        """Number of processes that `trainer.devices` and `trainer.num_nodes` request."""
         trainer = self.run_config.trainer
         devices = trainer.get("devices", "auto")
         if isinstance(devices, list):
@@ -113,60 +110,69 @@ def plan(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
-    config = configs.resolve(cfg, get_type_hints(RunConfig))
-    config.pop("hydra", None)
-    run_config = RunConfig.of(config)
+    run_config = RunConfig.of(cfg)
     group = run_config.group or os.environ.get("GENLAB_SWEEP_GROUP") or "single"
-    config = {**config, **_plain(run_config), "group": group}
+    fields = {f.name: getattr(run_config, f.name) for f in dataclasses.fields(run_config)}
+    config = {**fields, "group": group}
     return Plan(config, run_config, run_path(config, group, overrides))
 
 
 def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:
-    """The data and the module of a run, before any data is read.
+    """Build the data and the module of a run, before any data is read.
 
     Raises:
-        ConfigError: a value that the class behind a key refuses.
+        ConfigError: the class of a key refuses a value.
     """
     config, seed = planned.config, planned.run_config.seed
     seeding.seed_everything(seed)
-    data: ImageData = configs.build(config["data"], "data")
-    return data, configs.build(config["model"], "model", spec=data.spec, seed=seed)
+    data: ImageData = build(config["data"], "data")
+    model = build_model(config["model"], data.spec)
+    optimizer, lr_schedule = (
+        build(config["model"][name], f"model.{name}") for name in ("optimizer", "lr_schedule")
+    )
+    # on a placeholder weight, so that values that they refuse are reported now
+    trial = optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+    if lr_schedule is not None:
+        lr_schedule(trial, **({"total_steps": 1} if takes_total_steps(lr_schedule) else {}))
+    module: GenerativeModule = build(config["model"]["module"], "model.module")(
+        model=model,
+        optimizer=optimizer,
+        lr_schedule=lr_schedule,
+        seed=seed,
+        metrics={
+            name: build(node, f"metrics.{name}")
+            for name, node in config["metrics"].items()
+            if node is not None
+        },
+    )
+    return data, module
 
 
 @explained()
 def run(cfg: DictConfig) -> Outcome:
-    """Train and test what `cfg` describes, or go on with it, or return what it gave before.
+    """Train and test the run of `cfg`, or resume it, or return its earlier result.
 
-    Of several processes of one run the first alone writes and speaks.
+    If a run has several processes, only the first writes files and prints.
     """
     console.quieten_libraries()
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if not is_first:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     planned = plan(cfg, hydra_job.overrides())
-    config, run_config, path = planned.config, planned.run_config, planned.path
-    if hydra_job.is_multirun() and planned.processes > 1 and not SLURMEnvironment.detect():
-        devices = run_config.trainer.get("devices")
-        raise ConfigError(
-            f"trainer.devices={devices}: each of the {planned.processes} processes would start the "
-            "whole multirun again; add launcher=process, which starts each job by itself"
-        )
+    run_config, path = planned.run_config, planned.path
+    _refuse_nested_processes(planned)
     before = Run(path)
     if not run_config.overwrite and before.is_completed:
         print(f"completed before: {path} (overwrite=true trains anew)")
         console.show(before.result or {}, path)
         if id_from_agent() and is_first:
-            _send(before, run_config, config)
+            _send(before, planned)
         return Outcome(DONE, path, before.result)
 
     torch.set_float32_matmul_precision(run_config.matmul_precision)
     data, module = assemble(planned)
-    callbacks = {name: node for name, node in run_config.callbacks.items() if node is not None}
     if run_config.init_from is not None:
-        try:
-            checkpoints.load_weights(module, Path(run_config.init_from))
-        except GenlabError as error:
-            raise type(error)(f"init_from={run_config.init_from}: {error}") from error
+        weights.load_into(module, Path(run_config.init_from), "init_from")
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
@@ -177,41 +183,47 @@ def run(cfg: DictConfig) -> Outcome:
         RunDirectory(path, writes=is_first) as directory,
         console.logged_to(directory.log_path) if is_first else contextlib.nullcontext(),
     ):
-        directory.write_config(configs.to_yaml(config))
+        directory.write_config(to_yaml(planned.config))
         directory.write_env(environment())
         directory.write_status("running")
         try:
             with explained():
-                result = _train_in(directory, run_config, config, data, module, callbacks)
+                outcome = _train_in(directory, planned, data, module)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # where nothing can be written, not even this
-                ending.record_failure(directory, error)
+            with contextlib.suppress(
+                OSError
+            ):  # the disk may be full, so that not even this can be written
+                result.record_failure(directory, error)
             error.run_directory = path  # type: ignore[attr-defined]
             raise
-        directory.write_result(result)
+        directory.write_result(outcome)
         directory.write_status("completed")
-    console.show(result, path)
-    return Outcome(DONE, path, result)
+    console.show(outcome, path)
+    return Outcome(DONE, path, outcome)
 
 
-def _plain(run_config: RunConfig) -> dict[str, Any]:
-    return {f.name: getattr(run_config, f.name) for f in dataclasses.fields(run_config)}
+def _refuse_nested_processes(planned: Plan) -> None:
+    """Refuse a multirun in which each process of a job would start the whole multirun again."""
+    if hydra_job.is_multirun() and planned.processes > 1 and not SLURMEnvironment.detect():
+        devices = planned.run_config.trainer.get("devices")
+        raise ConfigError(
+            f"trainer.devices={devices}: each of the {planned.processes} processes would start the "
+            "whole multirun again; add launcher=process, which starts each job by itself"
+        )
 
 
 def _train_in(
-    directory: RunDirectory,
-    run_config: RunConfig,
-    config: configs.Config,
-    data: ImageData,
-    module: GenerativeModule,
-    callback_nodes: dict[str, Any],
+    directory: RunDirectory, planned: Plan, data: ImageData, module: GenerativeModule
 ) -> dict[str, Any]:
-    path = directory.path
-    resumed = checkpoints.to_resume(module, directory.checkpoints / "last.ckpt")
-    console.introduce(path, config, data, module, resumed is not None)
-    expected = module.forecast(data.pixels("train")) if run_config.forecast else None
-    if expected is not None:
-        print(f"expect {expected.sentence}")
+    """Train, test, and return the content of result.json."""
+    run_config = planned.run_config
+    resumed = weights.to_resume(module, directory.checkpoints / "last.ckpt")
+    console.introduce(planned.path, planned.config, data, module.model, resumed is not None)
+    forecast: Forecast | None = None
+    if run_config.forecast and isinstance(module.model, HasForecast):
+        forecast = module.model.forecast(data.pixels("train"))
+    if forecast is not None:
+        print(f"expect {forecast.sentence}")
     print(flush=True)
 
     last = LastCheckpoint(
@@ -219,40 +231,20 @@ def _train_in(
         run_config.checkpoint_every_n_steps,
         run_config.checkpoint_every_n_minutes,
     )
-    watchers: list[pl.Callback] = []
-    if run_config.ema_decay is not None:
-        watchers.append(WeightAverage(run_config.ema_decay))  # first: see its docstring
-    folders = {"directory": directory.pictures, "videos": directory.videos}
-    watchers += [
-        configs.build(
-            node,
-            f"callbacks.{name}",
-            **{key: folder for key, folder in folders.items() if configs.takes(node, key)},
-        )
-        for name, node in callback_nodes.items()
-    ]
     stop = StopOnSignal(last)
-    watchers += [progress(), last, stop, Alive(directory)]
-    watchers.append(best_checkpoint(directory.checkpoints, "val/loss"))
-    if run_config.early_stopping_epochs is not None:
-        watchers.append(EarlyStopping("val/loss", patience=run_config.early_stopping_epochs))
-
-    for watcher in watchers:
-        without_idle_hooks(watcher, pl.Callback)
-    without_idle_hooks(module, pl.LightningModule)
-
-    tracker = _tracker(path, run_config, config) if directory.writes else None
-    exit_code, failure = TRAINING_FAILED, ""
-    try:
-        trainer: pl.Trainer = configs.build(
+    callbacks = [*_callbacks(directory, run_config), last, stop]
+    with (
+        _followed(directory, planned) as loggers,
+        stop.listening(),
+    ):
+        trainer: pl.Trainer = build(
             run_config.trainer,
             "trainer",
-            **({"profiler": Silent()} if run_config.trainer.get("profiler") is None else {}),
-            callbacks=watchers,
-            logger=[RecordLogger(directory), *([tracker] if tracker is not None else [])],
+            callbacks=callbacks,
+            logger=[RecordLogger(directory), *loggers.all],
             plugins=[AtomicCheckpointIO()],
-            default_root_dir=str(path),
-            enable_progress_bar=any(isinstance(w, pl.callbacks.ProgressBar) for w in watchers),
+            default_root_dir=str(planned.path),
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -260,25 +252,52 @@ def _train_in(
         if run_config.channels_last:
             module.to(memory_format=torch.channels_last)
         if run_config.compile:
-            for network in module.networks().values():
+            model = module.model
+            for network in model.networks().values() if isinstance(model, HasNetworks) else [model]:
                 network.compile()  # in place: the names in checkpoints stay what they are
-        with stop.listening():
-            trainer.fit(module, datamodule=data, ckpt_path=resumed)
-            best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
-            evaluated = "best" if best else "last"
-            checkpoints.load_weights(module, directory.checkpoints / f"{evaluated}.ckpt")
-            trainer.test(module, datamodule=data, verbose=False)
-        if curves := ending.curves(module, expected):
+        trainer.fit(module, datamodule=data, ckpt_path=resumed)
+        best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
+        evaluated = "best" if best else "last"
+        weights.load_into(module, directory.checkpoints / f"{evaluated}.ckpt")
+        (tested,) = trainer.test(module, datamodule=data, verbose=False)
+        if curves := result.curves(module, forecast):
             directory.write_bound(curves)
-        result = {**ending.result(module, last.seconds, expected), "evaluated": evaluated}
-        if tracker is not None:
-            tracker.summarise(result)
+        outcome = result.result(module, tested, last.seconds, forecast)
+        outcome["evaluated"] = evaluated
+        loggers.summarise(outcome)
+        return outcome
+
+
+def _callbacks(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callback]:
+    """Return all callbacks but the last two, in order; averaged weights come first."""
+    found: list[pl.Callback] = []
+    if run_config.ema_decay is not None:
+        found.append(WeightAverage(run_config.ema_decay))
+    folders = {"directory": directory.pictures, "videos": directory.videos}
+    for name, node in run_config.callbacks.items():
+        if node is not None:
+            given = {key: folder for key, folder in folders.items() if takes(node, key)}
+            found.append(build(node, f"callbacks.{name}", **given))
+    found += [progress(), Throughput(), Heartbeat(directory)]
+    found.append(best_checkpoint(directory.checkpoints, "val/loss"))
+    if run_config.early_stopping_epochs is not None:
+        found.append(EarlyStopping("val/loss", patience=run_config.early_stopping_epochs))
+    return found
+
+
+@contextlib.contextmanager
+def _followed(directory: RunDirectory, planned: Plan) -> Iterator[Loggers]:
+    """Yield the loggers of a run; close them with the outcome at its end."""
+    nodes = planned.run_config.logger if directory.writes else {}
+    loggers = Loggers(nodes, _tracked(planned))
+    exit_code, failure = TRAINING_FAILED, ""
+    try:
+        yield loggers
         exit_code = DONE
-        return result
     except Stopped as stopped:
         exit_code = stopped.exit_code
         raise
-    except SystemExit as end:  # by whoever handled the signal before, or by Lightning after Ctrl-C
+    except SystemExit as end:  # by the previous handler of the signal, or by Lightning after Ctrl-C
         exit_code = getattr(end.__cause__, "exit_code", INTERRUPTED)
         raise
     except KeyboardInterrupt:
@@ -288,64 +307,57 @@ def _train_in(
         failure = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if tracker is not None:
-            tracker.close(exit_code, failure)
-            if not hydra_job.is_multirun():
-                print(tracker.sentence)
+        loggers.close(exit_code, failure)
+        if not hydra_job.is_multirun():
+            for sentence in loggers.sentences:
+                print(sentence)
 
 
-def _send(run: Run, run_config: RunConfig, config: configs.Config) -> None:
-    """Send what a completed run holds: its sweep on W&B waits for the numbers of this point."""
-    tracker = _tracker(run.path, run_config, config)
-    if tracker is not None:
-        tracker.summarise(run.result or {})
-        tracker.close(DONE)
-        print(tracker.sentence)
+def _send(run: Run, planned: Plan) -> None:
+    """Log the content of a completed run, since its sweep on W&B waits for this point's result."""
+    loggers = Loggers(planned.run_config.logger, _tracked(planned))
+    loggers.summarise(run.result or {})
+    loggers.close(DONE)
+    for sentence in loggers.sentences:
+        print(sentence)
 
 
-def _tracker(path: Path, run_config: RunConfig, config: configs.Config) -> Any:
-    if "_target_" not in run_config.logger:
-        return None
+def _tracked(planned: Plan) -> TrackedRun:
+    path, config = planned.path, planned.config
     choices = hydra_job.choices()
     group = str(config["group"])
     swept = points.announced()
     of_sweep = (
         points.columns(group, points.point_of(config, choices, swept)) if swept is not None else {}
     )
-    # a run that starts anew must not go on with the one on W&B that was set aside here
-    aside = len(list(path.parent.glob(f"{path.name}.old-*")))
-    run_id = f"{group}-{path.name}" + (f"-{aside + 1}" if aside else "")
-    return configs.build(
-        run_config.logger,
-        "logger",
+    return TrackedRun(
         directory=path,
-        run_id=re.sub(r"[^\w-]", "-", run_id)[-120:],
+        id=tracker_id(path, group),
         group=group,
         name=path.name,
-        job_type="train",
-        tags=sorted({*(f"{key}:{value}" for key, value in choices.items()), *run_config.tags}),
-        notes=run_config.notes,
+        tags=sorted({*(f"{k}:{v}" for k, v in choices.items()), *planned.run_config.tags}),
+        notes=planned.run_config.notes,
         config={**config, **of_sweep},
     )
 
 
-def run_path(config: configs.Config, group: str, overrides: Sequence[str]) -> Path:
-    """Where this config's run lies: its directory of before, or the one that it would be given.
+def run_path(config: Config, group: str, overrides: Sequence[str]) -> Path:
+    """Return the directory of this config's run: the existing one, or the one it would get.
 
     The last 8 characters, a hash of what the run computes, are its identity; the words before them
     are for people.
     """
     folder = Path(config["runs_dir"]) / group
-    identity = configs.identity(config)
-    for found in sorted(folder.glob(f"*-{identity}")):
+    digits = identity(config)
+    for found in sorted(folder.glob(f"*-{digits}")):
         return found
     model = str(config["model"].get("_target_", "model")).rsplit(".", 1)[-1].lower()
     words = [model]
-    # what belongs to the model comes first, where no cut can reach it
+    # the model's part comes first, so that shortening the name cannot remove it
     for override in sorted(overrides, key=lambda o: (not o.startswith("model"), o)):
         key, _, value = override.lstrip("+~").partition("=")
         if not any(key == u or key.startswith(f"{u}.") for u in _UNNAMED):
             words.append(f"{re.split('[./]', key)[-1]}_{value}")
-    # no character that the command line would want quoted
+    # no character that a shell would need quoted
     tag = re.sub(r"[^\w.-]+", "_", "-".join(words))[:80]
-    return folder / f"{tag}-{identity}"
+    return folder / f"{tag}-{digits}"

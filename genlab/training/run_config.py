@@ -1,18 +1,58 @@
-"""The run-level keys, above those of data, model and trainer: typed, checked, all of them named."""
+"""The run-level keys, above those of data, model and trainer, with their types and checks."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.check import Config, check, coerce, need, resolve, unknown
+from genlab.config.trust import OWN, Trust
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.modules.base import GenerativeModule
+from genlab.protocols import ImageSpec
+
+#: Keys of `model` about its training, whose objects are passed to the LightningModule.
+TRAINING = {
+    "module": Callable[..., GenerativeModule],
+    "optimizer": Callable[..., Optimizer],
+    "lr_schedule": Callable[..., LRScheduler] | None,
+}
+
+
+def check_model(node: Any, trust: Trust = OWN) -> Config:
+    """Check the config of a model, without the keys about its training.
+
+    Raises:
+        ConfigError: naming the key, the value and what would be right.
+    """
+    if not isinstance(node, dict):
+        return need(node, nn.Module, "model")
+    need(node, nn.Module, "model", trust=trust)
+    model = {name: value for name, value in node.items() if name not in TRAINING}
+    return need(check(model, "model", trust), nn.Module, "model", trust=trust)
+
+
+def build_model(node: Config, spec: ImageSpec) -> nn.Module:
+    """Build the model that a checked config describes, for images like `spec`.
+
+    Raises:
+        ConfigError: the class of a key refuses a value.
+    """
+    model = {name: value for name, value in node.items() if name not in TRAINING}
+    built: nn.Module = build(model, "model", spec=spec)
+    return built
 
 
 @dataclass(frozen=True)
@@ -20,13 +60,14 @@ class RunConfig:
     """The run-level keys of `conf/train.yaml`, checked.
 
     Raises:
-        ConfigError: for a value outside its range.
+        ConfigError: a value is outside its range.
     """
 
     data: dict[str, Any]
     model: dict[str, Any]
     trainer: dict[str, Any]
     callbacks: dict[str, Any]
+    metrics: dict[str, Any]
     logger: dict[str, Any]
     launcher: str
     seed: int
@@ -69,14 +110,12 @@ class RunConfig:
             raise ConfigError(
                 f"ema_decay={self.ema_decay}: a number between 0 and 1 is needed, or null"
             )
-        configs.need(self.data, ImageData, "data")
-        configs.need(self.model, GenerativeModule, "model")
-        configs.need(self.trainer, pl.Trainer, "trainer")
-        for name, node in self.callbacks.items():
-            if node is not None:
-                configs.need(node, pl.Callback, f"callbacks.{name}")
-        if self.logger:
-            configs.need(self.logger, Logger, "logger")
+        need(self.data, ImageData, "data")
+        need(self.trainer, pl.Trainer, "trainer")
+        for group, kind in (("callbacks", pl.Callback), ("metrics", Metric), ("logger", Logger)):
+            for name, node in getattr(self, group).items():
+                if node is not None:
+                    need(node, kind, f"{group}.{name}")
         self._check_trainer()
 
     def _check_trainer(self) -> None:
@@ -107,12 +146,28 @@ class RunConfig:
             )
 
     @classmethod
-    def of(cls, config: configs.Config) -> RunConfig:
-        """From a resolved config, every run-level key there, known and typed."""
+    def of(cls, cfg: DictConfig | Mapping[str, Any]) -> RunConfig:
+        """Build from a composed config, whose run-level keys and the keys below them are checked.
+
+        Raises:
+            ConfigError: naming the key, the value and what would be right.
+        """
+        config: Config = resolve(cfg) if isinstance(cfg, DictConfig) else dict(cfg)
+        config.pop("hydra", None)
         hints = get_type_hints(cls)
         for key, value in config.items():
             if key not in hints:
-                raise ConfigError(f"{key}={value!r}: {configs.unknown(key, hints)}")
+                raise ConfigError(f"{key}={value!r}: {unknown(key, hints)}")
         if missing := sorted(hints.keys() - config.keys()):
             raise ConfigError(f"no value for {', '.join(missing)}: give one on the command line")
-        return cls(**{key: configs.coerce(value, hints[key], key) for key, value in config.items()})
+        checked = {key: check(value, key) for key, value in config.items() if key != "model"}
+        checked["model"] = cls._checked_model(config["model"])
+        return cls(**{key: coerce(checked[key], hints[key], key) for key in hints})
+
+    @staticmethod
+    def _checked_model(node: Any) -> Config:
+        model = check_model(node)
+        for name, hint in TRAINING.items():
+            value = coerce(node.get(name), hint, f"model.{name}")  # its kind before its keys
+            model[name] = check(value, f"model.{name}")
+        return model

@@ -1,20 +1,20 @@
-"""What SLURM says of the job that this process belongs to."""
+"""Query SLURM about the job that this process belongs to."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 
-#: As submitit waits for its `scontrol requeue`; a busy controller answers late.
+#: Seconds, as submitit waits for its `scontrol requeue`; a busy controller answers late.
 _SECONDS = 60
 
 
 def is_being_preempted() -> bool:
-    """Whether the job's node is taken from it, and the job is given some time to leave.
+    """Return whether the job is being preempted and has a grace time to end.
 
-    A job that ends within this time is over for SLURM, which queues only those again that it had to
-    kill: so whoever ends must queue the job himself. False outside of SLURM, where SLURM gives no
-    answer, and where it has queued the job already, as it does where there is no such time.
+    SLURM requeues only jobs that it had to kill, not those that end within the grace time: such a
+    job must requeue itself. Returns False outside of SLURM, if SLURM gives no answer, and if it has
+    already requeued the job, as it does without a grace time.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:

@@ -1,4 +1,4 @@
-"""Run directory to module, and weights into modules; only tensors and plain containers are read."""
+"""Load weights of checkpoints into modules; only tensors and plain containers are read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from genlab.config import configs
-from genlab.data.datamodule import ImageData
-from genlab.errors import ConfigError, RunDirectoryError
-from genlab.modules.base import GenerativeModule
-from genlab.modules.sharding import spread_like
-from genlab.runs.directory import Run
+from genlab.errors import ConfigError, GenlabError, RunDirectoryError
 from genlab.runs.files import before, replacing
+from genlab.training.sharding import sharded_like
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +25,13 @@ class UnreadableCheckpointError(RunDirectoryError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU, if it is what was written: torch checks no checksum, but
-    the file is a zip archive, and those have one of each entry.
+    """Read a checkpoint's content to the CPU, and check that it is unaltered.
+
+    The file is a zip archive with a checksum of each entry, which torch does not check.
 
     Raises:
-        RunDirectoryError: if there is none, or it is torn or altered, or holds more than tensors
-            and plain containers.
+        RunDirectoryError: the file is missing, torn or altered, or holds more than tensors and
+            plain containers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -62,10 +59,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
-    """The checkpoint at `path`, if its weights are those of `module`'s architecture.
+    """Read the checkpoint at `path`, and check that its weights fit `module`.
 
     Raises:
-        ConfigError: naming the first weight that differs.
+        ConfigError: a weight differs in name or shape; the message names the first one.
     """
     content = read(path)
     there, here = content["state_dict"], module.state_dict()
@@ -91,13 +88,12 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
 
 
 def to_resume(module: nn.Module, last: Path) -> Path | None:
-    """The checkpoint from which a training of `module` goes on; None if there is none.
+    """Return the checkpoint from which training of `module` resumes; None if there is none.
 
-    That is `last`, or the one before it, which takes its place with a warning, where `last` cannot
-    be read.
+    This is `last`. If `last` cannot be read, the checkpoint before it replaces it, with a warning.
 
     Raises:
-        ConfigError, RunDirectoryError: see `check_fits`, or for one that holds weights alone.
+        ConfigError, RunDirectoryError: see `check_fits`; or the checkpoint holds only weights.
     """
     if not last.exists():
         return None
@@ -109,7 +105,9 @@ def to_resume(module: nn.Module, last: Path) -> Path | None:
             raise
         content = check_fits(module, path)
         log.warning("%s; going on from the one before it, %s", error, path.name)
-        with replacing(last) as file:  # else the next one would keep the damaged one as its before
+        with replacing(
+            last
+        ) as file:  # else the next save would keep the damaged file as the previous checkpoint
             file.write(path.read_bytes())
     if "optimizer_states" not in content:
         raise RunDirectoryError(
@@ -119,36 +117,22 @@ def to_resume(module: nn.Module, last: Path) -> Path | None:
     return path
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Weights of a checkpoint, or of a run directory's best one, into `module`.
+def load_into(module: nn.Module, path: Path, key: str = "") -> None:
+    """Load the weights of a checkpoint, or of a run directory's best checkpoint, into `module`.
 
-    Where weights were averaged these are the averaged ones.
+    If weights were averaged, these are the averages.
+
+    Args:
+        key: named with the path in error messages.
 
     Raises:
         ConfigError, RunDirectoryError: see `check_fits`.
     """
     if path.is_dir():
         path = path / "checkpoints" / "best.ckpt"
-    weights = check_fits(module, path)["state_dict"]
+    try:
+        weights = check_fits(module, path)["state_dict"]
+    except GenlabError as error:
+        raise type(error)(f"{key}={path}: {error}" if key else str(error)) from error
     here = module.state_dict()
-    module.load_state_dict({n: spread_like(w, here[n]) for n, w in weights.items()})
-
-
-def load(run: Path, which: str = "best") -> tuple[GenerativeModule, ImageData]:
-    """The trained module of a run directory and its (not yet read) data, from its config alone.
-
-    Raises:
-        ConfigError: if the config names something that may not be built.
-        RunDirectoryError: if config or checkpoint are missing or unreadable.
-    """
-    text = Run(run).config_text
-    if text is None:
-        raise RunDirectoryError(f"{run} has no config.yaml: it is no run directory")
-    config = configs.from_yaml(text, f"{run}/config.yaml")
-    for key, kind in (("data", ImageData), ("model", GenerativeModule)):
-        configs.need(config.get(key), kind, key)
-    seed: int = configs.coerce(config.get("seed"), int, "seed")
-    data: ImageData = configs.build(config["data"], "data")
-    module: GenerativeModule = configs.build(config["model"], "model", spec=data.spec, seed=seed)
-    load_weights(module, run / "checkpoints" / f"{which}.ckpt")
-    return module.eval(), data
+    module.load_state_dict({n: sharded_like(w, here[n]) for n, w in weights.items()})

@@ -1,4 +1,4 @@
-"""What the hardware could do at best, for the model FLOPs utilisation (MFU) of a run."""
+"""Peak FLOP/s of the hardware, for the model FLOPs utilisation (MFU) of a run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GPU_PEAKS = {
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s that `device` reaches at best in `precision`; None for a GPU that is not in the table.
+    """Return the peak FLOP/s of `device` in `precision`; None for a GPU that is not in the table.
 
-    For a CPU it is measured: the best of a few products of 1024 x 1024 matrices, in a tenth of a
-    second, with the threads that the run itself has.
+    The peak of a CPU is measured: the best of a few products of 1024 x 1024 matrices, in a tenth of
+    a second, with the threads of the run.
     """
     half = "16" in precision
     if device.type == "cuda":

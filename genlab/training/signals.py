@@ -1,0 +1,123 @@
+"""Stop without loss: on a signal, finish the step and write `last.ckpt`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import torch
+
+from genlab.errors import INTERRUPTED, PREEMPTED
+from genlab.training.checkpoints import LastCheckpoint, is_between_steps
+from genlab.training.slurm import is_being_preempted
+
+#: Signals that SLURM sends before a job's end if the job requests it; submitit uses SIGUSR2.
+_OF_SLURM = (signal.SIGUSR2, signal.SIGUSR1)
+
+
+class Stopped(BaseException):
+    """Raised on a stop signal, between two steps, after `last.ckpt` was written."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = INTERRUPTED if signum == signal.SIGINT else PREEMPTED
+
+
+class StopOnSignal(pl.Callback):
+    """Finishes the step and writes `last.ckpt` on SIGINT, SIGTERM, and SLURM's SIGUSR1 and SIGUSR2.
+
+    Then it raises `Stopped`. Before that, it calls the previous handler of SIGUSR1 or SIGUSR2, such
+    as submitit's, which requeues the job: on that signal, and on the SIGTERM by which SLURM
+    announces a preemption. A second SIGINT stops at once. Signals reach only the main thread, so
+    that in other threads nothing is installed.
+    """
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last, self.received = last, 0
+        self._before: dict[int, Any] = {}
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT == signum:
+            raise KeyboardInterrupt
+        self.received = signum
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals from before the training to after the test.
+
+        Hooks cannot do this: if training raises, Lightning restores the handlers that it found,
+        which are ours, after the last hook, and they would remain for the next run.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        for signum in (signal.SIGINT, signal.SIGTERM, *_OF_SLURM):
+            self._before[signum] = signal.signal(signum, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before = {}
+
+    def _take_over(self) -> None:
+        """Replace Lightning's handler, which wraps ours.
+
+        It would end a validation at once, without a checkpoint and with exit code 0.
+        """
+        for signum in self._before:
+            signal.signal(signum, self._on_signal)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._take_over()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._take_over()
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        # all is trained and saved; with several processes, none may end before the others
+        if self.received and trainer.world_size == 1:
+            self._leave(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # after the last step of an epoch comes the validation, which a resumed run would skip
+        if is_between_steps(trainer, batch_idx) and self._is_asked(trainer):
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._is_asked(trainer):
+            self._stop(trainer)
+
+    def _is_asked(self, trainer: pl.Trainer) -> bool:
+        """Return whether any process of the run received a signal: all must stop at one step."""
+        asked = self.received
+        if trainer.world_size > 1:
+            mine = torch.tensor(asked, device=trainer.strategy.root_device)
+            asked = int(trainer.strategy.reduce(mine, reduce_op="max"))
+            # a signal that arrived after the exchange between processes counts at the next step
+            self.received = asked or self.received
+        return bool(asked)
+
+    def _stop(self, trainer: pl.Trainer) -> NoReturn:
+        self.last.save(trainer)
+        self._leave(trainer)
+
+    def _leave(self, trainer: pl.Trainer) -> NoReturn:
+        stopped = Stopped(self.received)
+        is_term = self.received == signal.SIGTERM
+        is_taken = is_term and trainer.is_global_zero and is_being_preempted()
+        for signum in _OF_SLURM:
+            handler = self._before.get(signum)
+            if callable(handler) and (is_taken or signum == self.received):
+                try:
+                    handler(self.received, None)
+                except SystemExit as end:
+                    raise end from stopped
+        raise stopped

@@ -1,0 +1,77 @@
+"""Training speed: images per second, and model FLOPs utilisation (MFU)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from genlab.training.hardware import peak_flops
+
+log = logging.getLogger(__name__)
+
+
+class Throughput(pl.Callback):
+    """Logs `train/images_per_second` and `train/mfu` with each training row.
+
+    The model FLOPs utilisation is the rate times the floating-point operations of a forward and
+    backward pass, over the peak of the device (Chowdhery et al. 2022, appendix B).
+    """
+
+    def __init__(self) -> None:
+        self._flops_per_image: float | None = None
+        self._peak: float | None = None
+        self._started, self._images, self._step = 0.0, 0, 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # counted on full networks, before they are sharded over devices
+        if stage == "fit" and self._flops_per_image is None:
+            self._flops_per_image = flops_per_image(pl_module.model)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._peak = peak_flops(pl_module.device, str(trainer.precision))
+        self._started, self._images = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._images += len(batch["image"])
+        if trainer.global_step == self._step:  # between two batches that accumulate gradients
+            return
+        self._step = trainer.global_step
+        if self._step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        now = time.perf_counter()
+        rate = self._images * trainer.world_size / max(now - self._started, 1e-9)
+        self._started, self._images = now, 0
+        row = {"train/images_per_second": rate}
+        if self._flops_per_image and self._peak:
+            row["train/mfu"] = rate * self._flops_per_image / (self._peak * trainer.world_size)
+        float64 = {name: torch.tensor(value, dtype=torch.float64) for name, value in row.items()}
+        pl_module.log_dict(float64, batch_size=1)
+
+
+def flops_per_image(model: Any) -> float | None:
+    """Count the operations of a forward and backward pass per image, without data.
+
+    Returns None if they cannot be counted.
+    """
+    twin = copy.deepcopy(model).to("meta")
+    x = torch.rand(2, *model.spec.shape, device="meta")
+    try:
+        with FlopCounterMode(display=False) as counter:
+            twin.loss(x, None, 0, None)["loss"].backward()
+    except (RuntimeError, NotImplementedError) as error:
+        log.info("floating-point operations could not be counted (%s): no mfu", error)
+        return None
+    return counter.get_total_flops() / len(x)
