@@ -1,1 +1,1 @@
-"""What watches a training: checkpoints, averaged weights, progress, pictures."""
+"""Callbacks that draw pictures and videos of a model, and update the run's status file."""

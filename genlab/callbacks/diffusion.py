@@ -1,97 +1,95 @@
-"""Pictures of a diffusion model: into noise, out of it again, and where the bound goes."""
+"""Pictures of a diffusion model: the forward process, the reverse process, and the bound."""
 
-from __future__ import annotations
+# no postponed annotations: see genlab.callbacks.base
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.callbacks.pictures import PictureCallback, Pixels
-from genlab.diffusion.process import diffuse
-from genlab.diffusion.samplers import OnStep
-from genlab.errors import ConfigError
+from genlab.callbacks.base import Pixels, evaluated_split, shown
+from genlab.callbacks.pictures import PictureCallback
+from genlab.errors import whole
 from genlab.media import charts, pictures
-from genlab.modules.ddpm import DDPM
+from genlab.modules.base import GenerativeModule
+from genlab.protocols import HasTrajectory
+
+#: Function called with i, t, x_t and x0_hat at every step, the images in [-1, 1].
+OnStep = Callable[[int, float, Tensor, Tensor], None]
 
 
+@dataclass(eq=False, kw_only=True)
 class _OverTime(PictureCallback):
-    """Columns are times.
+    """A picture whose columns are times.
 
     Args:
-        steps: columns; 2 or more.
+        steps: number of columns.
     """
 
-    def __init__(
-        self, directory: Path, images: int = 4, every_n_epochs: int = 0, steps: int = 10
-    ) -> None:
-        super().__init__(directory, images, every_n_epochs)
-        if steps < 2:
-            raise ConfigError(f"callbacks.{self.name}.steps={steps}: both ends make 2")
-        self.steps = steps
+    images: int = 4
+    every_n_epochs: int = 0
+    steps: int = 10
 
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        return self.of(trainer, module) if isinstance(module, DDPM) else {}
-
-    def of(self, trainer: pl.Trainer, module: DDPM) -> dict[str, Pixels]:
-        """The pictures of a diffusion model."""
-        raise NotImplementedError
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("steps", self.steps, 2)
 
 
 class ForwardNoising(_OverTime):
-    """Validation images on their way into noise, at times even in t."""
+    """Validation images in the forward process, at times evenly spaced in t."""
 
     name = "forward"
 
-    def of(self, trainer: pl.Trainer, module: DDPM) -> dict[str, Pixels]:
-        x0 = 2 * self.inputs(trainer, module, self.images) - 1
-        generator = torch.Generator().manual_seed(module.seed)
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
-        times = torch.linspace(module.process.first, 1, self.steps, dtype=torch.float64)
-        log_snrs = module.process.log_snr(times.to(module.device)).detach()
-        columns = [x0] + [diffuse(x0, eps, log_snr.expand(len(x0))) for log_snr in log_snrs]
-        shown = _from_model_space(module, torch.stack(columns, 1).flatten(0, 1))
-        low, high = float(log_snrs[0]), float(log_snrs[-1])
-        title = f"x_0, then x_t from log-SNR {low:.1f} to {high:.1f} in even steps of t"
-        caption = self.caption(trainer, module, title)
-        return {self.name: pictures.grid(shown, columns=len(columns), caption=caption)}
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, HasTrajectory):
+            return {}
+        x = self.inputs(trainer, module)(self.images)
+        way, log_snrs = model.noised(x, self.steps, module.seed)
+        title = (
+            f"x_0, then x_t from log-SNR {log_snrs[0]:.1f} to {log_snrs[-1]:.1f} in even steps of t"
+        )
+        picture = pictures.grid(
+            shown(model, way.flatten(0, 1)),
+            columns=way.shape[1],
+            caption=self.caption(trainer, title),
+        )
+        return {self.name: picture}
 
 
 class Trajectories(_OverTime):
-    """Samples on their way out of noise, as `trajectory` pictures them."""
+    """Samples in the reverse process, drawn by `trajectory`."""
 
     name = "trajectory"
 
-    def of(self, trainer: pl.Trainer, module: DDPM) -> dict[str, Pixels]:
-        steps = module.sampler.path(module.process).steps
-        return {
-            self.name: trajectory(
-                module,
-                lambda keep: module.sample(self.images, module.seed, on_step=keep),
-                steps,
-                self.steps,
-                self.caption(trainer, module, f"Sampling in {steps} steps"),
-            )
-        }
-
-
-def _from_model_space(module: DDPM, x: Tensor) -> Pixels:
-    """[-1, 1] to uint8; noise beyond that is cut off."""
-    return np.asarray(module.codec.decode((x.float().cpu() + 1) / 2).numpy())
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, HasTrajectory):
+            return {}
+        steps = model.sampling_steps()
+        picture = trajectory(
+            model,
+            lambda keep: model.sample(self.images, module.seed, on_step=keep),
+            steps,
+            self.steps,
+            self.caption(trainer, f"Sampling in {steps} steps"),
+        )
+        return {self.name: picture}
 
 
 def trajectory(
-    module: DDPM, draw: Callable[[OnStep], object], steps: int, columns: int, caption: str
+    model: Any, draw: Callable[[OnStep], object], steps: int, columns: int, caption: str
 ) -> Pixels:
-    """Samples on their way out of noise: x_t above the image that the network sees in it.
+    """Draw samples in the reverse process: each x_t above the network's x0_hat.
 
     Args:
-        draw: samples in `steps` steps and shows each of them to the function that it is given.
-        columns: times that are pictured, at most.
+        model: the model that samples.
+        draw: samples in `steps` steps, and calls the given function at each of them.
+        columns: largest number of times that are drawn.
     """
     chosen = {round(i) for i in np.linspace(0, steps - 1, min(columns, steps))}
     noisy: list[Tensor] = []
@@ -103,10 +101,10 @@ def trajectory(
             seen.append(x0_hat.clone())
 
     draw(keep)
-    # one image after the other, its x_t above its x0_hat
+    # two rows per image: x_t above x0_hat
     both = torch.stack([torch.stack(noisy, 1), torch.stack(seen, 1)], 1)
     return pictures.grid(
-        _from_model_space(module, both.flatten(0, 2)),
+        shown(model, (both.flatten(0, 2) + 1) / 2),
         columns=len(noisy),
         row_labels=["x_t", "x0_hat"] * len(both),
         caption=caption,
@@ -114,27 +112,22 @@ def trajectory(
 
 
 class BoundOverTime(PictureCallback):
-    """Where the bound of the evaluated split is spent: by time, and by log-SNR."""
+    """The parts of the evaluated split's bound, by time and by log-SNR."""
 
-    name = "bound"
+    name: ClassVar[str] = "bound"
 
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        curves = module.final_curves
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        curves = module.evaluations[evaluated_split(trainer)].curves
         if "time" not in curves:
             return {}
         figure, (by_time, by_log_snr) = charts.panels(2)
-        times = np.array([0.0, *curves["time"]])
-        if (steps := module.process.steps) is not None:
-            # bins hold whole steps, not equally many
-            times = np.floor(times * steps + 1e-6) / steps
-        density = np.array(curves["nats"]) / np.diff(times)
-        charts.draw_lines(by_time, {"": (times[1:].tolist(), density.tolist())})
+        density = np.array(curves["nats"]) / np.diff(curves["time"], prepend=0)
+        charts.draw_lines(by_time, {"": (curves["time"], density.tolist())})
         by_time.set(xlabel="t", ylabel="nats per image and unit of t", yscale="log")
         edges, shares = curves["log_snr_edges"], curves["nats_by_log_snr"]
         by_log_snr.stairs(shares, edges, color=charts.COLOURS[0], fill=True)
         visited = np.flatnonzero(shares)
         by_log_snr.set_xlim(edges[visited[0]], edges[visited[-1] + 1])
         by_log_snr.set(xlabel="log-SNR (data on the right)", ylabel="nats per image in each bin")
-        title = self.caption(trainer, module, "Where the bound is spent")
-        figure.suptitle(title, fontsize="medium")
+        figure.suptitle(self.caption(trainer, "Where the bound is spent"), fontsize="medium")
         return {self.name: charts.pixels(figure)}

@@ -1,22 +1,20 @@
-"""What `status.json` says of a run beside its record: how far it goes, and that it is alive."""
+"""Update `status.json` during a run."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import lightning.pytorch as pl
 
 from genlab.runs.directory import RunDirectory
 
 
-class Alive(pl.Callback):
-    """Tells the total of steps before the first, and beats while nothing is logged."""
+class Heartbeat(pl.Callback):
+    """Writes the total number of steps before the first, and a heartbeat after each validation."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        total: Any = getattr(pl_module, "total_steps", None)
+        total = int(trainer.estimated_stepping_batches)
         self.directory.write_status("running", step=trainer.global_step, total_steps=total)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

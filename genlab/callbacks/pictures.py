@@ -1,262 +1,213 @@
-"""Pictures of what a model can do, as PNG in the run directory and as images on W&B.
+"""Pictures that a model can draw, as PNG in the run directory and as images in loggers."""
 
-Each callback asks for one ability (`genlab.protocols`) and is silent for a model without it. They
-look at the end of a validation, where averaged weights are in place, and once more in the test.
-"""
+# no postponed annotations: see genlab.callbacks.base
 
-from __future__ import annotations
-
-import logging
-from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genlab.codecs import PixelCodec
-from genlab.errors import ConfigError
-from genlab.media import pictures
-from genlab.protocols import CanInterpolate, CanReconstruct, CanSample
+from genlab.callbacks.base import (
+    MEASURED,
+    MediaCallback,
+    Pixels,
+    data_of,
+    evaluated_split,
+    first_images,
+    in_batches,
+    latents_by_kl,
+    shown,
+)
+from genlab.errors import number, whole
+from genlab.media import charts, pictures
+from genlab.modules.base import GenerativeModule
+from genlab.protocols import (
+    CanEncode,
+    CanInterpolate,
+    CanReconstruct,
+    CanSample,
+    CanSampleAggregate,
+    CanTraverse,
+)
+from genlab.tracking.loggers import TakesImages
 
-log = logging.getLogger(__name__)
 
-Pixels = npt.NDArray[np.uint8]
-
-
-def encoded(module: Any, pixels: npt.ArrayLike) -> Tensor:
-    """Stored pixels (N, C, H, W) in model space, where the module is."""
-    x: Tensor = module.codec.encode(torch.from_numpy(np.array(pixels)))
-    return x.to(module.device)
-
-
-class PictureCallback(pl.Callback):
-    """Draws every `every_n_epochs` epochs, after the last one, and in the test.
+@dataclass(eq=False)
+class PictureCallback(MediaCallback):
+    """Draws pictures into the run's `pictures/`.
 
     Args:
         directory: the run's `pictures/`.
-        images: how many images a picture shows.
-        every_n_epochs: epochs between two pictures; 0 draws in the test alone.
     """
 
-    name = "picture"
+    directory: Path
 
-    def __init__(self, directory: Path, images: int = 10, every_n_epochs: int = 10) -> None:
-        if images < 1 or every_n_epochs < 0:
-            raise ConfigError(
-                f"callbacks.{self.name}: images={images}, every_n_epochs={every_n_epochs}: "
-                "at least 1 image, and 0 epochs or more"
-            )
-        self.directory, self.images, self.every_n_epochs = directory, images, every_n_epochs
-
-    @abstractmethod
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        """Pictures by name; none if the model lacks the ability."""
-
-    def inputs(self, trainer: pl.Trainer, module: Any, count: int) -> Tensor:
-        """The first validation images in model space, the same in every run on these data."""
-        return encoded(module, trainer.datamodule.pixels("val")[:count])  # type: ignore[attr-defined]
-
-    def shown(self, module: Any, x: Tensor) -> Pixels:
-        """Model space to uint8 (N, C, H, W); real-valued data are stretched to their range."""
-        codec: PixelCodec = module.codec
-        x = x.detach().float().cpu()
-        if not codec.is_discrete:
-            low, high = x.amin(), x.amax()
-            x = (x - low) / (high - low).clamp(min=1e-9)
-        return np.asarray(codec.decode(x).numpy())
-
-    def caption(self, trainer: pl.Trainer, module: Any, title: str) -> str:
-        return ", ".join(filter(None, [title, module.label(), f"step {trainer.global_step}"]))
-
-    def keep(self, trainer: pl.Trainer, name: str, picture: Pixels, when: str) -> None:
-        """Into the run directory, and to the loggers that take pictures."""
+    def keep(self, trainer: pl.Trainer, name: str, drawn: Pixels, when: str) -> None:
         path = self.directory / f"{name}-{when}.png"
-        pictures.save_png(path, picture)
+        pictures.save_png(path, drawn)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
+            if isinstance(logger, TakesImages):
                 logger.log_image(f"pictures/{name}", path, trainer.global_step)
-
-    def _draw(self, trainer: pl.Trainer, module: pl.LightningModule, when: str) -> None:
-        if not self.takes_part(trainer, module):
-            return
-        with self.worth_no_run(trainer):
-            for name, picture in self.draw(trainer, module).items():
-                if trainer.is_global_zero:
-                    self.keep(trainer, name, picture, when)
-
-    def takes_part(self, trainer: pl.Trainer, module: Any) -> bool:
-        """Whether this process draws: the first alone, unless it needs the others for that."""
-        return trainer.is_global_zero or module.is_spread
-
-    @contextmanager
-    def worth_no_run(self, trainer: pl.Trainer) -> Iterator[None]:
-        """A file that cannot be written, on a full disk for one, is named and passed over."""
-        try:
-            yield
-        except OSError as error:
-            log.warning("no %s at step %d: %s", self.name, trainer.global_step, error)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn != "fit" or self.every_n_epochs == 0:
-            return
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module, f"step{trainer.global_step:07d}")
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer, pl_module, "final")
 
 
 class Reconstructions(PictureCallback):
-    """Validation images above what the model makes of them."""
+    """Validation images above their reconstructions."""
 
     name = "reconstructions"
 
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        if not isinstance(module, CanReconstruct):
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, CanReconstruct):
             return {}
-        x = self.inputs(trainer, module, self.images)
-        both = self.shown(module, torch.cat([x, module.reconstruct(x)]))
-        return {
-            self.name: pictures.rows(
-                [both[: len(x)], both[len(x) :]],
-                labels=["input", "output"],
-                caption=self.caption(trainer, module, "Reconstructions"),
-            )
-        }
-
-
-class Samples(PictureCallback):
-    """Images from the prior; at KL weight 0 also from the aggregate posterior, beside them."""
-
-    name = "samples"
-
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        if not isinstance(module, CanSample):
-            return {}
-        model: Any = module
-        drawn = {
-            self.name: pictures.grid(
-                self.shown(module, model.sample(self.images, model.seed)),
-                caption=self.caption(trainer, module, "Samples from the prior"),
-            )
-        }
-        if hasattr(model, "sample_aggregate") and model.weight.beta_effective == 0:
-            drawn["samples_aggregate"] = pictures.grid(
-                self.shown(module, model.sample_aggregate(self.images, model.seed)),
-                caption=self.caption(trainer, module, "Samples from a Gaussian fitted to q(z)"),
-            )
-        return drawn
-
-
-class Interpolations(PictureCallback):
-    """Strips from one validation image to another, through the model's space.
-
-    Args:
-        steps: images in a strip, both ends included.
-    """
-
-    name = "interpolation"
-
-    def __init__(
-        self, directory: Path, images: int = 4, every_n_epochs: int = 0, steps: int = 10
-    ) -> None:
-        super().__init__(directory, images, every_n_epochs)
-        if steps < 2:
-            raise ConfigError(f"callbacks.interpolation.steps={steps}: both ends make 2")
-        self.steps = steps
-
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        if not isinstance(module, CanInterpolate):
-            return {}
-        x = self.inputs(trainer, module, 2 * self.images)
-        half = len(x) // 2
-        strips = module.interpolate(x[:half], x[half : 2 * half], self.steps)
-        caption = self.caption(trainer, module, "Interpolation")
-        shown = self.shown(module, strips.flatten(0, 1))
-        return {self.name: pictures.grid(shown, columns=self.steps, caption=caption)}
-
-
-class Traversals(PictureCallback):
-    """One row for each of the latents with the highest KL, moved from -`extent` to `extent`."""
-
-    name = "traversal"
-
-    def __init__(
-        self,
-        directory: Path,
-        images: int = 8,
-        every_n_epochs: int = 0,
-        steps: int = 10,
-        extent: float = 3.0,
-    ) -> None:
-        super().__init__(directory, images, every_n_epochs)
-        if steps < 2 or extent <= 0:
-            raise ConfigError(
-                f"callbacks.traversal: steps={steps}, extent={extent}: 2 or more, above 0"
-            )
-        self.steps, self.extent = steps, extent
-
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        if not hasattr(module, "traverse"):
-            return {}
-        means, log_vars, _ = module.posteriors()
-        kl = 0.5 * (means.square() + log_vars.exp() - 1 - log_vars).mean(0)
-        dims = kl.argsort(descending=True)[: self.images].tolist()
-        values = np.linspace(-self.extent, self.extent, self.steps).tolist()
-        table = module.traverse(self.inputs(trainer, module, 1), dims, values)
-        picture = pictures.grid(
-            self.shown(module, table.flatten(0, 1)),
-            columns=self.steps,
-            row_labels=[f"z{d}: {kl[d]:.2f} nats" for d in dims],
-            caption=self.caption(
-                trainer, module, f"Latents by KL, from {-self.extent:g} to {self.extent:g}"
-            ),
+        x = self.inputs(trainer, module)(self.images)
+        both = shown(model, torch.cat([x, model.reconstruct(x)]))
+        picture = pictures.rows(
+            [both[: len(x)], both[len(x) :]],
+            labels=["input", "output"],
+            caption=self.caption(trainer, "Reconstructions"),
         )
         return {self.name: picture}
 
 
-class LatentMap(PictureCallback):
-    """The posterior means of the evaluated split on their two principal axes, coloured by label."""
+class Samples(PictureCallback):
+    """Samples; where the loss does not pull codes to the prior, also samples from fitted codes."""
 
-    name = "latent_map"
+    name = "samples"
 
-    def __init__(self, directory: Path, images: int = 5000, every_n_epochs: int = 0) -> None:
-        super().__init__(directory, images, every_n_epochs)
-
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        if not hasattr(module, "posteriors"):
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, CanSample):
             return {}
-        import matplotlib
+        drawn = {self.name: (model.sample(self.images, module.seed), "Samples from the prior")}
+        if isinstance(model, CanSampleAggregate) and not model.is_tied_to_prior:
+            x = self.inputs(trainer, module)(MEASURED)
+            drawn["samples_aggregate"] = (
+                model.sample_aggregate(x, self.images, module.seed),
+                "Samples from a Gaussian fitted to q(z)",
+            )
+        return {
+            name: pictures.grid(shown(model, x), caption=self.caption(trainer, title))
+            for name, (x, title) in drawn.items()
+        }
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
 
-        means = module.posteriors()[0][: self.images].double()
-        centred = means - means.mean(0)
-        if means.shape[1] > 2:
-            axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
-            centred = centred @ axes.T
-        elif means.shape[1] == 1:
-            centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
-        split = "test" if trainer.testing else "val"
-        labels = trainer.datamodule.labels(split)[: len(means)]  # type: ignore[attr-defined]
-        figure, axis = plt.subplots(figsize=(6, 5.4), layout="constrained")
-        for label in np.unique(labels):
-            chosen = labels == label
-            points = centred[torch.from_numpy(chosen)]
-            name = module.spec.classes[label] if module.spec.classes else str(label)
-            axis.scatter(points[:, 0], points[:, 1], s=4, label=name, color=f"C{label % 10}")
-        axis.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-        axis.set(xlabel="first principal axis of the posterior means", ylabel="second")
-        axis.set_title(self.caption(trainer, module, "Latent map"), fontsize="medium")
-        axis.set_aspect("equal", "datalim")
-        figure.canvas.draw()
-        picture = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
-        plt.close(figure)
+@dataclass(eq=False, kw_only=True)
+class Interpolations(PictureCallback):
+    """Strips from one validation image to another, interpolated by the model.
+
+    Args:
+        steps: images in a strip, including both ends.
+    """
+
+    name: ClassVar[str] = "interpolation"
+
+    images: int = 4
+    every_n_epochs: int = 0
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("steps", self.steps, 2)
+
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, CanInterpolate):
+            return {}
+        x = self.inputs(trainer, module)(2 * self.images)
+        half = len(x) // 2
+        strips = model.interpolate(x[:half], x[half : 2 * half], self.steps)
+        picture = pictures.grid(
+            shown(model, strips.flatten(0, 1)),
+            columns=self.steps,
+            caption=self.caption(trainer, "Interpolation"),
+        )
         return {self.name: picture}
+
+
+@dataclass(eq=False, kw_only=True)
+class Traversals(PictureCallback):
+    """One row for each of the latents with the highest KL, moved from -`extent` to `extent`.
+
+    Args:
+        images: number of latents.
+        steps: images in a row.
+        extent: largest distance that a latent moves.
+    """
+
+    name: ClassVar[str] = "traversal"
+
+    images: int = 8
+    every_n_epochs: int = 0
+    steps: int = 10
+    extent: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("steps", self.steps, 2)
+        number("extent", self.extent, above=0)
+
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, CanTraverse):
+            return {}
+        measured = first_images(data_of(trainer), evaluated_split(trainer), MEASURED)
+        latents = latents_by_kl(model, measured.to(module.device), self.images)
+        values = np.linspace(-self.extent, self.extent, self.steps).tolist()
+        x = self.inputs(trainer, module)(1)
+        table = model.traverse(x, [d for d, _ in latents], values)
+        title = f"Latents by KL, from {-self.extent:g} to {self.extent:g}"
+        picture = pictures.grid(
+            shown(model, table.flatten(0, 1)),
+            columns=self.steps,
+            row_labels=[f"z{d}: {kl:.2f} nats" for d, kl in latents],
+            caption=self.caption(trainer, title),
+        )
+        return {self.name: picture}
+
+
+@dataclass(eq=False, kw_only=True)
+class LatentMap(PictureCallback):
+    """The posterior means of the evaluated split on their two principal axes, coloured by label.
+
+    Args:
+        images: number of points.
+    """
+
+    name: ClassVar[str] = "latent_map"
+
+    images: int = 5000
+    every_n_epochs: int = 0
+
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, CanEncode):
+            return {}
+        data, split = data_of(trainer), evaluated_split(trainer)
+        x = first_images(data, split, self.images)
+        means = in_batches(lambda batch: model.encode(batch.to(module.device)).mean.cpu(), x)
+        points = principal_plane(means.flatten(1).double()).numpy()
+        labels = data.labels(split)[: len(points)]
+        classes = data.spec.classes
+        figure = charts.figure(6, 5.4)
+        axes = figure.add_subplot()
+        for label in np.unique(labels):
+            across, up = points[labels == label].T
+            name = classes[label] if classes else str(label)
+            axes.scatter(across, up, s=4, label=name, color=f"C{label % 10}")
+        axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set(xlabel="first principal axis of the posterior means", ylabel="second")
+        axes.set_title(self.caption(trainer, "Latent map"), fontsize="medium")
+        axes.set_aspect("equal", "datalim")
+        return {self.name: charts.pixels(figure)}
+
+
+def principal_plane(points: Tensor) -> Tensor:
+    """Project points (N, d) on their two principal axes, (N, 2); the second is 0 if d = 1."""
+    centred = points - points.mean(0)
+    if centred.shape[1] > 2:
+        return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+    return torch.nn.functional.pad(centred, (0, 2 - centred.shape[1]))

@@ -1,84 +1,81 @@
-"""Samples that are timed and held against the test images: what a sampler costs and is worth."""
+"""Measure samples: their cost, and their distance from the test images."""
 
-from __future__ import annotations
+# no postponed annotations: see genlab.callbacks.base
 
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import ClassVar
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.callbacks.pictures import PictureCallback, Pixels
-from genlab.checks import whole
+from genlab.callbacks.base import Pixels, data_of, first_images, shown
+from genlab.callbacks.pictures import PictureCallback
+from genlab.errors import whole
 from genlab.media import pictures
-from genlab.protocols import CanSample
+from genlab.metrics.distances import energy_distance
+from genlab.modules.base import GenerativeModule
+from genlab.protocols import CanSample, HasNetworks, HasTrajectory
 
 
-def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| of images (N, C, H, W), |.| the Euclidean norm.
-
-    Zero if and only if both come from one distribution (Székely & Rizzo 2013); estimated without
-    bias, and so now and then below zero where they do.
-    """
-    x, y = x.flatten(1).double(), y.flatten(1).double()
-
-    def within(z: Tensor) -> Tensor:
-        return torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
-
-    return float(2 * torch.cdist(x, y).mean() - within(x) - within(y))
-
-
+@dataclass(eq=False, kw_only=True)
 class MeasuredSamples(PictureCallback):
-    """Samples in the test, and as metrics of it `energy_distance` from the first test images,
-    `seconds_per_sample`, and of a diffusion model `evaluations` of its network.
+    """Draws samples, and computes metrics of them in the test.
+
+    The metrics are `energy_distance` from the first test images, `seconds_per_sample`, and, for a
+    model that samples step by step, `evaluations`, the number of calls of its networks.
 
     Args:
-        images: how many are pictured.
-        measured: how many are drawn, and compared with as many test images.
+        images: number of samples in the picture.
+        measured: number of samples that are compared with as many test images.
     """
 
-    name = "samples"
+    name: ClassVar[str] = "samples"
 
-    def __init__(
-        self, directory: Path, images: int = 36, every_n_epochs: int = 0, measured: int = 128
-    ) -> None:
-        super().__init__(directory, images, every_n_epochs)
-        self.measured = whole(f"callbacks.{self.name}.measured", measured, max(2, images))
-        self._metrics: dict[str, float] = {}
+    images: int = 36
+    every_n_epochs: int = 0
+    measured: int = 128
 
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        if not isinstance(module, CanSample):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("measured", self.measured, max(2, self.images))
+
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        model = module.model
+        if not isinstance(model, CanSample):
             return {}
-        model: Any = module
-        evaluations = 0
-
-        def count(*args: Any) -> None:
-            nonlocal evaluations
-            evaluations += 1
-
-        network = model.networks().get("net")
-        handle = None if network is None else network.register_forward_hook(count)
         started = time.perf_counter()
-        x = model.sample(self.measured, model.seed).cpu()
+        x, calls = counting_calls(model, lambda: model.sample(self.measured, module.seed).cpu())
         elapsed = time.perf_counter() - started
-        if handle is not None:
-            handle.remove()
-        pixels = trainer.datamodule.pixels("test")[: self.measured]  # type: ignore[attr-defined]
-        real = model.codec.encode(torch.from_numpy(np.array(pixels)))
-        self._metrics = {
-            "energy_distance": energy_distance(x, real),
-            "seconds_per_sample": elapsed / self.measured,
-            **({} if handle is None else {"evaluations": float(evaluations)}),
-        }
-        caption = self.caption(trainer, module, "Samples")
-        shown = pictures.grid(self.shown(module, x[: self.images]), caption=caption)
-        return {self.name: shown}
+        if trainer.testing:
+            real = first_images(data_of(trainer), "test", self.measured)
+            metrics = {
+                "test/energy_distance": energy_distance(x, real),
+                "test/seconds_per_sample": elapsed / self.measured,
+            }
+            if isinstance(model, HasTrajectory):
+                metrics["test/evaluations"] = calls
+            float64 = {n: torch.tensor(value, dtype=torch.float64) for n, value in metrics.items()}
+            module.log_dict(float64, batch_size=1, rank_zero_only=True)
+        caption = self.caption(trainer, "Samples")
+        picture = pictures.grid(shown(model, x[: self.images]), caption=caption)
+        return {self.name: picture}
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Later than the module's own end of the test, which sets its metrics anew."""
-        if self._metrics:
-            pl_module.record("test", self._metrics, trainer.global_step)
-            pl_module.final_metrics |= self._metrics
+
+def counting_calls(model: object, draw: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """Draw, and count the calls of the model's networks."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    networks = model.networks() if isinstance(model, HasNetworks) else {}
+    with ExitStack() as hooks:
+        for network in networks.values():
+            hooks.callback(network.register_forward_hook(count).remove)
+        drawn = draw()
+    return drawn, calls

@@ -1,130 +1,117 @@
-"""Videos of what a model can do, in the run directory and on W&B.
+"""Videos that a model can draw, in the run directory and in loggers.
 
-What moves is a function of the model, of the first validation images and of a seed that is not the
-run's: so the same moment of two runs' videos shows the same end points and the same noise.
+A video depends on the model, the first validation images and a seed that is not the run's. The same
+moment in the videos of two runs therefore shows the same images and the same noise.
 """
 
-from __future__ import annotations
+# no postponed annotations: see genlab.callbacks.base
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.callbacks.pictures import PictureCallback, Pixels
-from genlab.checks import number, whole
-from genlab.diffusion.samplers import ImageNoise
-from genlab.media import pictures, videos
-from genlab.modules.ddpm import DDPM
-from genlab.modules.vae import VAE
-from genlab.protocols import CanInterpolate, CanSample
-from genlab.seeding import generator
-from genlab.vae.priors import StandardNormal
+from genlab.callbacks.base import (
+    MEASURED,
+    Inputs,
+    MediaCallback,
+    Pixels,
+    generative,
+    latents_by_kl,
+    shown,
+)
+from genlab.errors import number, whole
+from genlab.media import pictures
+from genlab.media.videos import FPS, captioned, panels, save, tile
+from genlab.modules.base import GenerativeModule
+from genlab.protocols import CanInterpolate, CanSample, CanTraverse, CanWalk, HasTrajectory
+from genlab.tracking.loggers import TakesVideos
 
-#: n to the first n validation images in model space.
-Inputs = Callable[[int], Tensor]
-
-#: Seconds for which a video that ends in a result shows it.
+#: Seconds for which a video shows its final result.
 _HOLD = 1.5
-#: Validation images by which latents are ordered.
-_MEASURED = 1000
-#: Images that are drawn at once.
-_BATCH = 64
 
 
-class VideoCallback(PictureCallback):
-    """Films every `every_n_epochs` epochs, after the last one, and in the test.
+@dataclass(eq=False)
+class VideoCallback(MediaCallback):
+    """Base of the callbacks that write videos into the run's `videos/`.
 
     Args:
         videos: the run's `videos/`.
-        images: how many panels move at once.
-        every_n_epochs: epochs between two videos; 0 films in the test alone.
-        seconds, fps: the length, and frames a second.
-        seed: of what is drawn; the same for all runs that are to be compared.
+        images: number of panels.
+        seconds, fps: the length, and frames per second.
+        seed: of the random numbers; the same for all runs that are to be compared.
     """
 
-    kind: str
+    kind: ClassVar[str]
 
-    def __init__(
-        self,
-        videos: Path,
-        images: int = 9,
-        every_n_epochs: int = 0,
-        seconds: float = 6.0,
-        fps: float = videos.FPS,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(videos, images, every_n_epochs)
-        key = f"callbacks.{self.name}"
-        self.seconds = number(f"{key}.seconds", seconds, above=0, at_most=600)
-        self.fps = number(f"{key}.fps", fps, at_least=1, at_most=60)
-        self.seed = whole(f"{key}.seed", seed, 0)
+    videos: Path
+    images: int = field(default=9, kw_only=True)
+    every_n_epochs: int = field(default=0, kw_only=True)
+    seconds: float = field(default=6.0, kw_only=True)
+    fps: float = field(default=FPS, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("seconds", self.seconds, above=0, at_most=600)
+        number("fps", self.fps, at_least=1, at_most=60)
+        whole("seed", self.seed, 0)
 
     @property
     def frames(self) -> int:
-        """How many there are; 2 or more."""
+        """Number of frames, 2 or more."""
         return max(2, round(self.seconds * self.fps))
 
     @abstractmethod
-    def film(self, module: Any, inputs: Inputs) -> Pixels | None:
-        """Frames (T, H, W) or (T, H, W, 3); None if the model lacks the ability."""
+    def film(self, model: Any, inputs: Inputs) -> Pixels | None:
+        """Draw frames (T, H, W) or (T, H, W, 3); None if the model lacks the ability."""
 
-    def draw(self, trainer: pl.Trainer, module: Any) -> dict[str, Pixels]:
-        film = self.film(module, lambda count: self.inputs(trainer, module, count))
+    def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
+        film = self.film(module.model, self.inputs(trainer, module))
         return {} if film is None else {self.kind: film}
 
-    def keep(self, trainer: pl.Trainer, name: str, picture: Pixels, when: str) -> None:
-        title = self.caption(trainer, trainer.lightning_module, name.replace("_", " "))
-        written = videos.save(self.directory / f"{name}-{when}", picture, self.fps, title)
+    def keep(self, trainer: pl.Trainer, name: str, drawn: Pixels, when: str) -> None:
+        title = self.caption(trainer, name.replace("_", " "))
+        path, *_ = save(self.videos / f"{name}-{when}", drawn, self.fps, title)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_video") and written[0].suffix == ".mp4":
-                logger.log_video(f"videos/{name}", written[0], trainer.global_step)
-
-    def panels(
-        self,
-        module: Any,
-        images: Tensor,
-        labels: list[str] | None = None,
-        columns: int | None = None,
-    ) -> Pixels:
-        """Images (T, N, C, H, W) in model space as frames of N panels."""
-        shown = self.shown(module, images.flatten(0, 1))
-        return videos.panels(shown.reshape(images.shape), labels, columns)
+            if isinstance(logger, TakesVideos) and path.suffix == ".mp4":
+                logger.log_video(f"videos/{name}", path, trainer.global_step)
 
 
+def frames_of(
+    model: Any, images: Tensor, labels: list[str] | None = None, columns: int | None = None
+) -> Pixels:
+    """Lay out images (T, N, C, H, W) in [0, 1] as frames of N panels."""
+    pixels = shown(model, images.flatten(0, 1))
+    return panels(pixels.reshape(images.shape), labels, columns)
+
+
+@dataclass(eq=False, kw_only=True)
 class InterpolationVideo(VideoCallback):
-    """Validation images turning into one another, and back into the first.
+    """Validation images that change into one another, and back into the first.
 
-    Between two images the way is straight, from posterior mean to posterior mean in a VAE; at each
-    of them it rests, and shows its reconstruction.
+    The model interpolates between two images; the video pauses at the reconstruction of each.
 
     Args:
-        stops: how many images a panel visits.
+        stops: number of images that a panel visits.
     """
 
-    name, kind = "video_interpolation", "interpolation"
+    name: ClassVar[str] = "video_interpolation"
+    kind: ClassVar[str] = "interpolation"
 
-    def __init__(
-        self,
-        videos: Path,
-        images: int = 9,
-        every_n_epochs: int = 0,
-        seconds: float = 6.0,
-        fps: float = videos.FPS,
-        seed: int = 0,
-        stops: int = 4,
-    ) -> None:
-        super().__init__(videos, images, every_n_epochs, seconds, fps, seed)
-        self.stops = whole(f"callbacks.{self.name}.stops", stops, 2)
+    stops: int = 4
 
-    def film(self, module: Any, inputs: Inputs) -> Pixels | None:
-        if not isinstance(module, CanInterpolate):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("stops", self.stops, 2)
+
+    def film(self, model: Any, inputs: Inputs) -> Pixels | None:
+        if not isinstance(model, CanInterpolate):
             return None
         x = inputs(self.images * self.stops)
         x = x[: len(x) // self.stops * self.stops]
@@ -134,209 +121,150 @@ class InterpolationVideo(VideoCallback):
         rest = each // 4
         loops = []
         for stops in x.split(self.stops):
-            way = module.interpolate(stops, stops.roll(-1, 0), each - rest + 1)[:, :-1]
+            way = model.interpolate(stops, stops.roll(-1, 0), each - rest + 1)[:, :-1]
             still = way[:, :1].expand(-1, rest, -1, -1, -1)
             loops.append(torch.cat([still, way], 1).flatten(0, 1))
-        return self.panels(module, torch.stack(loops, 1))
+        return frames_of(model, torch.stack(loops, 1))
 
 
+@dataclass(eq=False, kw_only=True)
 class TraversalVideo(VideoCallback):
     """The latents with the highest KL, each moved to `extent`, to -`extent` and back.
 
-    A panel moves one of them; the others stay at the posterior mean of the first validation image.
-    """
-
-    name, kind = "video_traversal", "traversal"
-
-    def __init__(
-        self,
-        videos: Path,
-        images: int = 9,
-        every_n_epochs: int = 0,
-        seconds: float = 6.0,
-        fps: float = videos.FPS,
-        seed: int = 0,
-        extent: float = 3.0,
-    ) -> None:
-        super().__init__(videos, images, every_n_epochs, seconds, fps, seed)
-        self.extent = number(f"callbacks.{self.name}.extent", extent, above=0)
-
-    def film(self, module: Any, inputs: Inputs) -> Pixels | None:
-        if not isinstance(module, VAE):
-            return None
-        x = inputs(_MEASURED)
-        with torch.no_grad():
-            posterior = module.encode(x)
-        mean, log_var = posterior.loc, posterior.log_var
-        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
-        dims = kl.argsort(descending=True)[: self.images].tolist()
-        turn = np.linspace(0, 2 * np.pi, self.frames, endpoint=False)
-        values = (self.extent * np.sin(turn)).tolist()
-        films = [module.traverse(x[:1], [d], values)[0] for d in dims]
-        labels = [f"z{d}: {kl[d]:.2f}" for d in dims]
-        frames = self.panels(module, torch.stack(films, 1), labels)
-        return videos.captioned(frames, [f"one latent at {v:+.1f}; KL in nats" for v in values])
-
-
-class PriorWalkVideo(VideoCallback):
-    """A closed walk along a great circle through two draws a, b of the prior: cos a + sin b.
-
-    For independent standard normal a and b every point of it is a draw again, so that no frame is
-    less typical than another. A diffusion model walks through all the noise that its sampler uses.
+    Each panel moves one latent; the others keep their values for the first validation image.
 
     Args:
-        sampled_frames: different frames of a diffusion model's walk, each of which takes a whole
-            sampling of every panel; 0 makes no such video.
+        extent: largest distance that a latent moves.
     """
 
-    name, kind = "video_prior_walk", "prior_walk"
+    name: ClassVar[str] = "video_traversal"
+    kind: ClassVar[str] = "traversal"
 
-    def __init__(
-        self,
-        videos: Path,
-        images: int = 9,
-        every_n_epochs: int = 0,
-        seconds: float = 6.0,
-        fps: float = videos.FPS,
-        seed: int = 0,
-        sampled_frames: int = 0,
-    ) -> None:
-        super().__init__(videos, images, every_n_epochs, seconds, fps, seed)
-        self.sampled_frames = whole(f"callbacks.{self.name}.sampled_frames", sampled_frames, 0)
+    extent: float = 3.0
 
-    def film(self, module: Any, inputs: Inputs) -> Pixels | None:
-        if isinstance(module, VAE) and isinstance(module.prior, StandardNormal):
-            latents = self.latents(self.frames, module.latent_dim)
-            with torch.no_grad():
-                images = [
-                    module.decode(z.to(module.device)).mean
-                    for z in latents.flatten(0, 1).split(_BATCH)
-                ]
-            return self.panels(module, torch.cat(images).unflatten(0, latents.shape[:2]))
-        if isinstance(module, DDPM) and self.sampled_frames:
-            count = min(self.sampled_frames, self.frames)
-            frames = self.panels(module, self._sampled(module, count))
-            return frames[np.arange(self.frames) * count // self.frames]
-        return None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("extent", self.extent, above=0)
 
-    def latents(self, steps: int, latent_dim: int) -> Tensor:
-        """The walk of every panel, (steps, images, latent_dim)."""
-        draws = [
-            torch.randn(2, latent_dim, generator=generator(self.seed, "prior walk", i))
-            for i in range(self.images)
-        ]
-        a, b = torch.stack(draws, 1)
-        turn = torch.linspace(0, 2 * math.pi, steps + 1)[:-1, None, None]
-        return turn.cos() * a + turn.sin() * b
+    def film(self, model: Any, inputs: Inputs) -> Pixels | None:
+        if not isinstance(model, CanTraverse):
+            return None
+        x = inputs(MEASURED)
+        latents = latents_by_kl(model, x, self.images)
+        turn = np.linspace(0, 2 * np.pi, self.frames, endpoint=False)
+        values = (self.extent * np.sin(turn)).tolist()
+        films = [model.traverse(x[:1], [d], values)[0] for d, _ in latents]
+        labels = [f"z{d}: {kl:.2f}" for d, kl in latents]
+        frames = frames_of(model, torch.stack(films, 1), labels)
+        return captioned(frames, [f"one latent at {v:+.1f}; KL in nats" for v in values])
 
-    def _sampled(self, module: DDPM, count: int) -> Tensor:
-        turns = torch.linspace(0, 2 * math.pi, count + 1)[:-1].repeat_interleave(self.images)
-        places = range(count * self.images)
-        images = []
-        for start in range(0, len(places), _BATCH):
-            panel = [i % self.images for i in places[start : start + _BATCH]]
-            turn = turns[start : start + _BATCH, None, None, None].to(module.device)
-            streams = [
-                ImageNoise(self.seed + end, panel, module.spec.shape, module.device)
-                for end in range(2)
-            ]
 
-            def noise(turn: Tensor = turn, streams: list[ImageNoise] = streams) -> Tensor:
-                return turn.cos() * streams[0]() + turn.sin() * streams[1]()
+@dataclass(eq=False, kw_only=True)
+class PriorWalkVideo(VideoCallback):
+    """A closed walk through the prior, in which every frame is a sample.
 
-            classes = len(module.spec.classes)
-            labels = torch.tensor(panel) % classes if module.conditional else None
-            images.append(
-                module.sample_with(
-                    panel, self.seed, labels=labels, guidance=module.guidance, noise=noise
-                )
-            )
-        return torch.cat(images).unflatten(0, (count, self.images))
+    Args:
+        sampled_frames: different frames for a model that samples each one step by step; 0 makes no
+            such video.
+    """
+
+    name: ClassVar[str] = "video_prior_walk"
+    kind: ClassVar[str] = "prior_walk"
+
+    sampled_frames: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("sampled_frames", self.sampled_frames, 0)
+
+    def film(self, model: Any, inputs: Inputs) -> Pixels | None:
+        if not isinstance(model, CanWalk):
+            return None
+        is_costly = isinstance(model, HasTrajectory)
+        count = min(self.sampled_frames, self.frames) if is_costly else self.frames
+        walk = model.walk(self.images, count, self.seed) if count else None
+        if walk is None:
+            return None
+        return frames_of(model, walk)[np.arange(self.frames) * count // self.frames]
 
 
 class TrajectoryVideo(VideoCallback):
-    """Samples on their way out of noise: x_t above the image that the network sees in it."""
+    """Samples in the reverse process: each x_t above the network's x0_hat."""
 
-    name, kind = "video_trajectory", "trajectory"
+    name = "video_trajectory"
+    kind = "trajectory"
 
-    def film(self, module: Any, inputs: Inputs) -> Pixels | None:
-        if not isinstance(module, DDPM):
+    def film(self, model: Any, inputs: Inputs) -> Pixels | None:
+        if not isinstance(model, HasTrajectory):
             return None
-        steps = module.sampler.path(module.process).steps
         rest = min(self.frames - 1, round(_HOLD * self.fps))
-        shown = np.arange(self.frames - rest) * steps // (self.frames - rest)
-        wanted = set(shown.tolist())
+        moving = self.frames - rest
+        steps = np.arange(moving) * model.sampling_steps() // moving
+        wanted = set(steps.tolist())
         kept: dict[int, tuple[float, Tensor, Tensor]] = {}
 
         def keep(i: int, t: float, x_t: Tensor, x0_hat: Tensor) -> None:
             if i in wanted:
-                kept[i] = (t, x_t.clone(), x0_hat.clone())
+                kept[i] = (t, (x_t.float() + 1) / 2, (x0_hat.float() + 1) / 2)
 
-        final = 2 * module.sample(self.images, self.seed, on_step=keep) - 1
-        times, noisy, seen = zip(*(kept[i] for i in shown.tolist()), strict=True)
-        log_snrs = module.process.log_snr(torch.tensor(times, dtype=torch.float64).to(final.device))
+        final = model.sample(self.images, self.seed, on_step=keep)
+        times, noisy, seen = zip(*(kept[i] for i in steps.tolist()), strict=True)
         ways = [torch.stack([*way, *[final] * rest]) for way in (noisy, seen)]
-        films = [self.panels(module, (way.float() + 1) / 2, columns=self.images) for way in ways]
+        films = [frames_of(model, way, columns=self.images) for way in ways]
         captions = [
-            f"t {t:.2f}, log-SNR {s:+.1f}" for t, s in zip(times, log_snrs.tolist(), strict=True)
+            f"t {t:.2f}, log-SNR {log_snr:+.1f}"
+            for t, log_snr in zip(times, model.log_snr(times), strict=True)
         ]
-        names = ["x_t", "x0_hat, seen in it"]
-        return videos.captioned(
-            videos.tile(films, names, columns=1), [*captions, *["t 0, the sample"] * rest]
+        return captioned(
+            tile(films, ["x_t", "x0_hat, seen in it"], columns=1),
+            [*captions, *["t 0, the sample"] * rest],
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class TrainingVideo(VideoCallback):
-    """Samples from fixed noise as training goes on.
+    """Samples from fixed noise over the course of training.
 
-    A validation leaves its frame in `videos/frames/`, named by the step; the test makes the video
-    of all that are there, so that a run that was interrupted has them all.
+    Each validation writes a frame into `videos/frames/`, named by the step. The test makes the
+    video of all frames in this folder, so that the video of a resumed run has all of them.
 
     Args:
-        most_frames: of a long training only so many validations are filmed, evenly spread.
+        most_frames: largest number of frames, evenly spaced over the validations of the training.
     """
 
-    name, kind = "video_training", "training"
+    name: ClassVar[str] = "video_training"
+    kind: ClassVar[str] = "training"
 
-    def __init__(
-        self,
-        videos: Path,
-        images: int = 9,
-        seconds: float = 6.0,
-        fps: float = videos.FPS,
-        seed: int = 0,
-        most_frames: int = 60,
-    ) -> None:
-        super().__init__(videos, images, 0, seconds, fps, seed)
-        self.most_frames = whole(f"callbacks.{self.name}.most_frames", most_frames, 2)
+    every_n_epochs: int = field(default=0, init=False)
+    most_frames: int = 60
 
-    def film(self, module: Any, inputs: Inputs) -> Pixels | None:
-        paths = sorted(self.directory.glob("frames/*.png"))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("most_frames", self.most_frames, 2)
+
+    def film(self, model: Any, inputs: Inputs) -> Pixels | None:
+        paths = sorted(self.videos.glob("frames/*.png"))
         if len(paths) < 2:
             return None
         rest = round(_HOLD * self.fps)
         each = max(1, round((self.frames - rest) / len(paths)))
         which = [i for i in range(len(paths)) for _ in range(each)] + [len(paths) - 1] * rest
         frames = np.stack([pictures.read_png(path) for path in paths])
-        return videos.captioned(
-            frames[which], [f"samples at step {int(paths[i].stem)}" for i in which]
-        )
+        return captioned(frames[which], [f"samples at step {int(paths[i].stem)}" for i in which])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module: Any = pl_module
-        if trainer.state.fn != "fit" or not self._is_due(trainer):
+        model = generative(pl_module).model
+        is_due = trainer.state.fn == "fit" and self._is_due(trainer)
+        if not is_due or not self.takes_part(trainer) or not isinstance(model, CanSample):
             return
-        if not self.takes_part(trainer, module):
-            return
-        if isinstance(module, CanSample):
-            frame = self.panels(module, module.sample(self.images, self.seed)[None])[0]
-            path = self.directory / "frames" / f"{trainer.global_step:09d}.png"
-            if trainer.is_global_zero:
-                with self.worth_no_run(trainer):
-                    pictures.save_png(path, frame)
+        frame = frames_of(model, model.sample(self.images, self.seed)[None])[0]
+        if trainer.is_global_zero:
+            with self.passing_over_disk_errors(trainer):
+                path = self.videos / "frames" / f"{trainer.global_step:09d}.png"
+                pictures.save_png(path, frame)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
-        """A function of the epoch alone, so that a resumed run films the same ones."""
+        """Decide from the epoch alone, so that a resumed run draws at the same validations."""
         epochs = trainer.max_epochs or 0
         if epochs < 1:
             return True
@@ -345,7 +273,7 @@ class TrainingVideo(VideoCallback):
         return now * self.most_frames // epochs > before * self.most_frames // epochs
 
 
-#: Every kind of video, by its name.
+#: All kinds of video by name.
 KINDS: dict[str, type[VideoCallback]] = {
     video.kind: video
     for video in (

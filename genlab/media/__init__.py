@@ -1,0 +1,1 @@
+"""Pictures, videos and charts as arrays and files (no torch)."""

@@ -1,4 +1,4 @@
-"""Charts as PNG and SVG files: a figure without a display, and lines in it (no torch)."""
+"""Charts as PNG and SVG files, drawn without a display (no torch)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 Points = tuple[Sequence[float], Sequence[float]]
 
-#: Told apart by people who see red and green alike (Wong 2011, Nature Methods 8).
+#: Colours distinguishable with red-green colour blindness (Wong 2011, Nature Methods 8).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
-#: Inches that a legend takes: for a line and the gaps beside it, for a letter, for a row.
+#: Inches in a legend: a line with its gaps, a letter, a row.
 _LEGEND_HANDLE, _LEGEND_LETTER, _LEGEND_ROW = 0.6, 0.065, 0.17
 
 
 def figure(width: float = 8.0, height: float = 5.5) -> Figure:
-    """An empty figure, in inches, that no window belongs to."""
+    """Make an empty figure of this size in inches, without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def figure(width: float = 8.0, height: float = 5.5) -> Figure:
 
 
 def panels(count: int, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    """A figure with so many axes side by side."""
+    """Make a figure with `count` axes side by side."""
     made = figure(max(6.0, 4.2 * count), height)
     return made, [made.add_subplot(1, count, i + 1) for i in range(count)]
 
@@ -49,11 +49,11 @@ def draw_lines(
     marker: str = "",
     looks: Mapping[str, tuple[int, int]] | None = None,
 ) -> None:
-    """A line for each name.
+    """Draw a line for each name.
 
     Args:
-        looks: numbers of its colour and its style, where lines belong together; else the next
-            colour, and past the last one the next style.
+        looks: index of the colour and of the style of each; None takes the next colour, and after
+            the last colour the next style.
     """
     for i, (name, (x, y)) in enumerate(lines.items()):
         colour, style = looks[name] if looks else (i, i // len(COLOURS))
@@ -72,7 +72,7 @@ def draw_lines(
 
 
 def logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
-    """Both axes logarithmic, labelled by plain numbers; `ticks` on the horizontal one."""
+    """Make both axes logarithmic, labelled by plain numbers; `ticks` on the horizontal one."""
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(ticks)
     axes.tick_params(which="minor", labelbottom=False, labelleft=False)
@@ -81,14 +81,14 @@ def logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
 
 
 def add_legend(made: Figure) -> None:
-    """One legend below all axes; a name that stands in several of them is given once."""
+    """Add one legend below all axes; a name that occurs in several axes is listed once."""
     named: dict[str, Artist] = {}
     for axes in made.axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
     if not named:
         return
-    # as many columns as fit, and below the axes as much room as their rows need
+    # as many columns as fit, and as much room below the axes as the rows need
     longest = max(map(len, named))
     columns = int(made.get_figwidth() / (_LEGEND_HANDLE + _LEGEND_LETTER * longest))
     columns = max(1, min(4, columns))
@@ -105,15 +105,25 @@ def add_legend(made: Figure) -> None:
 
 
 def literal(made: Figure) -> None:
-    """Show every text as it is: a name with dollar signs in it is no formula."""
-    from matplotlib.text import Text
+    """Show every text literally: a name with dollar signs is not read as a formula.
 
+    The numbers at logarithmic axes, which are formulas by default, therefore become plain numbers.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter, LogFormatterMathtext
+
+    for axes in made.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+            if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+                axis.set_minor_formatter(LogFormatter())
     for text in made.findobj(Text):
         text.set_parse_math(False)
 
 
 def png(made: Figure) -> bytes:
-    """The figure as the content of a PNG file."""
+    """Return the figure as the content of a PNG file."""
     literal(made)
     buffer = io.BytesIO()
     made.savefig(buffer, format="png")
@@ -121,7 +131,7 @@ def png(made: Figure) -> bytes:
 
 
 def pixels(made: Figure) -> npt.NDArray[np.uint8]:
-    """The figure as a picture (H, W, 3)."""
+    """Return the figure as a picture (H, W, 3)."""
     literal(made)
     canvas = made.canvas
     canvas.draw()
@@ -129,12 +139,12 @@ def pixels(made: Figure) -> npt.NDArray[np.uint8]:
 
 
 def save(made: Figure, path: str | os.PathLike[str]) -> None:
-    """Write the figure as PNG or SVG, as the path ends, in one piece; its folder must exist."""
+    """Write the figure atomically as PNG or SVG, by the path's suffix; its folder must exist."""
     write_atomically(path, _svg(made) if Path(path).suffix == ".svg" else png(made))
 
 
 def _svg(made: Figure) -> bytes:
-    """The same bytes for the same figure: without a date, and with names that no chance gives."""
+    """Return the content of an SVG file, the same bytes for the same figure: no date, fixed ids."""
     import matplotlib
 
     literal(made)

@@ -1,8 +1,8 @@
-"""Pictures for people: batches of images as grids with labels and a caption, and PNG files.
+"""Pictures: batches of images as grids with labels and a caption, and PNG files.
 
 A batch is a uint8 array (N, H, W), (N, C, H, W) or (N, H, W, C) with C = 1 or 3; where both
 readings of four axes are possible, (N, C, H, W) is meant. A picture is (H, W) for grey and
-(H, W, 3) for colour. The font knows Latin letters only: write `sigma`, not its Greek letter.
+(H, W, 3) for colour. The font has only Latin letters: write `sigma`, not the Greek letter.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from genlab.runs.files import write_atomically
 
@@ -38,12 +37,12 @@ def grid(
     scale: int | None = None,
     row_labels: Sequence[str] | None = None,
 ) -> Pixels:
-    """Images in rows of `columns` (about a square by default), the last row filled with white.
+    """Arrange images in rows of `columns`, by default about a square; empty cells are white.
 
     Each pixel becomes `scale` x `scale` pixels, by default as many as make a cell 56 pixels high.
 
     Raises:
-        ValueError: the images are no batch as said above, or the labels not one for each row.
+        ValueError: the images are not such a batch, or there is not one label for each row.
     """
     batch = _as_batch(images)
     n, height, width, channels = batch.shape
@@ -77,18 +76,13 @@ def grid(
     return picture[:, :, 0] if channels == 1 else picture
 
 
-def strip(images: npt.ArrayLike, caption: str | None = None, scale: int | None = None) -> Pixels:
-    """Images in one row, for instance the steps from one image to another."""
-    return grid(images, columns=max(1, len(np.asarray(images))), caption=caption, scale=scale)
-
-
 def rows(
     batches: Sequence[npt.ArrayLike],
     labels: Sequence[str] | None = None,
     caption: str | None = None,
     scale: int | None = None,
 ) -> Pixels:
-    """One row for each batch, column under column: inputs above their reconstructions.
+    """Arrange one row for each batch, for instance inputs above their reconstructions.
 
     Raises:
         ValueError: the batches differ in number or size of images, or the labels in number.
@@ -103,12 +97,12 @@ def rows(
     stacked = np.concatenate(
         [np.broadcast_to(batch, (*batch.shape[:3], channels)) for batch in checked]
     )
-    # Four axes with channels last could be read as channels first, so that is what grid is given.
+    # Four axes with channels last could be read as channels first, so grid gets channels first.
     return grid(stacked.transpose(0, 3, 1, 2), len(checked[0]), caption, scale, labels)
 
 
 def stack(shown: Sequence[npt.ArrayLike]) -> Pixels:
-    """Pictures (H, W, 3) one under the other, the narrower ones filled with white.
+    """Stack pictures (H, W, 3) vertically; narrower ones are padded with white.
 
     Raises:
         ValueError: no pictures.
@@ -125,7 +119,7 @@ def stack(shown: Sequence[npt.ArrayLike]) -> Pixels:
 
 
 def heading(text: str, width: int) -> Pixels:
-    """Text as it stands above a picture, wrapped at its width: grey, (h, width, 1)."""
+    """Draw text for a heading above a picture, wrapped at its width: grey, (h, width, 1)."""
     font = ImageFont.load_default(_FONT_SIZE)
     lines = _wrap(text, font, width - 2 * _MARGIN)
     line_height = _FONT_SIZE + 4
@@ -137,7 +131,7 @@ def heading(text: str, width: int) -> Pixels:
 
 
 def captioned(picture: Pixels, caption: str) -> Pixels:
-    """A picture (H, W, C) below a text, at least as wide as a caption needs."""
+    """Put a text above a picture (H, W, C), which is widened as far as the caption needs."""
     strip = heading(caption, max(picture.shape[1], _NARROWEST_CAPTION))
     right = ((0, 0), (0, strip.shape[1] - picture.shape[1]), (0, 0))
     picture = np.pad(picture, right, constant_values=_PAPER)
@@ -145,15 +139,13 @@ def captioned(picture: Pixels, caption: str) -> Pixels:
 
 
 def read_png(path: str | os.PathLike[str]) -> Pixels:
-    """A picture from a file, (H, W, 3)."""
+    """Read a picture from a file, (H, W, 3)."""
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
-def save_png(
-    path: str | os.PathLike[str], array: npt.ArrayLike, text: Mapping[str, str] | None = None
-) -> Path:
-    """Write a picture in one piece, making its folder; `text` goes into the file's metadata.
+def save_png(path: str | os.PathLike[str], array: npt.ArrayLike) -> Path:
+    """Write a picture atomically, making its folder.
 
     Raises:
         ValueError: the array is not uint8 of shape (H, W) or (H, W, 3).
@@ -163,11 +155,8 @@ def save_png(
         raise ValueError(
             f"a picture of {picture.dtype} {picture.shape}: uint8 (H, W) or (H, W, 3) is needed"
         )
-    metadata = PngInfo()
-    for key, value in (text or {}).items():
-        metadata.add_itxt(key, value)
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png", pnginfo=metadata)
+    Image.fromarray(picture).save(buffer, "png")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
@@ -175,7 +164,7 @@ def save_png(
 
 
 def _as_batch(images: npt.ArrayLike) -> Pixels:
-    """Any of the layouts as (N, H, W, C)."""
+    """Convert any of the layouts to (N, H, W, C)."""
     batch: npt.NDArray[Any] = np.asarray(images)
     if batch.dtype != np.uint8:
         raise ValueError(f"images of dtype {batch.dtype}: uint8 from 0 to 255 is needed")

@@ -1,7 +1,7 @@
-"""Videos for people: frames tiled, labelled and captioned, as H.264 in MP4 and as animated WebP.
+"""Videos: frames tiled, labelled and captioned, as H.264 in MP4 and as animated WebP.
 
 Frames are a uint8 array (T, H, W) for grey or (T, H, W, 3) for colour. MP4 is written and read by
-PyAV, which brings its own codecs: nothing needs to be on the system. Without it WebP is made alone.
+PyAV, which brings its own codecs. Without it only WebP is written.
 """
 
 from __future__ import annotations
@@ -35,19 +35,17 @@ _WEBP_FPS = 10.0
 _CELL = 84
 _GAP, _WIDE_GAP = 2, 12
 _PAPER = 255
-# x264 looks at blocks of 16 pixels; a part of one it fills from memory that it never wrote, so that
-# of a hundred encodings some would differ.
+# x264 works on blocks of 16 pixels, and fills a partial block from uninitialised memory, so that
+# equal frames would sometimes give different files.
 _BLOCK = 16
-# Grey comes back from a compressed file with channels that differ by so little.
+# Largest difference between the channels of grey after compression.
 _GREY = 8
-#: Weights of red, green and blue in the luma of BT.709.
-_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _INSTALL = "pip install genlab[video]"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a player would find in a file."""
+    """The properties of a video file."""
 
     codec: str
     pixel_format: str
@@ -61,7 +59,7 @@ class Probe:
 def panels(
     images: npt.ArrayLike, labels: Sequence[str] | None = None, columns: int | None = None
 ) -> Pixels:
-    """Images (T, N, C, H, W) as T frames of N panels, enlarged, by default about a square.
+    """Arrange images (T, N, C, H, W) as T frames of N enlarged panels, by default about a square.
 
     Raises:
         ValueError: they are not uint8 of that shape with C = 1 or 3.
@@ -83,10 +81,10 @@ def tile(
     columns: int | None = None,
     gap: int = _WIDE_GAP,
 ) -> Pixels:
-    """Several films in one, each below its label; a shorter one holds its last frame.
+    """Combine several videos into one, each below its label; a shorter one keeps its last frame.
 
     Raises:
-        ValueError: no films, or not a label for each.
+        ValueError: there are no videos, or not one label for each.
     """
     if not films or (labels is not None and len(labels) != len(films)):
         raise ValueError(f"{len(films)} films, {len(labels or ())} labels: give one for each")
@@ -119,10 +117,10 @@ def tile(
 
 
 def captioned(frames: npt.ArrayLike, captions: Sequence[str]) -> Pixels:
-    """Frames with a line above each, for instance its time.
+    """Put a line of text above each frame, for instance its time.
 
     Raises:
-        ValueError: not a caption for each frame.
+        ValueError: there is not one caption for each frame.
     """
     film = _with_channels(frames)
     if len(captions) != len(film):
@@ -136,11 +134,11 @@ def captioned(frames: npt.ArrayLike, captions: Sequence[str]) -> Pixels:
 
 
 def save(stem: str | os.PathLike[str], frames: npt.ArrayLike, fps: float, title: str) -> list[Path]:
-    """Write `stem`.mp4 and `stem`.webp, making their folder, and return what was written.
+    """Write `stem`.mp4 and `stem`.webp, making their folder, and return the written files.
 
-    The WebP, for pages that play no video, leaves out frames until 10 or so a second are left. The
-    title goes into the MP4's metadata. Equal frames make an equal WebP; of the MP4 the encoder now
-    and then makes some choice otherwise, which nobody sees.
+    The WebP, for pages that play no video, omits frames down to about 10 per second. The title is
+    stored in the MP4's metadata. Equal frames give an identical WebP; an MP4 may differ in a few
+    bytes.
 
     Raises:
         ValueError: no frames, or not uint8 of shape (T, H, W) or (T, H, W, 3).
@@ -160,7 +158,7 @@ def save(stem: str | os.PathLike[str], frames: npt.ArrayLike, fps: float, title:
 
 @functools.cache
 def has_av() -> bool:
-    """Whether PyAV is there; says once that MP4 is left out where it is not."""
+    """Return whether PyAV is installed, and warn once if it is not."""
     try:
         import av  # noqa: F401
     except ImportError:
@@ -170,7 +168,7 @@ def has_av() -> bool:
 
 
 def read_video(path: str | os.PathLike[str], fps: float = FPS) -> Pixels:
-    """The frames of a file, (T, H, W) where all are grey; those of a WebP as seen at `fps`.
+    """Read the frames of a file at `fps` for a WebP; (T, H, W) if all are grey.
 
     Raises:
         ConfigError: PyAV is missing.
@@ -183,7 +181,11 @@ def read_video(path: str | os.PathLike[str], fps: float = FPS) -> Pixels:
             with _av().open(os.fspath(path)) as container:
                 decoded = container.decode(video=0)
                 frames = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
-    except (OSError, ValueError, IndexError) as error:  # PyAV's own, and no stream to decode
+    except (
+        OSError,
+        ValueError,
+        IndexError,
+    ) as error:  # PyAV's own errors, and a file without a stream
         raise RunDirectoryError(
             f"{path} cannot be read as a video ({error}): remove it, and make it again with "
             "genlab video"
@@ -195,7 +197,7 @@ def read_video(path: str | os.PathLike[str], fps: float = FPS) -> Pixels:
 
 
 def probe(path: str | os.PathLike[str]) -> Probe:
-    """What a player would find in an MP4.
+    """Read the properties of an MP4.
 
     Raises:
         ConfigError: PyAV is missing.
@@ -219,7 +221,7 @@ def side_by_side(
     stem: str | os.PathLike[str],
     title: str,
 ) -> list[Path]:
-    """Videos in one, each below its label, at their own frame rate, as `save` writes them.
+    """Combine video files into one, each below its label, at their own frame rate; see `save`.
 
     Raises:
         ConfigError: a source is MP4, and PyAV is missing.
@@ -231,7 +233,7 @@ def side_by_side(
 
 
 def beside(films: Sequence[npt.ArrayLike], labels: Sequence[str]) -> Pixels:
-    """Films of several runs in one, each below its label, in a row while they are few."""
+    """Combine videos of several runs, each below its label, in one row if there are few."""
     columns = len(films) if len(films) <= 4 else math.ceil(math.sqrt(len(films)))
     made = _with_channels(tile(films, labels, columns))
     made = np.pad(made, ((0, 0), *2 * ((_WIDE_GAP // 2,) * 2,), (0, 0)), constant_values=_PAPER)
@@ -239,7 +241,7 @@ def beside(films: Sequence[npt.ArrayLike], labels: Sequence[str]) -> Pixels:
 
 
 def _with_channels(frames: npt.ArrayLike) -> Pixels:
-    """(T, H, W, C)."""
+    """Convert frames to (T, H, W, C)."""
     film: npt.NDArray[Any] = np.asarray(frames)
     if film.ndim == 3:
         film = film[..., None]
@@ -265,10 +267,12 @@ def _mp4(film: Pixels, fps: float, title: str) -> bytes:
     av = _av()
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
+    bt709 = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
     blocks = [-size % _BLOCK for size in film.shape[1:3]]
     around = [(0, 0), *((missing // 2, missing - missing // 2) for missing in blocks), (0, 0)]
     film = np.pad(film, around, constant_values=_PAPER)
-    # The index can go before the frames only in a file that can be read again.
+    film = film.repeat(3 // film.shape[3], axis=3)
+    # the index can be written before the frames only in a file that can be read again
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
@@ -285,27 +289,10 @@ def _mp4(film: Pixels, fps: float, title: str) -> bytes:
             context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
             for frame in film:
-                container.mux(stream.encode(_yuv420p(frame)))
+                rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                container.mux(stream.encode(rgb.reformat(format="yuv420p", threads=1, **bt709)))
             container.mux(stream.encode())
         return path.read_bytes()
-
-
-def _yuv420p(frame: Pixels) -> Any:
-    """(H, W, C), sides multiples of 4, as PyAV's frame in BT.709 with the range of video.
-
-    By hand: what the library's own conversion gives is not always the same to the last bit.
-    """
-    height, width = frame.shape[:2]
-    planes = np.full((height + height // 2, width), 128, np.uint8)
-    rgb = frame.astype(np.float32) / 255
-    luma = rgb @ _LUMA if frame.shape[2] == 3 else rgb[..., 0]
-    planes[:height] = (16.5 + 219 * luma).astype(np.uint8)
-    if frame.shape[2] == 3:
-        chroma = (rgb[..., [2, 0]] - luma[..., None]) / (2 * (1 - _LUMA[[2, 0]]))
-        quarters = chroma.reshape(height // 2, 2, width // 2, 2, 2).mean((1, 3))
-        both = (128.5 + 224 * quarters).astype(np.uint8)
-        planes[height:] = both.transpose(2, 0, 1).reshape(-1, width)
-    return _av().VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
 def _webp(film: Pixels, fps: float) -> bytes:
@@ -337,7 +324,7 @@ def _read_webp(path: Path, fps: float) -> Pixels:
     with Image.open(path) as picture:
         frames, durations = zip(*_webp_frames(picture), strict=True)
     ends = np.cumsum(durations)
-    count = max(1, round(ends[-1] * fps / 1000))  # one that never changes has no duration
+    count = max(1, round(ends[-1] * fps / 1000))  # a video that never changes has no duration
     seen = np.searchsorted(ends[:-1], np.arange(count) * 1000 / fps, "right")
     return np.stack([frames[i] for i in seen])
 
