@@ -1,1 +1,1 @@
-"""Where metrics go: the run directory's own record, and Weights & Biases."""
+"""Loggers: the run directory's own record, Weights & Biases, TensorBoard and MLflow."""

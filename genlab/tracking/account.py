@@ -1,4 +1,4 @@
-"""What the environment says of W&B: an account, an agent; without asking, without the network."""
+"""Find the W&B key and agent of the environment, without a prompt or the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 
 def key_is_configured() -> bool:
-    """Whether a W&B key can be found without asking: in the environment or in the netrc file."""
+    """Return True if the environment or the netrc file holds a W&B key."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
@@ -21,5 +21,5 @@ def key_is_configured() -> bool:
 
 
 def id_from_agent() -> str | None:
-    """The id that W&B's own agent gave to the run that it started as this process, if it did."""
+    """Return the run id that W&B's own agent gave to this process; None if no agent started it."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None

@@ -1,4 +1,8 @@
-"""W&B's own files of a run, read back by W&B's own reader: what was logged before a resume."""
+"""Read the rows in W&B's files of a run, with W&B's own reader, before the run is resumed.
+
+A count of the rows passed to `wandb.Run.log` would not suffice: the client writes them in another
+process, and rows that are not written yet are lost when the run is killed.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +13,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: The axis on which everything is logged.
+#: The metric that is the x axis of all others.
 STEP = "trainer/global_step"
-#: What tells one logged row from another: the step, and what was logged at it.
+#: The identity of a logged row: its step and its names.
 Row = tuple[int, frozenset[str]]
 
 
 def row(step: int, names: Mapping[str, Any]) -> Row:
-    """The identity of what is logged under these names at a step; `epoch` is no name."""
+    """Identify a row by its step and its names, without `epoch`."""
     return step, frozenset(names) - {"epoch", STEP}
 
 
 def folders(run_directory: Path) -> list[Path]:
-    """W&B's folders in the order in which they were started, one for each start of the run."""
+    """List W&B's folders, one for each start of the run, in the order of the starts."""
     found = (run_directory / "wandb").glob("*run-*/")
     return sorted(found, key=lambda folder: folder.name.removeprefix("offline-"))
 
 
 def logged_rows(run_directory: Path, run_id: str) -> list[Row]:
-    """The rows that W&B's files have of the run of this id, in the order of its steps on W&B.
+    """List the rows of the run with this id in W&B's files, in the order of its steps on W&B.
 
-    A folder of an offline start counts from 0 again, and `wandb sync` appends it.
+    A folder of an offline start counts its steps from 0 again, and `wandb sync` appends it.
     """
     at: dict[int, Row] = {}
     for folder in folders(run_directory):
         if folder.name.removeprefix("offline-").split("-", 2)[-1] != run_id:
-            continue  # of a sweep that handed out the same point before
+            continue  # of another run, for which a sweep gave the same point
         before = len(at) if folder.name.startswith("offline-") else 0
         for log in folder.glob("*.wandb"):
             for item in _history(log):
@@ -44,7 +48,7 @@ def logged_rows(run_directory: Path, run_id: str) -> list[Row]:
 
 
 def _names(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The logged names; an image or a video has its parts under `name.part`."""
+    """Return the logged names; an image or a video stores its parts under `name.part`."""
     media = {key.removesuffix("._type") for key in item if key.endswith("._type")}
     parts = tuple(f"{name}." for name in media)
     plain = {k for k in item if not k.startswith(("_", *parts))}
@@ -53,7 +57,7 @@ def _names(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _history(log: Path) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
-    # Of a file that a kill cut off, what is whole is printed before the reader complains.
+    # For a file that a kill truncated, the reader returns all complete rows before it fails.
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         record = json.loads(line)

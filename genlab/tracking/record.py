@@ -1,4 +1,4 @@
-"""The run directory as a Lightning logger: metrics.jsonl holds what other loggers are sent."""
+"""The logger that writes `metrics.jsonl`, the run directory's own record of all logged rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genlab.runs.directory import RunDirectory
 
 
 class RecordLogger(Logger):
-    """Appends every logging event to `metrics.jsonl` and keeps the status file's heartbeat."""
+    """Appends every logging event to `metrics.jsonl` and updates the status file's heartbeat."""
 
     def __init__(self, run: RunDirectory) -> None:
         super().__init__()
@@ -37,4 +37,4 @@ class RecordLogger(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """Nothing: `config.yaml` holds them."""
+        """Do nothing, since `config.yaml` holds them."""

@@ -1,4 +1,4 @@
-"""The W&B workspace, and the report, that compare the runs of a sweep by the knob that it turns."""
+"""Build the W&B workspace and report that compare the runs of a sweep by its settings."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from genlab.errors import ConfigError, GenlabError
+from genlab.metrics.names import NAMES, describe
 from genlab.tracking.files import STEP
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
 
-#: What is compared, where a sweep has it: the name in the contract and what a panel calls it.
-METRICS = {
-    "reconstruction": "reconstruction, nats/image",
-    "kl": "KL, nats/image",
-    "neg_elbo": "negative ELBO, nats/image",
-    "bits_per_dim": "bits/dim",
-    "active_units": "active latent units",
-    "fid": "FID",
-}
+#: The metrics that compare settings, in the order of the table of metrics.
+COMPARED = tuple(name.name for name in NAMES if name.is_compared)
 
 _POINT = "sweep/point"
-# The client takes an equals sign, for one, for an emoji, and refuses it.
+# The client mistakes characters such as an equals sign for an emoji, and refuses them.
 _NOT_IN_A_TITLE = re.compile(r"[^a-zA-Z0-9 ._:,-]")
 
 
 @dataclass(frozen=True)
-class Knob:
-    """A swept key: its column on W&B, and the axis that its values want."""
+class Setting:
+    """A swept key with its column on W&B and the kind of axis for its values."""
 
     column: str
     axis: Literal["linear", "logarithmic", "words"] = "linear"
@@ -40,21 +34,21 @@ class Knob:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a sweep left to be compared on W&B.
+    """The facts about the runs of a sweep that W&B needs to compare them.
 
     Attributes:
         name: the sweep's, which is the group of its runs on W&B.
-        project, entity: where the runs are.
-        knobs: the swept keys, the seed excepted.
-        metrics: of `METRICS`, those that its runs have.
+        project, entity: those of the runs on W&B.
+        settings: the swept keys, the seed excepted.
+        metrics: those of `COMPARED` that its runs have.
         pictures, videos: media keys, such as `pictures/samples`.
-        has_replicates: whether several runs lie at one point.
+        has_replicates: True if several runs have the same point.
     """
 
     name: str
     project: str
     entity: str
-    knobs: Sequence[Knob]
+    settings: Sequence[Setting]
     metrics: Sequence[str]
     pictures: Sequence[str] = ()
     videos: Sequence[str] = ()
@@ -62,7 +56,7 @@ class Comparison:
 
 
 def require() -> None:
-    """Refuse to go on without the package that builds workspaces.
+    """Check that the package that builds workspaces is installed.
 
     Raises:
         ConfigError: it is not installed.
@@ -76,7 +70,7 @@ def require() -> None:
 
 
 def default_entity() -> str:
-    """The user or team that the configured key belongs to.
+    """Return the user or team that the configured key belongs to.
 
     Raises:
         GenlabError: W&B cannot be reached or does not know the key.
@@ -93,7 +87,7 @@ def default_entity() -> str:
 
 
 def build_workspace(sweep: Comparison) -> workspaces.Workspace:
-    """A view of the project that shows this sweep's runs alone, not yet saved."""
+    """Build a view of the project that shows only this sweep's runs; it is not saved yet."""
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
@@ -108,7 +102,7 @@ def build_workspace(sweep: Comparison) -> workspaces.Workspace:
         for number, (title, panels, columns, rows) in enumerate(_sections(sweep))
     ]
     point = expr.Config(_POINT)
-    columns = [f"config:{knob.column}.value" for knob in sweep.knobs]
+    columns = [f"config:{setting.column}.value" for setting in sweep.settings]
     return ws.Workspace(
         entity=sweep.entity,
         project=sweep.project,
@@ -118,7 +112,7 @@ def build_workspace(sweep: Comparison) -> workspaces.Workspace:
         runset_settings=ws.RunsetSettings(
             filters=_of(sweep),
             groupby=[point] if sweep.has_replicates else [],
-            order=[expr.Ordering(expr.Config(sweep.knobs[0].column))] if sweep.knobs else [],
+            order=[expr.Ordering(expr.Config(sweep.settings[0].column))] if sweep.settings else [],
             pinned_columns=[
                 "run:state",
                 *columns,
@@ -131,7 +125,7 @@ def build_workspace(sweep: Comparison) -> workspaces.Workspace:
 
 
 def build_report(sweep: Comparison, question: str | None, answer: str) -> reports.Report:
-    """The same panels under headings, with the answer before them; not yet saved."""
+    """Build a report: the answer, then the same panels under headings; it is not saved yet."""
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = [wr.P(question)] if question else []
@@ -143,7 +137,10 @@ def build_report(sweep: Comparison, question: str | None, answer: str) -> report
             name=sweep.name,
             filters=_of(sweep),
             groupby=[f"config.{_POINT}"] if sweep.has_replicates else [],
-            order=[wr.OrderBy(wr.Config(knob.column), ascending=True) for knob in sweep.knobs[:1]],
+            order=[
+                wr.OrderBy(wr.Config(setting.column), ascending=True)
+                for setting in sweep.settings[:1]
+            ],
         )
         blocks += [wr.H2(title), wr.PanelGrid(runsets=[runs], panels=_laid_out(panels))]
     return wr.Report(
@@ -157,15 +154,14 @@ def build_report(sweep: Comparison, question: str | None, answer: str) -> report
 
 
 def save(view: workspaces.Workspace | reports.Report, before: str | None = None) -> tuple[str, str]:
-    """Send it to W&B, and return its address and what became of the view of before.
+    """Send a view to W&B; return its address and what happened to the earlier view.
 
     Args:
-        view: what `build_workspace` or `build_report` gave.
-        before: the address of the view that it takes the place of, if that is still there under
-            the same title.
+        view: the return value of `build_workspace` or `build_report`.
+        before: the address of the view to replace, if it still exists under the same title.
 
     Raises:
-        GenlabError: W&B cannot be reached or does not take it.
+        GenlabError: W&B cannot be reached or refuses the view.
     """
     found = None if before is None else _found(type(view), before)
     title = _title(view)
@@ -188,10 +184,10 @@ def save(view: workspaces.Workspace | reports.Report, before: str | None = None)
 
 
 def _found(kind: Any, address: str) -> Any:
-    """The view at an address, None where there is none."""
+    """Load the view at an address; None if there is none."""
     try:
         return kind.from_url(address)
-    except (ValueError, TypeError):  # the client read an answer without a view in it
+    except (ValueError, TypeError):  # the client received an answer without a view
         return None
     except Exception as error:
         answer = getattr(error, "response", None)
@@ -205,30 +201,30 @@ def _title(view: Any) -> str:
 
 
 def _fill(found: Any, view: Any) -> None:
-    """Show in what W&B has what a view shows."""
+    """Copy the content of a view into the one that W&B has."""
     report, workspace = ("description", "blocks", "width"), ("sections", "settings")
     for name in report if hasattr(view, "blocks") else (*workspace, "runset_settings"):
         setattr(found, name, getattr(view, name))
 
 
 def spec_of(view: workspaces.Workspace | reports.Report) -> dict[str, Any]:
-    """What is sent when it is saved, as plain JSON."""
+    """Return the JSON that saving a view sends."""
     model = view._to_model()
     return dict(json.loads(model.model_dump_json(by_alias=True, exclude_none=True)))
 
 
 def _of(sweep: Comparison) -> str:
-    """The filter of its runs; an equals sign would be taken for an operator, also in a name."""
+    """Return the filter for the sweep's runs, with equals signs in its name escaped."""
     name = sweep.name.replace("=", "\\x3d")
     return f"Metric('Group') == '{name}'"
 
 
 def _names(sweep: Comparison) -> str:
-    return ", ".join(knob.column.removeprefix("sweep/") for knob in sweep.knobs) or "run"
+    return ", ".join(setting.column.removeprefix("sweep/") for setting in sweep.settings) or "run"
 
 
 def _sections(sweep: Comparison) -> list[tuple[str, list[Any], int, int]]:
-    """Title, panels, columns and rows on a page: of every section that has something to show."""
+    """List title, panels, columns and rows of every section that is not empty."""
     pictures = [_media(key) for key in sweep.pictures]
     videos = [_media(key) for key in sweep.videos]
     sections = [
@@ -245,7 +241,7 @@ def _trade_off(sweep: Comparison) -> list[Any]:
 
     panels: list[Any] = []
     if {"reconstruction", "kl"} <= set(sweep.metrics):
-        colour = next((knob for knob in sweep.knobs if knob.axis != "words"), None)
+        colour = next((setting for setting in sweep.settings if setting.axis != "words"), None)
         panels.append(
             wr.ScatterPlot(
                 title="Reconstruction against KL, nats/image",
@@ -258,7 +254,7 @@ def _trade_off(sweep: Comparison) -> list[Any]:
     if "neg_elbo" in sweep.metrics:
         panels.append(
             wr.BarPlot(
-                title=METRICS["neg_elbo"],
+                title=describe("neg_elbo").full_title,
                 metrics=[wr.SummaryMetric("test/neg_elbo")],
                 groupby=wr.Config(_POINT),
                 groupby_aggfunc="mean",
@@ -268,31 +264,31 @@ def _trade_off(sweep: Comparison) -> list[Any]:
         )
     columns = [
         wr.ParallelCoordinatesPlotColumn(
-            wr.Config(knob.column),
-            display_name=knob.column.removeprefix("sweep/"),
-            log=_is_log(knob),
+            wr.Config(setting.column),
+            display_name=setting.column.removeprefix("sweep/"),
+            log=_is_log(setting),
         )
-        for knob in sweep.knobs
+        for setting in sweep.settings
     ]
     columns += [
         wr.ParallelCoordinatesPlotColumn(
-            wr.SummaryMetric(f"test/{metric}"), display_name=METRICS[metric]
+            wr.SummaryMetric(f"test/{metric}"), display_name=describe(metric).full_title
         )
         for metric in sweep.metrics
     ]
-    panels.append(wr.ParallelCoordinatesPlot(title="Knob and outcome", columns=columns))
+    panels.append(wr.ParallelCoordinatesPlot(title="Setting and outcome", columns=columns))
     return panels
 
 
-def _is_log(knob: Knob) -> bool | None:
-    return True if knob.axis == "logarithmic" else None
+def _is_log(setting: Setting) -> bool | None:
+    return True if setting.axis == "logarithmic" else None
 
 
 def _curve(metric: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     return wr.LinePlot(
-        title=METRICS[metric],
+        title=describe(metric).full_title,
         x=STEP,
         y=[f"val/{metric}"],
         title_x="step",
@@ -304,7 +300,7 @@ def _curve(metric: str) -> Any:
 
 
 def _media(key: str) -> Any:
-    """A grid with a column for each run, so that matched inputs stand side by side."""
+    """Return a grid with a column per run, so that equal inputs are side by side."""
     import wandb_workspaces.reports.v2 as wr
 
     name = key.partition("/")[2].replace("_", " ")
@@ -314,7 +310,7 @@ def _media(key: str) -> Any:
 
 
 def _laid_out(panels: Sequence[Any]) -> list[Any]:
-    """Two beside each other, media over the whole width of 24 columns."""
+    """Place two panels in a row, and media over the whole width of 24 columns."""
     import wandb_workspaces.reports.v2 as wr
 
     for number, panel in enumerate(panels):

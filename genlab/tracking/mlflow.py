@@ -1,0 +1,107 @@
+"""MLflow: Lightning's logger, with one store for all runs and one MLflow run for each run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from genlab.errors import DONE, INTERRUPTED, PREEMPTED
+from genlab.tracking.loggers import TrackedRun
+
+if find_spec("mlflow") is None:
+    raise ImportError("the package mlflow is not installed: pip install genlab[mlflow]")
+
+#: File in the run directory with the id of its run on MLflow.
+_RUN_ID = "mlflow_run_id"
+_ENDS = {DONE: "FINISHED", INTERRUPTED: "KILLED", PREEMPTED: "KILLED"}
+
+
+class MLflowLogger(MLFlowLogger):
+    """Logs one run to MLflow; its group is the experiment.
+
+    Args:
+        save_dir: the run directory, `<runs_dir>/<group>/<run>`.
+        experiment_name, run_name: as MLflow shows them.
+        tracking_uri: a server or a folder; None is `MLFLOW_TRACKING_URI`, else the folder `mlruns`
+            in runs_dir.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        experiment_name: str,
+        run_name: str,
+        tracking_uri: str | None = None,
+    ) -> None:
+        # MLflow 3.17 otherwise refuses folders; its SQL stores need more packages
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        from mlflow import MlflowClient
+
+        directory = Path(save_dir).absolute()
+        runs_dir = directory.parents[1]
+        self.uri = (
+            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or (runs_dir / "mlruns").as_uri()
+        )
+        with _alone_in(runs_dir):
+            client = MlflowClient(self.uri)
+            if client.get_experiment_by_name(experiment_name) is None:
+                client.create_experiment(experiment_name)
+        kept = directory / _RUN_ID
+        self._is_new = not kept.is_file()
+        super().__init__(
+            experiment_name=experiment_name,
+            run_name=run_name,
+            tracking_uri=self.uri,
+            run_id=None if self._is_new else kept.read_text().strip(),
+        )
+        kept.write_text(f"{self.run_id}\n")
+
+    @property
+    def sentence(self) -> str:
+        """One line for the terminal on where to view the run."""
+        return f"MLflow: run {self.run_id} in {self.uri}"
+
+    @rank_zero_only
+    def begin(self, run: TrackedRun) -> None:
+        """Log config, tags and notes; MLflow refuses to change the parameters of a resumed run."""
+        self.experiment.update_run(self.run_id, status="RUNNING")
+        if self._is_new:
+            self.log_hyperparams(dict(run.config))
+        self.experiment.set_tag(self.run_id, "tags", ", ".join(run.tags))
+        if run.notes is not None:
+            self.experiment.set_tag(self.run_id, "mlflow.note.content", run.notes)
+
+    @rank_zero_only
+    def log_image(self, key: str, path: Path, step: int) -> None:
+        """Store the file at `path` as an artifact."""
+        self.experiment.log_artifact(self.run_id, str(path), str(PurePosixPath(key).parent))
+
+    log_video = log_image
+
+    @rank_zero_only
+    def summarise(self, result: Mapping[str, Any]) -> None:
+        """Set the verdict as a tag; the metrics are already there as their last rows."""
+        self.experiment.set_tag(self.run_id, "verdict", str(result["verdict"]))
+
+    @rank_zero_only
+    def close(self, exit_code: int, error: str = "") -> None:
+        """End the run with its exit code."""
+        if error:
+            self.experiment.set_tag(self.run_id, "error", error)
+        self.finalize(_ENDS.get(exit_code, "FAILED"))
+
+
+@contextmanager
+def _alone_in(runs_dir: Path) -> Iterator[None]:
+    """Let one process at a time create the experiment, which two at once would create twice."""
+    with (runs_dir / ".mlruns.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
