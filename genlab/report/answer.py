@@ -1,4 +1,4 @@
-"""What the numbers of a sweep say, in words."""
+"""State the result of a sweep in words."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from genlab.runs.points import short_names
 
 
 def answer(records: Sequence[Record]) -> str:
-    """What the numbers of a sweep say, in a few sentences.
+    """State the result of a sweep in a few sentences.
 
-    Of a sweep of KL weights: what the largest weight does to the latent units and to the
-    reconstruction, and whether the linear forecast said so. Of any other: the best and the worst,
-    and, where their errors are known, whether they differ. Of models of several classes: the best
-    of each in bits/dim, then the same for each class. Of several sweeps of one class: which has
-    the lowest neg_elbo, then the same for each sweep.
+    For a sweep of KL weights: the effect of the largest weight on the latent units and on the
+    reconstruction, and whether the linear forecast predicted it. For any other sweep: the best and
+    the worst, and, where their errors are known, whether they differ. For models of several
+    classes: the best of each in bits/dim, then the same for each class. For several sweeps of one
+    class: the sweep with the lowest neg_elbo, then the same for each sweep.
     """
     sweeps = sweep_names(records)
     if len(sweeps) > 1 and len({record.family for record in records if record.config}) == 1:
@@ -49,7 +49,7 @@ def answer(records: Sequence[Record]) -> str:
 
 
 def _findings(records: Sequence[Record], swept: Sequence[str]) -> list[Finding]:
-    """Those of the runs with a result, in the order of what was swept."""
+    """Group the runs with a result by setting, in the order of what was swept."""
     groups: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in swept]):
         if record.metric("test/reconstruction") is not None:
@@ -59,8 +59,8 @@ def _findings(records: Sequence[Record], swept: Sequence[str]) -> list[Finding]:
 
 def _describe(finding: Finding) -> str:
     terms = [
-        f"{name} {finding.text(f'test/{name}', decimals)}"
-        for name, decimals in (("reconstruction", 1), ("kl", 2), ("neg_elbo", 1))
+        f"{name} {finding.text(f'test/{name}')}"
+        for name in ("reconstruction", "kl", "neg_elbo")
         if finding.metric(f"test/{name}") is not None
     ]
     error = "" if finding.error is None else f" +- {finding.error:.1f}"
@@ -75,13 +75,13 @@ def _about_settings(findings: Sequence[Finding], swept: Sequence[str]) -> list[s
         return _about_extremes(findings, swept)
     sentences, lowest = about_weights(findings), best(findings)
     if lowest.metric("test/neg_elbo") is not None:
-        nats = lowest.text("test/neg_elbo", 1)
+        nats = lowest.text("test/neg_elbo")
         sentences.append(f"The lowest neg_elbo is that of {lowest.label}: {nats} nats.")
     return sentences
 
 
 def _about_sweeps(records: Sequence[Record], sweeps: Mapping[Path, str]) -> list[str]:
-    """The lowest bound of each sweep beside the others', then what each says on its own."""
+    """Compare the lowest bound of each sweep, then state the result of each on its own."""
     lowest, sentences = [], []
     for sweep, name in sweeps.items():
         runs = [record for record in records if record.sweep == sweep]
@@ -93,9 +93,7 @@ def _about_sweeps(records: Sequence[Record], sweeps: Mapping[Path, str]) -> list
         sentences.append(f"{name}: {answer(runs)}")
     if len(lowest) > 1:
         lowest.sort(key=lambda entry: entry[0] or 0.0)
-        found = [
-            f"{f.text('test/neg_elbo', 1)} nats in {name} ({f.label})" for _, f, name in lowest
-        ]
+        found = [f"{f.text('test/neg_elbo')} nats in {name} ({f.label})" for _, f, name in lowest]
         obstacle = _obstacle([record for _, f, _ in lowest for record in f.records])
         caveat = f"; these do not compare, since {obstacle}" if obstacle else ""
         sentences.insert(0, f"The lowest neg_elbo is {', '.join(found)}{caveat}.")
@@ -103,7 +101,7 @@ def _about_sweeps(records: Sequence[Record], sweeps: Mapping[Path, str]) -> list
 
 
 def _about_families(families: Mapping[str, Sequence[Finding]]) -> list[str]:
-    """The best of each model's class in bits/dim, then what the runs of each class say."""
+    """Compare the best run of each model class in bits/dim, then state the result of each class."""
     known = {
         family: best(findings)
         for family, findings in families.items()
@@ -139,7 +137,7 @@ def _compare(ranked: Sequence[Finding], families: Mapping[str, Sequence[Finding]
 
 
 def _verdict(lower: Finding, higher: Finding) -> str:
-    """How far apart the best of two classes are, or why that cannot be said."""
+    """State the difference between the best of two classes, or why they are not comparable."""
     obstacle = _obstacle([*lower.records, *higher.records])
     if obstacle:
         return f"these do not compare, since {obstacle}"
@@ -157,7 +155,7 @@ def _verdict(lower: Finding, higher: Finding) -> str:
 
 
 def _obstacle(records: Sequence[Record]) -> str:
-    """Why the bits/dim of these runs are not those of the same images; empty if they are."""
+    """State why the bits/dim of these runs are not of the same images; empty if they are."""
     data = sorted({data_name(record) for record in records})
     if len(data) > 1:
         return f"they are about different data, {' and '.join(data)}"
@@ -190,8 +188,8 @@ def _about_extremes(findings: Sequence[Finding], swept: Sequence[str]) -> list[s
     return sentences
 
 
-def _about_errors(ranked: Sequence[Finding], knob: str) -> list[str]:
-    """Whether findings in the order of their bounds differ by more than their errors."""
+def _about_errors(ranked: Sequence[Finding], key: str) -> list[str]:
+    """State whether findings, sorted by their bounds, differ by more than their errors."""
     pairs = ((a, b) for i, a in enumerate(ranked) for b in reversed(ranked[i + 1 :]))
     apart = [pair for pair in pairs if not _agree(*pair)]
     lower, higher = apart[0] if apart else (ranked[0], ranked[-1])
@@ -207,7 +205,7 @@ def _about_errors(ranked: Sequence[Finding], knob: str) -> list[str]:
         outcome += f"; within two standard errors of it: {', '.join(close)}." if close else "."
     else:
         outcome = (
-            f"They differ by {margin}: the {len(ranked)} settings of {knob} agree within the error "
+            f"They differ by {margin}: the {len(ranked)} settings of {key} agree within the error "
             "(two standard errors)."
         )
     seeds = " and seeds" if all(len(f.records) > 1 for f in ranked) else ""
@@ -219,7 +217,7 @@ def _about_errors(ranked: Sequence[Finding], knob: str) -> list[str]:
 
 
 def _difference(one: Finding, other: Finding) -> tuple[float, float]:
-    """How much higher the other bound is, in nats, with its standard error if independent."""
+    """Return the difference of two bounds in nats, and its standard error as if independent."""
     before, after = one.metric("test/neg_elbo") or 0.0, other.metric("test/neg_elbo") or 0.0
     return after - before, math.hypot(one.error or 0.0, other.error or 0.0)
 

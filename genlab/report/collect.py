@@ -1,4 +1,4 @@
-"""Run directories as records: what each run was asked for, how it ended, and what it found."""
+"""Read run directories as records: the config of each run, its state, and its result."""
 
 from __future__ import annotations
 
@@ -15,62 +15,34 @@ import yaml
 from genlab.errors import RunDirectoryError
 from genlab.runs.directory import Run, find_runs
 from genlab.runs.files import refuse_links
+from genlab.runs.identity import flatten, is_identity
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 
-# Where and on what a run happened, and what it is called, do not change what it computes. These are
-# the keys that are no part of a run's identity, said again since a report stands below the configs.
-_IGNORED = (
-    "runs_dir",
-    "group",
-    "overwrite",
-    "traceback",
-    "experiment",
-    "notes",
-    "tags",
-    "logger",
-    "launcher",
-    "checkpoint_every_n_steps",
-    "checkpoint_every_n_minutes",
-    "hydra",
-    "data.data_dir",
-    "data.num_workers",
-    "data.source.cache_dir",
-    "trainer.accelerator",
-    "trainer.benchmark",
-    "trainer.deterministic",
-    "trainer.devices",
-    "trainer.inference_mode",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.log_every_n_steps",
-    "trainer.profiler",
-)
-
-#: Of a run directory, what is shown of it.
+#: The parts of a run directory that a report reads.
 _READ = (
     *("config.yaml", "status.json", "metrics.jsonl", "result.json", "bound.json", "env.json"),
     *("train.log", "pictures", "videos"),
 )
 
 MODEL = "model._target_"
-# What is trained on differs between families only if somebody chose so; all else is a recipe.
+# Families differ in the data only if the user chose so; the other keys are the family's recipe.
 _RECIPE_OF_DATA = ("data.batch_size", "data.eval_batch_size", "data.flip")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run as a report sees it.
+    """One run, as read for a report.
 
     Attributes:
         path: the run directory.
-        run_id, group: its name and its sweep's.
+        run_id, group: the names of the run and of its sweep.
         state: of `genlab.runs.directory.STATES`, or `missing`, `interrupted`, `unreadable`.
         config: nested, empty where there is none; `flat` has the same under dotted keys.
         result: the content of result.json, empty where there is none.
         error: one line on why there is no result, or None.
         bound: the content of bound.json, empty where there is none.
-        asked: of a run that never started, what its sweep's manifest says of its configuration,
-            under dotted keys.
+        asked: for a run that never started, the configuration in its sweep's manifest, under
+            dotted keys.
     """
 
     path: Path
@@ -85,7 +57,7 @@ class Record:
 
     @property
     def flat(self) -> dict[str, Any]:
-        """The configuration under dotted keys, or what was asked for where there is none."""
+        """The configuration under dotted keys, or `asked` where there is none."""
         return flatten(self.config) or dict(self.asked)
 
     @property
@@ -94,7 +66,7 @@ class Record:
         return self.path.parent
 
     def metric(self, name: str) -> float | None:
-        """A number of the result by its name, for instance `test/kl`; None where it is absent."""
+        """Return a metric of the result by its name, for instance `test/kl`; None where absent."""
         metrics = self.result.get("metrics")
         value = metrics.get(name) if isinstance(metrics, Mapping) else None
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -108,12 +80,12 @@ class Record:
 
     @property
     def is_diffusion(self) -> bool:
-        """Whether its KL term is that of a diffusion model."""
+        """Return whether its KL term has the parts of a diffusion model's."""
         return self.metric("test/kl_diffusion") is not None
 
     @property
     def bits_per_nat(self) -> float | None:
-        """bits/dim of one nat per image, 1 / (D ln 2), or None where the metrics do not tell."""
+        """bits/dim of one nat per image, 1 / (D ln 2); None where the metrics do not give it."""
         nats, bits = self.metric("test/neg_elbo"), self.metric("test/bits_per_dim")
         return None if not nats or not bits else bits / nats
 
@@ -121,11 +93,10 @@ class Record:
 def collect(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
 ) -> list[Record]:
-    """The records of all runs below one root, or of each run directory in a list of them.
+    """Read the records of all runs below one root, or of each run directory in a list.
 
-    With those below a root come the jobs of their sweeps that never started. Of a list every entry
-    becomes a record, also one that is missing, so that no run of a sweep falls out of its report
-    unnoticed.
+    Below a root, jobs of the sweeps that never started are included. In a list, every entry becomes
+    a record, also one that is missing, so that a report never omits a run of its sweep.
 
     Raises:
         RunDirectoryError: the root does not exist, or has a manifest that cannot be read, or a link
@@ -218,24 +189,13 @@ def _error(state: str, status: Mapping[str, Any]) -> str | None:
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """Text as one line without control characters, so that it cannot upset a terminal or table."""
+    """Reduce a text to one line without control characters, which could break a terminal."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def swept_keys(records: Sequence[Record]) -> list[str]:
-    """The configuration keys in which the records differ, without what only follows from another.
+    """Return the configuration keys that differ between records, unless they follow from others.
 
     Left out are paths, logger and hardware; of keys with equal values all but the shortest; texts
     that only repeat another key's value; and the keys of a component whose class differs. Where
@@ -247,7 +207,7 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
     values = {key: column for key, column in values.items() if len(set(column)) > 1}
 
     kept: list[str] = []
-    # What is shorter is nearer to what a person types: kl_weight before kl_schedule.kl_weight.
+    # The shorter key is the one that a person types: kl_weight before kl_schedule.kl_weight.
     for key in sorted(values, key=lambda key: (_is_text(values[key]), key.count("."), key)):
         if not any(_follows(key, other, values) for other in (*kept, *_targets(key, values))):
             kept.append(key)
@@ -258,12 +218,12 @@ _ABSENT = json.dumps(None)
 
 
 def is_ignored(key: str) -> bool:
-    """Whether a key is about where and on what a run happened, or what it is called."""
-    return any(key == ignored or key.startswith(ignored + ".") for ignored in _IGNORED)
+    """Return whether a key is about the location, the hardware or the name of a run."""
+    return key.partition(".")[0] == "hydra" or not is_identity(key)
 
 
 def comparable(value: Any) -> str:
-    """The same text for the same value, whole numbers and floats being one."""
+    """Return the same text for equal values, whether integers or floats."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(float(value))
     return json.dumps(value, sort_keys=True, default=str)
@@ -274,7 +234,7 @@ def _is_text(column: Sequence[str]) -> bool:
 
 
 def _targets(key: str, values: Mapping[str, Sequence[str]]) -> list[str]:
-    """The swept classes of the components that hold this key, outermost first."""
+    """Return the swept classes of the components that hold this key, outermost first."""
     parts = key.split(".")
     above = [".".join((*parts[:depth], "_target_")) for depth in range(len(parts))]
     if parts[0] not in ("model", "data") or key in _RECIPE_OF_DATA:
@@ -283,11 +243,11 @@ def _targets(key: str, values: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _follows(key: str, other: str, values: Mapping[str, Sequence[str]]) -> bool:
-    """Whether `key` says nothing about any run that `other` does not say."""
+    """Return whether the values of `key` follow from those of `other` in every run."""
     mine, its = values[key], values[other]
     if mine == its:
         return True
-    # A class without this key has no value of it, which is no difference of its own.
+    # A class without this key has no value for it, which does not count as a difference.
     repeats = all(a in (_ABSENT, b) for a, b in zip(mine, its, strict=True))
     if repeats and _targets(key, values):
         return True

@@ -8,7 +8,7 @@ from typing import Any
 
 from genlab.report.naming import sort_key
 
-#: On a light and on a dark page, as `light|dark`: told apart by people who see red and green alike.
+#: `light|dark`, for a light and a dark page; distinguishable with red-green colour blindness.
 CATEGORIES = (
     "#0072b2|#56a8e0",
     "#d55e00|#f08a3c",
@@ -25,10 +25,10 @@ _ON_DARK = ("#8a77d6", "#5b8fd0", "#35a8b8", "#2fc49b", "#7ad151", "#f0e13c")
 
 
 def colours(values: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each run, given its swept values without the seed, `light|dark`.
+    """Choose a colour, `light|dark`, for each run by its swept values without the seed.
 
-    Runs of the same values share a colour. A single numeric knob, and more values than there are
-    categories, go along a sequential scale, by rank; a few words take well separated colours.
+    Runs of the same values share a colour. A single numeric key, or more values than there are
+    categories, get colours of a sequential scale, by rank; a few words get well separated colours.
     """
     keys = list(dict.fromkeys(itertools.chain.from_iterable(values)))
     places = [tuple(sort_key(run.get(key)) for key in keys) for run in values]

@@ -1,4 +1,4 @@
-"""Where diffusion models spend their bounds, one line a setting, as a PNG."""
+"""Draw the bounds of diffusion models over log-SNR, one line a setting, as a PNG."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ _LARGEST = 1e300
 
 
 class BoundCurve(NamedTuple):
-    """Shares of a bound in nats per image, between edges of log-SNR, one more than shares."""
+    """Shares of a bound in nats per image per bin of log-SNR, and the edges of the bins."""
 
     edges: tuple[float, ...]
     nats: tuple[float, ...]
 
     def points(self, left: float, right: float) -> tuple[list[float], list[float]]:
-        """The centres of the bins between two log-SNRs, and their shares."""
+        """Return the centres of the bins between two log-SNRs, and their shares."""
         bins = zip(self.edges[:-1], self.edges[1:], self.nats, strict=True)
         inside = [((a + b) / 2, nats) for a, b, nats in bins if a >= left and b <= right]
         return [x for x, _ in inside], [y for _, y in inside]
 
 
 def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]) -> bool:
-    """Draw how many nats per image the bound of each setting has in each bin of log-SNR.
+    """Draw the nats per image of each setting's bound in each bin of log-SNR.
 
-    Seeds are averaged. Of several settings with the same bins a second panel has the difference
-    from the lowest bound, where lines come apart that fall together in the first. Returns False,
-    with nothing written, if no run has such curves, or if samplers alone differ, on which a bound
-    does not depend.
+    Seeds are averaged. If several settings have the same bins, a second panel shows the difference
+    from the lowest bound, which separates lines that overlap in the first. Returns False, with
+    nothing written, if no run has such curves, or if only samplers differ, on which a bound does
+    not depend.
     """
     records = [record for record in records if bound_curve(record.bound)]
     swept = swept_keys(records)
-    knobs = [key for key in swept if key != "seed"]
-    if not records or differ_in_sampler(knobs):
+    varied = [key for key in swept if key != "seed"]
+    if not records or differ_in_sampler(varied):
         return False
-    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in knobs])
+    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in varied])
     settings: dict[str, list[Record]] = {}
     for name, record in zip(_names(records, swept), records, strict=True):
         settings.setdefault(name, []).append(record)
@@ -58,7 +58,7 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
     lines = {name: curve.points(left, right) for name, curve in curves.items()}
     charts.draw_lines(panels[0], lines, "o")
     is_discrete = any(record.flat.get("model.steps") is not None for record in records)
-    # In discrete time L_0 is the term of the first step, and in continuous time that of no time.
+    # In discrete time L_0 is the term of the first step; in continuous time it belongs to no time.
     panels[0].set_ylabel(f"nats per image in each bin{', with L_0' if is_discrete else ''}")
     for axes in panels[1:]:
         base = lines[lowest][1]
@@ -85,14 +85,14 @@ def _neg_elbo(record: Record) -> float:
 
 
 def _mean_curve(records: Sequence[Record]) -> BoundCurve:
-    """Of the seeds of a setting; of those with the bins of the first, if there are others."""
+    """Average the seeds of a setting that have the same bins as the first."""
     first, *others = [curve for record in records if (curve := bound_curve(record.bound))]
     alike = [first.nats, *(curve.nats for curve in others if curve.edges == first.edges)]
     return BoundCurve(first.edges, tuple(map(fmean, zip(*alike, strict=True))))
 
 
 def bound_curve(bound: Mapping[str, Any]) -> BoundCurve | None:
-    """None for the content of a bound.json that has no such curve, or a broken one."""
+    """Read the curve from the content of a bound.json; None if it is absent or invalid."""
     edges, nats = numbers(bound.get("log_snr_edges")), numbers(bound.get("nats_by_log_snr"))
     if edges is None or nats is None or len(edges) != len(nats) + 1:
         return None
@@ -100,7 +100,7 @@ def bound_curve(bound: Mapping[str, Any]) -> BoundCurve | None:
 
 
 def numbers(values: object) -> tuple[float, ...] | None:
-    """A list of finite numbers; None for anything else."""
+    """Convert a list of finite numbers to a tuple; return None for anything else."""
     if not isinstance(values, list):
         return None
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
@@ -109,16 +109,16 @@ def numbers(values: object) -> tuple[float, ...] | None:
 
 
 def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
-    """Of the settings; of a single key its value alone."""
+    """Name the settings; if only one key is swept, by its value alone."""
     names = setting_names(records, swept)
-    knobs = [key for key in swept if key != "seed"] or swept
-    if len(knobs) != 1:
+    varied = [key for key in swept if key != "seed"] or swept
+    if len(varied) != 1:
         return names
-    return [name.removeprefix(f"{short_names(knobs)[knobs[0]]} ") for name in names]
+    return [name.removeprefix(f"{short_names(varied)[varied[0]]} ") for name in names]
 
 
 def shown_log_snr(curves: Sequence[BoundCurve]) -> tuple[float, float]:
-    """From the first bin in which any curve has something to the last."""
+    """Return limits from the first to the last bin in which any curve is not zero."""
     used = [
         (low, high)
         for curve in curves
@@ -131,6 +131,6 @@ def shown_log_snr(curves: Sequence[BoundCurve]) -> tuple[float, float]:
 
 def _title(records: Sequence[Record], swept: Sequence[str]) -> str:
     data = " and ".join(sorted({data_name(record) for record in records}))
-    knobs = list(short_names([key for key in swept if key != "seed"]).values())
-    by_knob = f", by {' and '.join(knobs)}" if 0 < len(knobs) <= 2 else ""
-    return f"Where the bound on the test set of {data} is spent{by_knob}"
+    varied = list(short_names([key for key in swept if key != "seed"]).values())
+    by_keys = f", by {' and '.join(varied)}" if 0 < len(varied) <= 2 else ""
+    return f"Where the bound on the test set of {data} is spent{by_keys}"

@@ -1,4 +1,4 @@
-"""What stands at the end of a page: configurations, environment, and runs without a result."""
+"""Build the last sections of a page: configurations, environment, runs without a result."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from genlab.report.collect import Record, comparable, is_ignored
-from genlab.report.figures import Run
+from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join
-from genlab.report.naming import value_text
-from genlab.runs.directory import Run as RunFiles
+from genlab.report.naming import setting_text
+from genlab.runs.directory import Run
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import short_names
 
@@ -22,7 +22,7 @@ _LOG_BYTES = 20_000
 
 
 def unfinished_section(records: Sequence[Record]) -> Markup | None:
-    """Every run without a result, with its error and the last lines that it printed."""
+    """List every run without a result, with its error and the last lines that it printed."""
     items = []
     for record in records:
         if record.state == "completed" and record.error is None:
@@ -43,8 +43,8 @@ def unfinished_section(records: Sequence[Record]) -> Markup | None:
     return element("ul", *items, class_="unfinished") if items else None
 
 
-def configs_section(runs: Sequence[Run]) -> Markup | None:
-    """The keys in which runs differ, setting by setting, and folded the rest, which all share."""
+def configs_section(runs: Sequence[ShownRun]) -> Markup | None:
+    """List the keys in which runs differ, by setting, and the shared keys in a collapsed block."""
     flats = [run.record.flat for run in runs if run.record.config]
     if not flats:
         return None
@@ -57,18 +57,18 @@ def configs_section(runs: Sequence[Run]) -> Markup | None:
     shared = {key: flats[0].get(key) for key in keys if _is_shared(key, flats)}
     named = short_names(differing)
     columns = {key: [comparable(flat.get(key)) for flat in flats] for key in differing}
-    knobs = [key for key in differing if columns[key] != columns.get("seed")]
-    settings: dict[str, tuple[Run, list[str]]] = {}
+    varied = [key for key in differing if columns[key] != columns.get("seed")]
+    settings: dict[str, tuple[ShownRun, list[str]]] = {}
     for run in runs:
         flat = run.record.flat
-        values = json.dumps([comparable(flat.get(key)) for key in knobs])
-        settings.setdefault(values, (run, []))[1].append(value_text("seed", flat.get("seed")))
+        values = json.dumps([comparable(flat.get(key)) for key in varied])
+        settings.setdefault(values, (run, []))[1].append(setting_text("seed", flat.get("seed")))
     rows = []
     for run, seeds in settings.values():
         flat = run.record.flat
         chips = [
-            element("code", f"{named[key]}={value_text(key, flat.get(key))}", title=key)
-            for key in knobs
+            element("code", f"{named[key]}={setting_text(key, flat.get(key))}", title=key)
+            for key in varied
             if flat.get(key) is not None
         ]
         rows.append(
@@ -96,7 +96,7 @@ def configs_section(runs: Sequence[Run]) -> Markup | None:
 def environment_section(
     records: Sequence[Record], manifests: Mapping[Path, Manifest | None]
 ) -> Markup | None:
-    """Packages and hardware, each kind once, and the commands that asked for the sweeps."""
+    """List each distinct set of packages and hardware, and the commands of the sweeps."""
     kinds: dict[str, list[Record]] = {}
     for record in records:
         content = _environment(record)
@@ -125,15 +125,15 @@ def _summary(text: str) -> str:
 
 def _environment(record: Record) -> dict[str, Any]:
     try:
-        content = json.loads(RunFiles(record.path).env_path.read_bytes())
+        content = json.loads(Run(record.path).env_path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _last_lines(record: Record) -> str:
-    """What its process printed last, from the sweep's log of it or its own."""
-    for path in (record.sweep / "jobs" / f"{record.run_id}.log", RunFiles(record.path).log_path):
+    """Read the last lines that its process printed, from the sweep's log or its own."""
+    for path in (record.sweep / "jobs" / f"{record.run_id}.log", Run(record.path).log_path):
         try:
             with path.open("rb") as log:
                 log.seek(max(0, path.stat().st_size - _LOG_BYTES))

@@ -1,32 +1,21 @@
-"""Small charts of what was measured beside the two terms, and where bounds are spent."""
+"""Small charts of the other test metrics, and of the bound over log-SNR."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from genlab.metrics.names import describe, ordered
 from genlab.report.collect import Record
 from genlab.report.curves import BoundCurve, bound_curve, shown_log_snr
-from genlab.report.figures import FAINT, FORECAST, Figure, Run, without_the_knob
+from genlab.report.figures import FAINT, FORECAST, Figure, ShownRun, without_the_key
 from genlab.report.markup import plotly_text
 
-_TITLES = {
-    "active_units": "Active latent units",
-    "mutual_information": "Mutual information of image and latent (nats)",
-    "aggregate_kl": "KL of the aggregate posterior (nats)",
-    "kl_prior": "L_T: what the noise still tells (nats per image)",
-    "kl_diffusion": "Sum of L_t: the diffusion terms (nats per image)",
-}
 _CAPS = {"active_units": "model.latent_dim", "mutual_information": "test/information_cap"}
-# What the table and the plane show already, what only repeats the config, and what is a part.
-_NO_DIAGNOSTICS = (
-    "loss", "reconstruction", "kl", "neg_elbo", "bits_per_dim", "neg_elbo_se", "kl_weight",
-    "beta_effective", "theta", "information_cap", "log_var_clamped", "iwae_samples",
-)  # fmt: skip
 
 
-def bound_figures(runs: Sequence[Run]) -> list[Figure]:
-    """Where along the way from noise to data the bounds of diffusion models are spent."""
+def bound_figures(runs: Sequence[ShownRun]) -> list[Figure]:
+    """Return charts of the bound of each diffusion model over log-SNR, from noise to data."""
     found = [(run, c) for run in runs if (c := bound_curve(run.record.bound))]
     if not found:
         return []
@@ -39,19 +28,17 @@ def bound_figures(runs: Sequence[Run]) -> list[Figure]:
     return figures
 
 
-def diagnostic_figures(runs: Sequence[Run]) -> list[Figure]:
-    """A small chart for every measured number of the test that differs between runs."""
-    names: dict[str, None] = {}
+def diagnostic_figures(runs: Sequence[ShownRun]) -> list[Figure]:
+    """Return a small chart for every diagnostic of the test that differs between runs."""
+    names: set[str] = set()
     for run in runs:
         metrics = run.record.result.get("metrics")
-        for name in metrics if isinstance(metrics, dict) else ():
-            split, _, metric = str(name).partition("/")
-            is_part = metric.startswith("kl_log_snr_") or metric.endswith("_se")
-            if split == "test" and metric not in _NO_DIAGNOSTICS and not is_part:
-                names[metric] = None
-    order = list(_TITLES)
+        for metric in metrics if isinstance(metrics, dict) else ():
+            split, _, name = str(metric).partition("/")
+            if split == "test" and describe(name).is_diagnostic and not name.endswith("_se"):
+                names.add(name)
     figures = []
-    for name in sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n)):
+    for name in ordered(names):
         known = [(r, v) for r in runs if (v := r.record.metric(f"test/{name}")) is not None]
         if len(known) > 1 and len({value for _, value in known}) > 1:
             figures.append(_diagnostic(name, known))
@@ -60,7 +47,7 @@ def diagnostic_figures(runs: Sequence[Run]) -> list[Figure]:
 
 def _bound_figure(
     title: str,
-    found: Sequence[tuple[Run, BoundCurve]],
+    found: Sequence[tuple[ShownRun, BoundCurve]],
     left: float,
     right: float,
     base: BoundCurve | None,
@@ -95,9 +82,9 @@ def _bound_figure(
     return {"title": title, "data": traces, "layout": layout, "height": 380, "wide": True}
 
 
-def _diagnostic(name: str, known: Sequence[tuple[Run, float]]) -> Figure:
-    """One number of all runs by their settings, with its forecast and its cap where there are."""
-    names, knob = without_the_knob([run.point for run, _ in known])
+def _diagnostic(name: str, known: Sequence[tuple[ShownRun, float]]) -> Figure:
+    """Plot one metric of all runs by setting, with its forecast and upper limit if it has any."""
+    names, key = without_the_key([run.point for run, _ in known])
     traces: list[Figure] = [
         {
             "type": "scatter",
@@ -136,14 +123,13 @@ def _diagnostic(name: str, known: Sequence[tuple[Run, float]]) -> Figure:
             {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": cap, "y1": cap, "line": line}
         )
     layout = {
-        "xaxis": {"type": "category", "automargin": True, "title": {"text": knob}},
+        "xaxis": {"type": "category", "automargin": True, "title": {"text": key}},
         "yaxis": {"rangemode": "tozero"},
         "shapes": shapes,
         "showlegend": False,
         "hovermode": "closest",
     }
-    title = _TITLES.get(name, name)
-    return {"title": title, "data": traces, "layout": layout, "height": 250}
+    return {"title": describe(name).full_title, "data": traces, "layout": layout, "height": 250}
 
 
 def _cap(name: str, record: Record) -> float | None:

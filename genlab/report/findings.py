@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from genlab.metrics.names import describe
 from genlab.report.collect import Record
 from genlab.report.naming import number_text
 
@@ -24,8 +25,8 @@ class Finding:
         values = [value for r in self.records if (value := r.metric(name)) is not None]
         return fmean(values) if values else None
 
-    def text(self, name: str, decimals: int) -> str:
-        return number_text(self.metric(name), decimals)
+    def text(self, name: str) -> str:
+        return number_text(self.metric(name), describe(name).decimals)
 
     @property
     def family(self) -> str:
@@ -33,12 +34,12 @@ class Finding:
 
     @property
     def error(self) -> float | None:
-        """Standard error of neg_elbo in nats, over the test images and, of several runs, them."""
+        """Standard error of neg_elbo in nats, over test images and, if several, over runs."""
         found = [(r.metric("test/neg_elbo"), r.metric("test/neg_elbo_se")) for r in self.records]
         known = [(nats, error) for nats, error in found if nats is not None and error is not None]
         if len(known) < len(found):
             return None
-        # All seeds see the same images, so that their number makes that part no smaller.
+        # All seeds are tested on the same images, so that more seeds do not reduce this part.
         over_images = fmean(error**2 for _, error in known)
         over_seeds = variance(nats for nats, _ in known) / len(known) if len(known) > 1 else 0.0
         return math.sqrt(over_images + over_seeds)
@@ -49,13 +50,13 @@ class Finding:
 
     @property
     def is_gaussian(self) -> bool:
-        """Whether the likelihood is a Gaussian of fixed scale."""
+        """Return whether the likelihood is a Gaussian of fixed scale."""
         flat = self.records[0].flat
         name = str(flat.get(LIKELIHOOD) or "").rpartition(".")[2]
         return name == "GaussianLikelihood" and bool(flat.get("model.likelihood.scale"))
 
     def squared_error(self, nats: float) -> float | None:
-        """What is left of -log N(x; x_hat, sigma^2) without its constant, summed over pixels."""
+        """Compute the squared error in -log N(x; x_hat, sigma^2), summed over pixels."""
         if self.bits_per_nat is None:
             return None
         variance_of_pixels = float(self.records[0].flat["model.likelihood.scale"]) ** 2
@@ -68,5 +69,6 @@ class Finding:
 
 
 def best(findings: Sequence[Finding]) -> Finding:
+    """Return the finding with the lowest neg_elbo, or the first if none has one."""
     known = [f for f in findings if f.metric("test/neg_elbo") is not None]
     return min(known or findings, key=lambda f: f.metric("test/neg_elbo") or 0.0)

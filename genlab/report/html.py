@@ -1,4 +1,4 @@
-"""The report of one or several sweeps as a page: one file, readable without a network."""
+"""Build the report of one or several sweeps as one HTML file, readable without a network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from genlab.report.collect import Record, swept_keys
 from genlab.report.colours import colours
 from genlab.report.details import configs_section, environment_section, unfinished_section
 from genlab.report.diagnostics import bound_figures, diagnostic_figures
-from genlab.report.figures import Run
+from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join, script_code, script_json
 from genlab.report.media import Kind, Media, picture_kinds, relative_url, video_kinds
-from genlab.report.naming import data_name, run_label, sweep_names, value_text
+from genlab.report.naming import data_name, run_label, setting_text, sweep_names
 from genlab.report.plane_figure import plane_figure
 from genlab.report.sections import (
     curves_section,
@@ -34,7 +34,7 @@ from genlab.report.units import units_figure, units_note
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import short_names
 
-# Nothing may be fetched: what the page shows, it holds.
+# The page may fetch nothing: it contains all that it shows.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; media-src data: blob:; font-src data:; base-uri 'none'; "
@@ -43,13 +43,13 @@ _POLICY = (
 
 
 def report_page(records: Sequence[Record], directory: Path) -> str:
-    """The page that lies in `directory`, to which its links to what is too large are relative.
+    """Build the page for `directory`, to which its links to files too large to embed are relative.
 
     Raises:
         RunDirectoryError: there are no records, or a manifest cannot be read.
     """
     table = sweep_table(records)
-    # Whoever sees the active units needs no sentence on them.
+    # The chart of the active units makes a sentence about them superfluous.
     has_units = any(column.heading == "active units" for column in table.columns)
     columns = [c for c in table.columns if c.heading != "verdict" or not has_units]
     table = replace(table, columns=columns)
@@ -65,7 +65,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
     keys = list(media.embedded)
     gallery = [_gallery_entry(kind, media, keys, directory) for kind in (*videos, *pictures)]
     curves = training_curves(ordered)
-    # A diffusion model's reconstruction term is the same next to nothing in every run.
+    # A diffusion model's reconstruction term is equally close to zero in every run.
     is_diffusion = any(record.is_diffusion for record in ordered)
     curves["first"] = "val/neg_elbo" if is_diffusion else "val/reconstruction"
     diagnostics = [*diagnostic_figures(runs), *bound_figures(runs)]
@@ -110,35 +110,35 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
 
 
 def question(records: Sequence[Record], manifest: Manifest | None) -> str:
-    """What a sweep asks, in one sentence: what its author said, else made from what was swept."""
+    """Return the question of a sweep: the one in its manifest, else one made of its swept keys."""
     if manifest is not None and manifest.question:
         return manifest.question
     data = " and ".join(sorted({data_name(record) for record in records if record.flat}))
-    knobs = list(short_names([k for k in swept_keys(records) if k != "seed"]).values())
+    settings = list(short_names([k for k in swept_keys(records) if k != "seed"]).values())
     where = f" on {data}" if data else ""
-    if not knobs:
+    if not settings:
         return f"How well does {records[0].family or 'this model'} do{where}?"
-    verb = "do" if len(knobs) > 1 else "does"
-    return f"What {verb} {' and '.join(knobs)} change{where}?"
+    verb = "do" if len(settings) > 1 else "does"
+    return f"What {verb} {' and '.join(settings)} change{where}?"
 
 
-def _runs(records: Sequence[Record]) -> list[Run]:
+def _runs(records: Sequence[Record]) -> list[ShownRun]:
     swept = swept_keys(records)
-    knobs = [key for key in swept if key != "seed"]
+    settings = [key for key in swept if key != "seed"]
     sweeps = sweep_names(records)
-    shades = colours([{key: record.flat.get(key) for key in knobs} for record in records])
+    shades = colours([{key: record.flat.get(key) for key in settings} for record in records])
     runs = []
     for i, (record, colour) in enumerate(zip(records, shades, strict=True)):
-        point = run_label(record, knobs) or record.run_id
-        seed = f", seed {value_text('seed', record.flat.get('seed'))}" if "seed" in swept else ""
+        point = run_label(record, settings) or record.run_id
+        seed = f", seed {setting_text('seed', record.flat.get('seed'))}" if "seed" in swept else ""
         where = f"{sweeps[record.sweep]}: " if len(sweeps) > 1 else ""
         sweep = list(sweeps).index(record.sweep)
-        runs.append(Run(record, i, point, f"{where}{point}{seed}", colour, sweep))
+        runs.append(ShownRun(record, i, point, f"{where}{point}{seed}", colour, sweep))
     return runs
 
 
 def _header(
-    runs: Sequence[Run], sweeps: Mapping[Path, str], manifests: Mapping[Path, Manifest | None]
+    runs: Sequence[ShownRun], sweeps: Mapping[Path, str], manifests: Mapping[Path, Manifest | None]
 ) -> Markup:
     records = [run.record for run in runs]
     asked = [
@@ -165,7 +165,7 @@ def _header(
 
 
 def _sentences(text: str) -> list[str]:
-    """The first sentence and the rest; a point in a number or a name ends none."""
+    """Split off the first sentence; a point in a number or a name does not end it."""
     first, mark, rest = text.partition(". ")
     return [first + ("." if mark else ""), *([rest] if rest else [])]
 
@@ -177,7 +177,7 @@ def _section(name: str, title: str, body: Markup) -> Markup:
 def _gallery_entry(
     kind: Kind, media: Media, keys: Sequence[Path], directory: Path
 ) -> dict[str, Any]:
-    """A kind for the script of the page: of each run the number of a medium, or a link."""
+    """Describe a kind for the page's script: for each run the index of a medium, or a link."""
     return {
         "name": kind.name,
         "title": kind.title,
@@ -190,7 +190,7 @@ def _gallery_entry(
     }
 
 
-def _run_entry(run: Run, row: Mapping[str, Any], table: Table) -> dict[str, Any]:
+def _run_entry(run: ShownRun, row: Mapping[str, Any], table: Table) -> dict[str, Any]:
     numbers = [(column, column.text(row)) for column in table.columns]
     return {
         "id": run.record.run_id,
@@ -219,5 +219,5 @@ def _medium(number: int, mime: str, text: str) -> Markup:
 
 def _plotly() -> Markup:
     library = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    # As text, which the page runs after it has shown its words: compiling takes a second.
+    # As text that the page runs once its words are visible, since compiling it takes a second.
     return element("script", script_code(library), type="text/plain", id="plotly")

@@ -1,4 +1,4 @@
-"""Labels beside the points of a chart, where nothing else is."""
+"""Place labels beside the points of a chart without overlap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _MOST_LABELS = 12
 _LONGEST = 40
-# Trade-off curves fall to the right, so there is room above and right of most points.
+# Trade-off curves fall to the right, so that there is room above and right of most points.
 _PLACES = [
     (x * distance, y * distance, side)
     for distance in (8, 16, 26)
@@ -31,9 +31,9 @@ _PLACES = [
 def _merge(
     axes: Axes, labels: Sequence[tuple[str, tuple[float, float]]]
 ) -> list[tuple[str, tuple[float, float]]]:
-    """Labels, with those of runs on the same spot made one, as in `kl_weight 10, 30`.
+    """Merge the labels of runs at the same position, as in `kl_weight 10, 30`.
 
-    One that becomes too long for a chart has its first run alone, `and 7 more`.
+    A label that would be too long for a chart names its first run and `and 7 more`.
     """
     merged: list[tuple[str, tuple[float, float]]] = []
     left_out: dict[int, tuple[str, int]] = {}
@@ -62,7 +62,7 @@ def place_labels(
     points: Sequence[tuple[float, float]],
     guides: Sequence[Any],
 ) -> None:
-    """Put each label beside its point where nothing else is; of many, drop what has no room."""
+    """Put each label beside its point without overlap; of many labels, drop those without room."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 

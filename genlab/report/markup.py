@@ -1,4 +1,4 @@
-"""HTML that is built from elements, so that nothing that somebody named can become markup."""
+"""Build HTML from elements that escape their content, so that no name can become markup."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _VOID = ("img", "input", "meta", "link", "br")
 
 
 class Markup(str):
-    """Text that is HTML already; every other text is escaped where it enters an element."""
+    """Text that is already HTML; an element escapes every other text."""
 
     __slots__ = ()
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
-    """`<name ...>children</name>`, children and attributes escaped unless they are `Markup`.
+    """Build `<name ...>children</name>`, with content escaped unless it is `Markup`.
 
-    An attribute loses its last underscore and has hyphens for the others (`class_`, `data_run`); of
-    one that is True only the name is written, and one that is None or False is left out. A child
-    that is None is left out as well.
+    The name of an attribute loses a trailing underscore and has hyphens for the others (`class_`,
+    `data_run`). Of an attribute that is True only the name is written; one that is None or False is
+    left out, and so is a child that is None.
     """
     written = []
     for key, value in attributes.items():
@@ -33,7 +33,7 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
 
 
 def join(*children: object) -> Markup:
-    """Children one after the other, each escaped unless it is `Markup`."""
+    """Concatenate children, each escaped unless it is `Markup`."""
     return Markup(
         "".join(
             child if isinstance(child, Markup) else html.escape(str(child))
@@ -44,7 +44,7 @@ def join(*children: object) -> Markup:
 
 
 def script_json(content: Any) -> Markup:
-    """JSON that can stand in a script element: no text in it ends that or opens a comment."""
+    """Encode JSON for a script element: no text in it ends the element or opens a comment."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -52,12 +52,12 @@ def script_json(content: Any) -> Markup:
 
 
 def script_code(code: str) -> Markup:
-    """A program that can stand in a script element."""
+    """Escape a program for a script element."""
     return Markup(code.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
 def plotly_text(text: str) -> str:
-    """Text as itself, where Plotly would read tags, entities and, between dollars, formulas."""
+    """Escape a text for Plotly, which would read tags, entities and, between dollars, formulas."""
     for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
         text = text.replace(mark, entity)
     return text

@@ -1,4 +1,4 @@
-"""Pictures and videos as text inside a page, within a budget."""
+"""Embed pictures and videos in a page as base64 text, within a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from genlab.report.collect import Record
 
-#: Bytes before they become text, which makes four of three.
+#: Bytes before base64, which turns three bytes into four.
 PICTURE_BUDGET = 7_000_000
 VIDEO_BUDGET = 24_000_000
 
@@ -31,17 +31,17 @@ _PICTURES = (
 )
 _VIDEOS = ("interpolation", "traversal", "prior_walk", "trajectory", "training")
 _TITLES = {"samples_aggregate": "samples from a fitted q(z)"}
-# The more pictures, the smaller: (up to how many, widest in pixels, WebP quality).
+# More pictures are embedded smaller: (largest count, largest width in pixels, WebP quality).
 _LEVELS = ((60, 800, 82), (300, 560, 76), (10**9, 400, 68))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one picture or video of each run shows.
+    """One kind of picture or video, of each run that has it.
 
     Attributes:
-        name: of the file, without `-final`.
-        files: by position of the run in the report; -1 has all runs side by side.
+        name: the file's, without `-final`.
+        files: by position of the run in the report; -1 is the file with all runs side by side.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Kind:
 
 @dataclass
 class Media:
-    """The files that lie inside a page, by the file that each is made from.
+    """The files that are embedded in a page, by the file that each is made from.
 
     Attributes:
         embedded: MIME type and base64 text.
-        too_large: files that went over the budget, and stay beside the page.
+        too_large: files that exceeded the budget, which the page links to.
         broken: files that could not be read.
     """
 
@@ -69,12 +69,12 @@ class Media:
     broken: list[Path] = field(default_factory=list)
 
     def add_pictures(self, paths: Sequence[Path], budget: int = PICTURE_BUDGET) -> None:
-        """As WebP, those that come first as long as there is room."""
+        """Embed pictures as WebP, in order, until the budget is used up."""
         width, quality = next((w, q) for most, w, q in _LEVELS if len(paths) <= most)
         self._add(((path, "image/webp", _webp(path, width, quality)) for path in paths), budget)
 
     def add_videos(self, paths: Iterable[Path], budget: int = VIDEO_BUDGET) -> None:
-        """As they are, those that come first as long as there is room."""
+        """Embed videos unchanged, in order, until the budget is used up."""
         mimes = {".mp4": "video/mp4", ".webp": "image/webp"}
         self._add(((path, mimes[path.suffix], _content(path)) for path in paths), budget)
 
@@ -90,7 +90,7 @@ class Media:
 
 
 def picture_kinds(records: Sequence[Record]) -> list[Kind]:
-    """The final pictures of all runs, those first that say most."""
+    """Return the final pictures of all runs by kind, the most informative kind first."""
     found: dict[str, dict[int, Path]] = {}
     for i, record in enumerate(records):
         for path in sorted((record.path / "pictures").glob("*-final.png")):
@@ -99,7 +99,7 @@ def picture_kinds(records: Sequence[Record]) -> list[Kind]:
 
 
 def video_kinds(records: Sequence[Record], directory: Path) -> list[Kind]:
-    """The final videos of all runs, and those in the report's directory that lay them together."""
+    """Return the final videos of all runs, and those of several runs in the report's directory."""
     found: dict[str, dict[int, Path]] = {}
     for path in _videos(directory / "videos", "*"):
         found.setdefault(path.stem, {})[-1] = path
@@ -110,12 +110,12 @@ def video_kinds(records: Sequence[Record], directory: Path) -> list[Kind]:
 
 
 def relative_url(path: Path, directory: Path) -> str:
-    """How a page in `directory` refers to a file."""
+    """Return the relative URL of a file for a page in `directory`."""
     return quote(os.path.relpath(path, directory.absolute()))
 
 
 def _videos(folder: Path, pattern: str) -> list[Path]:
-    """MP4, and an animated WebP where that is all there is."""
+    """List the MP4 files, and an animated WebP where there is no MP4."""
     films = {
         path.stem: path for suffix in (".webp", ".mp4") for path in folder.glob(pattern + suffix)
     }

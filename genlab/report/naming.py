@@ -1,4 +1,4 @@
-"""What things are called in a report: keys, values, numbers, data, runs."""
+"""Format the keys, values, numbers, data and runs that a report names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KL_WEIGHT = "model.kl_weight"
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:
-    """Numbers in their order, then words, then nothing."""
+    """Return a sort key: numbers in numeric order, then words, then missing values."""
     if value is None:
         return (2, 0.0, "")
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -21,8 +21,8 @@ def sort_key(value: Any) -> tuple[int, float, str]:
     return (1, 0.0, str(value))
 
 
-def value_text(key: str, value: Any) -> str:
-    """A value of the configuration as a person would type it; of a class, its name alone."""
+def setting_text(key: str, value: Any) -> str:
+    """Format a configuration value as a person would type it; of a class, its name alone."""
     if value is None:
         return "-"
     if key.endswith("_target_"):
@@ -33,7 +33,7 @@ def value_text(key: str, value: Any) -> str:
 
 
 def number_text(value: float | None, decimals: int) -> str:
-    """A number for people; one too small to be seen says so."""
+    """Format a number for people; one that rounds to zero is shown as below the smallest step."""
     if value is None:
         return ""
     if 0 < value < 0.5 * 10**-decimals:
@@ -43,16 +43,16 @@ def number_text(value: float | None, decimals: int) -> str:
 
 
 def data_name(record: Record) -> str:
-    """What the run was trained on, as far as its configuration says."""
+    """Name the data of a run, as far as its configuration is known."""
     flat = record.flat
     for key in ("data.name", "data.source.name", "data.source._target_", "data._target_"):
         if flat.get(key):
-            return value_text(key, flat[key])
+            return setting_text(key, flat[key])
     return "unnamed data"
 
 
 def sweep_names(records: Sequence[Record]) -> dict[Path, str]:
-    """The directory of each sweep with the shortest end of it that no other one shares."""
+    """Map the directory of each sweep to the shortest suffix that no other one shares."""
     sweeps = list(dict.fromkeys(record.sweep for record in records))
     return {
         sweep: next(
@@ -69,10 +69,10 @@ def sweep_names(records: Sequence[Record]) -> dict[Path, str]:
 
 
 def run_label(record: Record, swept: Sequence[str]) -> str:
-    """What distinguishes a run from the others, for instance `kl_weight 30`.
+    """Name a run by what distinguishes it from the others, for instance `kl_weight 30`.
 
     Among models of several classes the class comes first, as in `DDPM, steps 250`, except before
-    the KL weight, which a VAE alone has, and what a model does not have is passed over.
+    the KL weight, which only a VAE has. Keys that a model does not have are left out.
     """
     flat = record.flat
     named = short_names(swept)
@@ -81,20 +81,34 @@ def run_label(record: Record, swept: Sequence[str]) -> str:
     if MODEL in swept:
         shown = [key for key in shown if flat.get(key) is not None]
         names = [] if KL_WEIGHT in shown else [record.family]
-    return ", ".join([*names, *(f"{named[key]} {value_text(key, flat.get(key))}" for key in shown)])
+    return ", ".join(
+        [*names, *(f"{named[key]} {setting_text(key, flat.get(key))}" for key in shown)]
+    )
 
 
 def setting_names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
-    """What tells the setting of each from the others; seeds of one share a name.
+    """Name the setting of each run; seeds of one setting share a name.
 
-    Without seeds runs of one setting are of several sweeps, and stay apart by their directories.
-    Seeds alone are settings themselves.
+    Where no seed is swept, runs of one setting come from several sweeps, and their directories
+    distinguish them. Where only seeds are swept, each seed is a setting.
     """
-    knobs = [key for key in swept if key != "seed"] or swept
-    names = [run_label(record, knobs) or record.run_id for record in records]
+    settings = [key for key in swept if key != "seed"] or swept
+    names = [run_label(record, settings) or record.run_id for record in records]
     if "seed" in swept:
-        return names
+        return apart_by_sweep(names, records)
     return [
         name if names.count(name) == 1 else f"{name} ({record.group}/{record.run_id})"
+        for name, record in zip(names, records, strict=True)
+    ]
+
+
+def apart_by_sweep(names: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """Add the sweep to the names that runs of several sweeps share."""
+    sweeps = sweep_names(records)
+    homes: dict[str, set[Path]] = {}
+    for name, record in zip(names, records, strict=True):
+        homes.setdefault(name, set()).add(record.sweep)
+    return [
+        name if len(homes[name]) == 1 else f"{name} ({sweeps[record.sweep]})"
         for name, record in zip(names, records, strict=True)
     ]

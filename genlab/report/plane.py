@@ -1,4 +1,4 @@
-"""The rate-distortion plane of a sweep, before anybody draws it."""
+"""The rate-distortion plane of a sweep as data, independent of how it is drawn."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Kind = Literal["trained", "collapsed", "diffusion"]
 
 
 class Unit(NamedTuple):
-    """Of both axes; up to `linear_to` a logarithmic rate goes on linearly to 0."""
+    """The unit of both axes; below `linear_to` a logarithmic axis of rates is linear."""
 
     name: str
     level: str
     linear_to: float
 
     def scale(self, record: Record) -> float:
-        """What one nat per image is in it."""
+        """Return the value of one nat per image in this unit."""
         return 1.0 if self is NATS else record.bits_per_nat or 0.0
 
     def point(self, record: Record, prefix: str, rate: str) -> Point | None:
-        """Rate and distortion of the run or of its forecast, None where one is not known."""
+        """Return rate and distortion of the run or of its forecast; None where one is not known."""
         x, y = record.metric(f"{prefix}/{rate}"), record.metric(f"{prefix}/reconstruction")
         scale = self.scale(record)
         return None if x is None or y is None else (scale * max(x, 0.0), scale * y)
@@ -41,11 +41,11 @@ class Plane:
     """The runs that have a rate (test/kl) and a distortion (test/reconstruction).
 
     Attributes:
-        unit: nats per image, and with a diffusion model among them bits/dim.
-        records: in the order of what was swept.
-        points, errors: of each record, the error being one standard error of neg_elbo.
-        forecasts: by rate, of the records that have one.
-        swept: the keys in which all runs differ, those without a place in the plane included.
+        unit: nats per image, or bits/dim if one of the runs is of a diffusion model.
+        records: sorted by the swept values.
+        points, errors: of each record; the error is one standard error of neg_elbo.
+        forecasts: those of the records that have one, sorted by rate.
+        swept: the keys in which all runs differ, including runs that are not in the plane.
     """
 
     unit: Unit
@@ -57,13 +57,13 @@ class Plane:
 
     @property
     def is_close(self) -> bool:
-        """Whether the rates are of one size, so that both axes can be linear and of one span."""
+        """Return whether the rates are close, so that both axes can be linear and of one span."""
         rates = [x for x, _ in self.points]
         return self.unit is BITS and not self.forecasts and max(rates) < 10 * min(rates)
 
     @property
     def title(self) -> str:
-        """What is compared, and on what data."""
+        """The settings that are compared, and the data."""
         compared = " and ".join(short_names(self.swept).values()) or self.records[0].run_id
         data = " and ".join(sorted({data_name(record) for record in self.records}))
         if MODEL in self.swept:
@@ -72,7 +72,7 @@ class Plane:
         return f"What {compared} trades: rate against distortion on the test set of {data}"
 
     def close_limits(self) -> tuple[Point, Point]:
-        """Both axes linear and of one span, so that what is next to nothing also looks like it."""
+        """Return limits of the same span for both axes, so that small differences look small."""
         x, y = zip(*self.points, strict=True)
         span = 1.6 * max(
             max(x) - min(x) + 2 * max(self.errors),
@@ -84,16 +84,16 @@ class Plane:
         return (left, left + span), (bottom, bottom + span)
 
     def wide_limits(self) -> tuple[Point, Point]:
-        """From a rate of 0 to beyond the largest, and room above and below the distortions."""
+        """Return limits from rate 0 to beyond the largest, with room above and below the points."""
         x, y = zip(*self.points, *(point for point, _ in self.forecasts), strict=True)
         room = 0.15 * (max(y) - min(y)) or self.unit.linear_to
-        # The masses that bits/dim are of have no distortion below 0.
+        # bits/dim are computed from probability masses, so that no distortion is below 0.
         bottom = min(y) - room if self.unit is NATS else max(min(y) - room, -0.2 * room)
         right = max(*x, self.unit.linear_to) * 1.8
         return (-0.15 * self.unit.linear_to, right), (bottom, max(y) + room)
 
     def kind(self, record: Record) -> tuple[Kind, str]:
-        """What sort of run it is, and the name of that in a legend."""
+        """Return the kind of a run, and its name in a legend."""
         name = record.family if MODEL in self.swept else "trained run"
         if record.is_diffusion:
             return "diffusion", name
@@ -103,7 +103,7 @@ class Plane:
 
 
 def plane(records: Sequence[Record]) -> Plane | None:
-    """The plane of some runs; None if none of them has both numbers."""
+    """Build the plane of these runs; None if no run has both rate and distortion."""
     swept = swept_keys(records)
     shown = sorted(
         (r for r in records if NATS.point(r, "test", "kl")),
@@ -125,7 +125,7 @@ def plane(records: Sequence[Record]) -> Plane | None:
 
 
 def round_levels(points: Sequence[Point]) -> list[float]:
-    """Round numbers around those of the points, by which their bounds can be read off."""
+    """Return round values of the bound around those of the points, for lines of equal bound."""
     from matplotlib.ticker import MaxNLocator
 
     bounds = [rate + distortion for rate, distortion in points]

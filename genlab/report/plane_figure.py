@@ -1,4 +1,4 @@
-"""The rate-distortion plane of a page."""
+"""The chart of the rate-distortion plane on a page."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from genlab.report.figures import FAINT, FORECAST, INK, SOFT, VEIL, Figure, Run, without_the_knob
+from genlab.report.figures import (
+    FAINT,
+    FORECAST,
+    INK,
+    SOFT,
+    VEIL,
+    Figure,
+    ShownRun,
+    without_the_key,
+)
 from genlab.report.intervals import mean_interval
 from genlab.report.markup import plotly_text
 from genlab.report.naming import number_text
 from genlab.report.plane import Plane, Point, Unit, plane, round_levels
 
 _SYMBOLS = {"trained": "circle", "collapsed": "x", "diffusion": "diamond"}
-# The part of the axis up to `linear_to`, in decades of the rest.
+# Length of the axis up to `linear_to`, in decades of the logarithmic part.
 _LINEAR = 0.6
 _TICKS = [0.0, *(m * 10.0**e for e in range(-4, 6) for m in (1, 3))]
 
 
-def plane_figure(runs: Sequence[Run], sweeps: Sequence[str]) -> Figure | None:
-    """The rate-distortion plane; None if no run has both numbers."""
+def plane_figure(runs: Sequence[ShownRun], sweeps: Sequence[str]) -> Figure | None:
+    """Draw the rate-distortion plane; None if no run has both numbers."""
     shown = plane([run.record for run in runs])
     if shown is None:
         return None
@@ -50,7 +59,7 @@ def plane_figure(runs: Sequence[Run], sweeps: Sequence[str]) -> Figure | None:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Of the rate: logarithmic above `linear_to` and linear below, or linear if that is None."""
+    """Axis of rates: logarithmic above `linear_to`, linear below it, or linear if it is None."""
 
     linear_to: float | None
 
@@ -79,8 +88,10 @@ class _Axis:
         }
 
 
-def _runs(shown: Plane, axis: _Axis, runs: Sequence[Run], sweeps: Sequence[str]) -> list[Figure]:
-    """A trace for each kind of run in each sweep, with the kind's marker."""
+def _runs(
+    shown: Plane, axis: _Axis, runs: Sequence[ShownRun], sweeps: Sequence[str]
+) -> list[Figure]:
+    """Return a trace for each kind of run in each sweep, with the kind's marker."""
     groups: dict[tuple[int, str, str], list[int]] = {}
     for i, run in enumerate(runs):
         groups.setdefault((run.sweep, *shown.kind(run.record)), []).append(i)
@@ -111,7 +122,7 @@ def _runs(shown: Plane, axis: _Axis, runs: Sequence[Run], sweeps: Sequence[str])
     return traces
 
 
-def _hover(run: Run, point: Point, unit: Unit) -> str:
+def _hover(run: ShownRun, point: Point, unit: Unit) -> str:
     rate, distortion = point
     decimals = 2 if unit.linear_to == 1 else 3
     lines = [
@@ -126,8 +137,8 @@ def _hover(run: Run, point: Point, unit: Unit) -> str:
     return "<br>".join(lines)
 
 
-def _names(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
-    """What each setting is called, beside it, where few enough are named for all to be read."""
+def _names(shown: Plane, axis: _Axis, runs: Sequence[ShownRun]) -> list[Figure]:
+    """Name each setting beside its point, if there are few enough names to be readable."""
     places: dict[str, list[Point]] = {}
     for run, point in zip(runs, shown.points, strict=True):
         places.setdefault(run.point, []).append(point)
@@ -138,7 +149,7 @@ def _names(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
     left, width = axis.place(left), axis.place(right) - axis.place(left)
     taken: list[Point] = []
     annotations = []
-    texts = without_the_knob(list(places))[0]
+    texts = without_the_key(list(places))[0]
     if max(map(len, places)) < 16 and len(places) <= 3:
         texts = {name: plotly_text(name) for name in places}
     for name, points in places.items():
@@ -166,8 +177,8 @@ def _names(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
     return annotations
 
 
-def _spread(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
-    """The mean of each setting over its seeds, with the 95 % interval of that mean."""
+def _spread(shown: Plane, axis: _Axis, runs: Sequence[ShownRun]) -> list[Figure]:
+    """Return the mean of each setting over its seeds, with the 95 % interval of that mean."""
     groups: dict[tuple[int, str], list[Point]] = {}
     for run, point in zip(runs, shown.points, strict=True):
         groups.setdefault((run.sweep, run.point), []).append(point)
@@ -208,8 +219,8 @@ def _spread(shown: Plane, axis: _Axis, runs: Sequence[Run]) -> list[Figure]:
     ]
 
 
-def _forecasts(shown: Plane, axis: _Axis, by_path: Mapping[Path, Run]) -> list[Figure]:
-    """What the linear model foretold, and where it says that nothing is left of the rate."""
+def _forecasts(shown: Plane, axis: _Axis, by_path: Mapping[Path, ShownRun]) -> list[Figure]:
+    """Return traces of the linear forecasts, including those with a rate of 0."""
     known = {point: by_path[record.path] for point, record in shown.forecasts}
     if not known:
         return []
@@ -252,7 +263,7 @@ def _forecasts(shown: Plane, axis: _Axis, by_path: Mapping[Path, Run]) -> list[F
 def _guides(
     shown: Plane, axis: _Axis, limits: tuple[float, float], heights: tuple[float, float]
 ) -> list[Figure]:
-    """Lines of equal neg_elbo = rate + distortion, each with its value where it comes in."""
+    """Return lines of equal neg_elbo = rate + distortion, with the value at the axes' edge."""
     (left, right), (bottom, top) = limits, heights
     start = max(left, 0.0)
     places = [start + (right - start) * i / 160 for i in range(161)]

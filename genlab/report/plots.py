@@ -28,9 +28,9 @@ _TICKS = [0.0, *(m * 10.0**e for e in range(-4, 6) for m in (1, 3))]
 def draw_rate_distortion(records: Sequence[Record], *paths: str | os.PathLike[str]) -> bool:
     """Draw each run at its rate (test/kl) and distortion (test/reconstruction), for all paths once.
 
-    In nats per image, and with a diffusion model among them in bits/dim. Thin lines join points of
-    equal negative ELBO. The linear forecast, where a run has one, is a hollow marker on a dashed
-    line. Returns False, with nothing written, if no run has both numbers.
+    The unit is nats per image, or bits/dim if one of the runs is of a diffusion model. Thin lines
+    join points of equal negative ELBO. The linear forecast, where a run has one, is a hollow marker
+    on a dashed line. Returns False, with nothing written, if no run has both numbers.
     """
     shown = plane(records)
     if shown is None:
@@ -91,7 +91,7 @@ def _set_wide_limits(axes: Axes, shown: Plane) -> None:
 
 
 def _draw_errors(axes: Axes, shown: Plane) -> list[Point]:
-    """Along the rate, which most of a diffusion model's bound is; places on the bars."""
+    """Draw error bars along the rate, most of a diffusion model's bound; return points on them."""
     known = [
         (*point, error)
         for point, error in zip(shown.points, shown.errors, strict=True)
@@ -115,7 +115,7 @@ def _draw_errors(axes: Axes, shown: Plane) -> list[Point]:
 
 
 def _draw_runs(axes: Axes, shown: Plane) -> list[tuple[str, Point]]:
-    """Draw them; the labels that are still to be placed, one for the runs of all seeds."""
+    """Draw the runs; return the labels that are still to be placed, one for all seeds."""
     runs = list(zip(shown.records, shown.points, strict=True))
     kinds = [shown.kind(record) for record in shown.records]
     order = list(_LOOKS)
@@ -135,10 +135,11 @@ def _draw_runs(axes: Axes, shown: Plane) -> list[tuple[str, Point]]:
             label=label,
             zorder=4,
         )
-    autoencoders = [(r, p) for r, p in runs if not r.is_diffusion]
-    if len(swept_keys([record for record, _ in autoencoders])) == 1 and "seed" not in shown.swept:
-        curve = sorted(point for _, point in autoencoders)
-        axes.plot(*zip(*curve, strict=True), color=_TRAINED, linewidth=1.2, zorder=3)
+    for family in {record.family for record in shown.records if not record.is_diffusion}:
+        members = [(r, p) for r, p in runs if r.family == family]
+        if len(swept_keys([record for record, _ in members])) == 1 and "seed" not in shown.swept:
+            curve = sorted(point for _, point in members)
+            axes.plot(*zip(*curve, strict=True), color=_TRAINED, linewidth=1.2, zorder=3)
     without_seed = [key for key in shown.swept if key != "seed"]
     labels: dict[str, Point] = {}
     for record, point in runs:
@@ -147,7 +148,7 @@ def _draw_runs(axes: Axes, shown: Plane) -> list[tuple[str, Point]]:
 
 
 def _draw_equal_elbo(axes: Axes, points: Sequence[Point], unit: Unit) -> list[Any]:
-    """Lines of equal neg_elbo = rate + distortion, each with its value where it comes in."""
+    """Draw lines of equal neg_elbo = rate + distortion, with the value at the edge of the axes."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     left = max(left, 0.0)
     rates = [left + (right - left) * (i / 400) ** 3 for i in range(401)]
@@ -172,7 +173,7 @@ def _draw_equal_elbo(axes: Axes, points: Sequence[Point], unit: Unit) -> list[An
 
 
 def _levels(axes: Axes) -> list[float]:
-    """Even steps along the diagonal look even, however the scales bend the lines."""
+    """Return levels at even steps along the drawn diagonal, also where scales bend the lines."""
     to_data = axes.transAxes + axes.transData.inverted()
     steps = [to_data.transform((f, f)) for f in (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)]
     return sorted({float(f"{max(x, 0.0) + y:.3g}") for x, y in steps})

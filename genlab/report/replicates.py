@@ -1,4 +1,4 @@
-"""The points of a sweep, each with its seeds as replicates: mean, spread and interval."""
+"""Mean, deviation and 95 % interval of every point of a sweep over its seeds (replicates)."""
 
 from __future__ import annotations
 
@@ -9,30 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from genlab.metrics.names import describe, ordered
 from genlab.report.collect import Record
 from genlab.report.intervals import mean_interval
-from genlab.report.naming import number_text, sort_key, sweep_names, value_text
+from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
 from genlab.runs.points import short_names
-
-#: What the table shows, with its decimals.
-_SHOWN = {
-    "test/reconstruction": 1,
-    "test/kl": 2,
-    "test/neg_elbo": 1,
-    "test/bits_per_dim": 3,
-    "test/active_units": 1,
-    "test/energy_distance": 2,
-    "test/evaluations": 0,
-    "test/seconds_per_sample": 3,
-}
-
 
 CAPTION = "mean over seeds +- half of its 95 % interval (Student's t), sd in brackets"
 
 
 class Estimate(NamedTuple):
-    """Of n replicates: the mean, the standard deviation, and the ends of the mean's 95 % interval
-    (Student's t); the last three are None of a single one, of which no spread is known.
+    """Mean and standard deviation of n replicates, and the ends of the mean's 95 % interval.
+
+    The interval is Student's t; the last three are None for a single replicate.
     """
 
     n: int
@@ -43,12 +32,12 @@ class Estimate(NamedTuple):
 
     @property
     def half_width(self) -> float | None:
-        """What goes behind +-."""
+        """Half of the 95 % interval, which a table shows after +-."""
         return None if self.high is None else self.high - self.mean
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """From one value or more."""
+        """Compute the estimate of one or more values."""
         known = mean_interval(values)
         if len(values) == 1:
             return cls(1, known.mean, None, None, None)
@@ -61,8 +50,8 @@ class Replicates:
 
     Attributes:
         point: value of each swept key.
-        runs: how many there are with a result.
-        estimates: of every metric that any of them has.
+        runs: number of runs with a result.
+        estimates: the estimate of every metric that any of the runs has.
     """
 
     point: dict[str, Any]
@@ -71,9 +60,10 @@ class Replicates:
 
 
 def summarise(records: Sequence[Record], keys: Sequence[str]) -> list[Replicates]:
-    """One entry for each point of these configuration keys, in their order; the seed is no key.
+    """Return one entry for each point of these configuration keys, in order, without the seed.
 
-    Runs of several sweeps are no replicates of each other, and the sweep's name joins the point.
+    Runs of different sweeps are not replicates of each other: the sweep's name is then part of the
+    point.
     """
     keys = [key for key in keys if key != "seed"]
     sweeps = sweep_names(records)
@@ -98,28 +88,34 @@ def _of_point(point: dict[str, Any], records: Sequence[Record]) -> Replicates:
 
 
 def has_replicates(points: Sequence[Replicates]) -> bool:
-    """Whether there is any spread to tell of."""
+    """Return whether any point has several runs."""
     return any(point.runs > 1 for point in points)
 
 
 def cells(points: Sequence[Replicates]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row for each point: mean +- half the 95 % interval, and the deviation."""
+    """Return the headings, and a row per point: mean +- half the 95 % interval, and deviation."""
     named = short_names(list(points[0].point))
-    shown = [name for name in _SHOWN if any(name in point.estimates for point in points)]
+    measured = ordered({name for point in points for name in point.estimates})
+    shown = [name for name in measured if name.startswith("test/") and _is_shown(name)]
     headings = [*named.values(), "seeds", *(name.partition("/")[2] for name in shown)]
     rows = [
         [
-            *(value_text(key, value) for key, value in point.point.items()),
+            *(setting_text(key, value) for key, value in point.point.items()),
             str(point.runs),
-            *(_cell(point.estimates.get(name), _SHOWN[name]) for name in shown),
+            *(_cell(point.estimates.get(name), describe(name).decimals) for name in shown),
         ]
         for point in points
     ]
     return headings, rows
 
 
+def _is_shown(metric: str) -> bool:
+    name = describe(metric)
+    return bool(name.heading) and not name.is_part
+
+
 def to_text(points: Sequence[Replicates]) -> str:
-    """The table for a terminal."""
+    """Format the table for a terminal."""
     headings, rows = cells(points)
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = [headings, ["-" * width for width in widths], *rows]
@@ -131,7 +127,7 @@ def to_text(points: Sequence[Replicates]) -> str:
 
 
 def to_csv(points: Sequence[Replicates]) -> str:
-    """Every metric in full precision, one row for each point and metric."""
+    """Format every metric as CSV in full precision, one row for each point and metric."""
     file = io.StringIO()
     keys = list(points[0].point)
     writer = csv.writer(file, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What a sweep of samplers says: how near their samples come to the data, and at what cost."""
+"""State the result of a sweep of samplers: the distance to the data, and the cost."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ DISTANCE = "test/energy_distance"
 
 
 def differ_in_sampler(swept: Sequence[str]) -> bool:
-    """Whether the sampler is all that differs."""
+    """Return whether only the sampler differs."""
     return bool(swept) and all(key.startswith("model.sampler.") for key in swept)
 
 
 def is_of_samplers(findings: Sequence[Finding], swept: Sequence[str]) -> bool:
-    """Whether nothing but the sampler differs, and all samples were held against the data."""
+    """Return whether only the sampler differs, and all samples were compared with the data."""
     return differ_in_sampler(swept) and all(f.metric(DISTANCE) is not None for f in findings)
 
 
 def about_samplers(findings: Sequence[Finding]) -> list[str]:
-    """The nearest, the cheapest one that may be as near, and the cheapest of all."""
+    """State the nearest sampler, the cheapest that may be as near, and the cheapest of all."""
     nearest = min(findings, key=lambda f: f.metric(DISTANCE) or 0.0)
     cheap = sorted(findings, key=lambda f: f.metric("test/evaluations") or 0.0)
     sentences = [
@@ -48,7 +48,7 @@ def _described(finding: Finding) -> str:
     low, high = _interval(finding)
     margin = f" +- {(high - low) / 2:.2f}" if len(finding.records) > 1 else ""
     return (
-        f"{finding.label} (energy distance {finding.text(DISTANCE, 2)}{margin}, "
-        f"{finding.text('test/evaluations', 0)} evaluations of the network, "
-        f"{finding.text('test/seconds_per_sample', 3)} s a sample)"
+        f"{finding.label} (energy distance {finding.text(DISTANCE)}{margin}, "
+        f"{finding.text('test/evaluations')} evaluations of the network, "
+        f"{finding.text('test/seconds_per_sample')} s a sample)"
     )

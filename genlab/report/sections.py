@@ -1,4 +1,4 @@
-"""The sections of a page that its script fills or sorts."""
+"""Build the sections of a page that its script fills or sorts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genlab.report.collect import swept_keys
-from genlab.report.figures import Run
+from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join
 from genlab.report.media import Media, relative_url
 from genlab.report.replicates import CAPTION, Replicates, cells, has_replicates, summarise
@@ -14,6 +14,7 @@ from genlab.report.tables import Table
 
 
 def plane_section() -> Markup:
+    """Build the section of the rate-distortion plane."""
     return join(
         element(
             "p",
@@ -38,6 +39,7 @@ def plane_section() -> Markup:
 
 
 def units_section(note: str) -> Markup:
+    """Build the section of the KL of each latent unit, with its note."""
     return join(
         element("p", note, class_="note"),
         element("div", class_="key"),
@@ -46,6 +48,7 @@ def units_section(note: str) -> Markup:
 
 
 def curves_section() -> Markup:
+    """Build the section of the curves over training."""
     return join(
         element(
             "p",
@@ -66,6 +69,7 @@ def curves_section() -> Markup:
 
 
 def diagnostics_section() -> Markup:
+    """Build the section of the other test metrics."""
     return join(
         element(
             "p",
@@ -79,7 +83,8 @@ def diagnostics_section() -> Markup:
     )
 
 
-def table_section(table: Table, runs: Sequence[Run]) -> Markup:
+def table_section(table: Table, runs: Sequence[ShownRun]) -> Markup:
+    """Build the section of the sortable table of all runs."""
     headings = [element("th", element("span", "keep", class_="hidden"), scope="col")]
     for column in table.columns:
         button = element("button", column.heading, type="button")
@@ -144,7 +149,7 @@ def table_section(table: Table, runs: Sequence[Run]) -> Markup:
 
 
 def _seeds_table(points: Sequence[Replicates]) -> Markup:
-    """Mean, 95 % interval and standard deviation of each setting over its seeds."""
+    """Build the table of mean, 95 % interval and standard deviation of each setting over seeds."""
     headings, rows = cells(points)
     head = element("tr", *(element("th", text, scope="col", class_="number") for text in headings))
     body = [element("tr", *(element("td", text, class_="number") for text in row)) for row in rows]
@@ -163,6 +168,7 @@ def _seeds_table(points: Sequence[Replicates]) -> Markup:
 
 
 def gallery_section(media: Media, directory: Path) -> Markup:
+    """Build the section of pictures and videos, with links to files too large to embed."""
     notes = []
     if media.too_large:
         links = [

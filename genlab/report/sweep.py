@@ -1,4 +1,4 @@
-"""What a sweep says when it has ended: an answer in words, and the files in its directory."""
+"""Report a finished sweep: an answer in words, and the files in its directory."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
     `rate_distortion.png` and `.svg` need at least one run with both terms, `kl_by_unit.png` and
     `.svg` a VAE with the KL of its units, `bound_by_log_snr.png` a diffusion model with its curves,
     `reconstructions.png` one that drew its reconstructions and `samples.png` a diffusion model that
-    drew samples; without, a picture of an earlier time is left as it is and not named. Videos that
-    two runs have go side by side into `videos/`.
+    drew samples. Otherwise an older picture is left as it is and not returned. Videos that at least
+    two runs have are put side by side into `videos/`.
 
     Raises:
         RunDirectoryError: there are no records, or the directory cannot be written.
@@ -63,11 +63,11 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
         points = summarise(records, swept_keys(records))
         if has_replicates(points):
             parts.append(f"```\n{to_text(points)}```")
-            write_atomically(directory / "by_point.csv", to_csv(points).encode())
+            write_atomically(directory / "by_point.csv", to_csv(points))
         parts += [f"![{what}]({names[0]})" for names, what in drawn]
-        write_atomically(html, report_page(records, directory).encode())
-        write_atomically(csv, table.to_csv().encode())
-        write_atomically(markdown, ("\n\n".join(parts) + "\n").encode())
+        write_atomically(html, report_page(records, directory))
+        write_atomically(csv, table.to_csv())
+        write_atomically(markdown, "\n\n".join(parts) + "\n")
     except OSError as error:
         raise RunDirectoryError(
             f"the comparison cannot be written to {directory} ({error.strerror}): make that "
@@ -79,7 +79,7 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
 
 
 def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
-    """The final reconstructions of each setting, one under the other."""
+    """Write the final reconstructions of each setting, one below the other."""
     shown = list(_pictures(records, "reconstructions").values())
     if shown:
         pictures.save_png(path, pictures.stack(shown))
@@ -87,8 +87,14 @@ def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
 
 
 def _samples_png(records: Sequence[Record], path: Path) -> bool:
-    """The final samples of each setting side by side, where a diffusion model is among them."""
-    found = _pictures(records, "samples") if any(r.is_diffusion for r in records) else {}
+    """Lay the final samples of each setting side by side, where samples are what to compare.
+
+    They are where a model diffuses, or has no reconstructions.
+    """
+    found = _pictures(records, "samples")
+    reconstructed = _pictures(records, "reconstructions")
+    if not any(r.is_diffusion for r in records) and found.keys() <= reconstructed.keys():
+        return False
     shown = [
         pictures.captioned(picture, name) if len(found) > 1 else picture
         for name, picture in found.items()
@@ -105,7 +111,7 @@ def _beside(shown: Sequence[pictures.Pixels]) -> pictures.Pixels:
 
 
 def _pictures(records: Sequence[Record], name: str) -> dict[str, pictures.Pixels]:
-    """By the name of a setting; of its seeds the first that has such a picture."""
+    """Map the name of each setting to the picture of its first seed that has one."""
     found: dict[str, pictures.Pixels] = {}
     for setting, record in zip(setting_names(records, swept_keys(records)), records, strict=True):
         path = record.path / "pictures" / f"{name}-final.png"
@@ -119,7 +125,7 @@ def print_sweep(
     directory: str | os.PathLike[str],
     console: Console | None = None,
 ) -> None:
-    """Print the table and the answer, then write both to `directory` and say where they are.
+    """Print the table and the answer, then write both to `directory` and print their paths.
 
     Raises:
         RunDirectoryError: as `write_sweep`.

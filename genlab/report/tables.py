@@ -1,4 +1,4 @@
-"""The table of a sweep, one row for each run: for a terminal, for Markdown, and as CSV."""
+"""The table of a sweep, one row for each run, as terminal text, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from genlab.errors import RunDirectoryError
+from genlab.metrics.names import NAMES, NATS, describe, ordered
 from genlab.report.collect import MODEL, Record, one_line, swept_keys
-from genlab.report.naming import number_text, sort_key, sweep_names, value_text
+from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
 from genlab.runs.points import short_names
 
 Row = Mapping[str, Any]
-_CONTRACT = ("reconstruction", "kl", "neg_elbo", "bits_per_dim", "active_units")
+#: Columns that summary.csv has even if no run has a value for them.
+_ALWAYS = tuple(f"test/{name.name}" for name in NAMES if name.is_compared)
 _FACTS = (
     "seed",
     "wall_seconds",
@@ -37,7 +39,7 @@ _CAPTION_OF_DIFFUSION = (
 
 @dataclass(frozen=True)
 class Column:
-    """A column that people see: its heading, its text for a row, and the name of the value."""
+    """A visible column: its heading, its text for a row, and the name of the value."""
 
     heading: str
     text: Callable[[Row], str]
@@ -45,18 +47,18 @@ class Column:
     source: str = ""
 
     def value(self, row: Row) -> Any:
-        """What the rows are sorted by: the number behind the text, or the text."""
+        """Return the key that rows are sorted by: the number behind the text, or the text."""
         value = row.get(self.source)
         return value if isinstance(value, int | float) else self.text(row)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A sweep's rows in full precision, and the columns in which people see them.
+    """The rows of a sweep in full precision, and the columns that are shown.
 
     Attributes:
         rows: per run, every known value under its full name, None where there is none.
-        columns: what is shown on a terminal and in Markdown.
+        columns: those shown on a terminal and in Markdown.
         caption: the units, in one line.
     """
 
@@ -65,18 +67,19 @@ class Table:
     caption: str = _CAPTION
 
     def cells(self) -> list[list[str]]:
-        """The text of every shown cell, row by row."""
+        """Return the text of every shown cell, row by row."""
         return [[one_line(column.text(row)) for column in self.columns] for row in self.rows]
 
     def notes(self) -> list[str]:
-        """Below the rows: the units, and of each run without a result why there is none."""
+        """Return the notes below the rows: the units, and why a run has no result."""
         errors = [f"{r['run']} ({r['state']}): {r['error']}" for r in self.rows if r["error"]]
         return [self.caption, *map(one_line, errors)]
 
     def to_rich(self, width: int | None = None, gap: int = 2) -> RichTable | None:
-        """For a terminal, without the notes; None if `width` has no room for whole words.
+        """Build the table for a terminal, without the notes.
 
-        Headings and words may wrap between words, numbers stay whole.
+        Returns None if `width` has no room for whole words. Headings and texts wrap between words;
+        numbers are not broken.
         """
         widths, least = [], []
         for column, *cells in zip(self.columns, *self.cells(), strict=True):
@@ -107,7 +110,7 @@ class Table:
         return table
 
     def to_text(self) -> str:
-        """Aligned columns without colour or wrapping, for logs and pipes."""
+        """Format aligned columns without colour or wrapping, for logs and pipes."""
         lines = [[column.heading for column in self.columns], *self.cells()]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         lines.insert(1, ["-" * width for width in widths])
@@ -121,7 +124,7 @@ class Table:
         return "\n".join([*aligned, *self.notes()]) + "\n"
 
     def to_markdown(self) -> str:
-        """A table of GitHub's Markdown; what would be read as markup is escaped."""
+        """Format a table in GitHub's Markdown, with characters of markup escaped."""
         rules = ["---:" if column.numeric else ":---" for column in self.columns]
         headings = [_escape(column.heading) for column in self.columns]
         body = [[_escape(cell) for cell in cells] for cells in self.cells()]
@@ -130,7 +133,7 @@ class Table:
         return "\n".join([*lines, *notes]) + "\n"
 
     def to_csv(self) -> str:
-        """All values in full precision under their full names."""
+        """Format all values as CSV, in full precision and under their full names."""
         buffer = io.StringIO()
         writer = csv.DictWriter(
             buffer, fieldnames=list(self.rows[0]) if self.rows else [], lineterminator="\n"
@@ -140,9 +143,9 @@ class Table:
         return buffer.getvalue()
 
     def print(self, console: Console | None = None) -> None:
-        """To a terminal with rules and colours, elsewhere and where it has no room as plain text.
+        """Print with rules and colours on a terminal with room for it, else as plain text.
 
-        Where room is short and every run is completed, that is left out.
+        The state is left out where there is little room and every run is completed.
         """
         console = console or Console()
         shape = self.to_rich(console.width) if console.is_terminal else None
@@ -157,7 +160,7 @@ class Table:
 
 
 def in_order(records: Sequence[Record]) -> list[Record]:
-    """The records sorted by what was swept."""
+    """Sort the records by the swept values."""
     swept = swept_keys(records)
     return sorted(
         records, key=lambda r: [*(sort_key(r.flat.get(key)) for key in swept), sort_key(r.run_id)]
@@ -165,7 +168,7 @@ def in_order(records: Sequence[Record]) -> list[Record]:
 
 
 def sweep_table(records: Sequence[Record]) -> Table:
-    """The records as a table, sorted by what was swept; runs without a result are rows too.
+    """Build the table of the records, sorted by swept values, also of runs without a result.
 
     Raises:
         RunDirectoryError: there are no records.
@@ -191,24 +194,8 @@ def sweep_table(records: Sequence[Record]) -> Table:
         for row, record in zip(rows, records, strict=True):
             row["sweep"] = names_of_sweeps[record.sweep]
         columns.insert(0, Column("sweep", lambda row: str(row["sweep"]), numeric=False))
-    largest = max((abs(row["test/neg_elbo"] or 0.0) for row in rows), default=0.0)
-    decimals = 1 if largest >= 100 else 2
+    columns += _measured(rows)
     columns += [
-        Column(
-            "reconstruction", _number("test/reconstruction", decimals), source="test/reconstruction"
-        ),
-        Column("kl", _number("test/kl", 2), source="test/kl"),
-        Column("L_T", _number("test/kl_prior", 2), source="test/kl_prior"),
-        Column("diffusion", _number("test/kl_diffusion", 2), source="test/kl_diffusion"),
-        Column("neg_elbo", _number("test/neg_elbo", decimals), source="test/neg_elbo"),
-        Column("bits/dim", _number("test/bits_per_dim", 3), source="test/bits_per_dim"),
-        Column("+-", _error_in_bits, source="test/neg_elbo_se"),
-        Column(
-            "energy distance", _number("test/energy_distance", 2), source="test/energy_distance"
-        ),
-        Column("evaluations", _number("test/evaluations", 0), source="test/evaluations"),
-        Column("s/sample", _number("test/seconds_per_sample", 3), source="test/seconds_per_sample"),
-        Column("active units", _active_units, source="test/active_units"),
         Column("forecast", _forecast, numeric=False),
         Column("verdict", lambda row: str(row["verdict"] or ""), numeric=False),
         Column("state", lambda row: row["state"], numeric=False),
@@ -219,8 +206,24 @@ def sweep_table(records: Sequence[Record]) -> Table:
     return Table(rows, shown, caption)
 
 
+def _measured(rows: list[dict[str, Any]]) -> list[Column]:
+    """Return a column for each metric of the test that has a heading, unlisted metrics included."""
+    largest = max((abs(row["test/neg_elbo"] or 0.0) for row in rows), default=0.0)
+    texts = {"test/active_units": _active_units, "test/neg_elbo_se": _error_in_bits}
+    columns = []
+    for metric in ordered({key for row in rows for key in row if key.startswith("test/")}):
+        name = describe(metric)
+        decimals = name.decimals
+        if (name.unit, decimals) == (NATS, 1) and largest < 100:
+            decimals = 2
+        text = texts.get(metric) or _number(metric, decimals)
+        if name.heading:
+            columns.append(Column(name.heading, text, source=metric))
+    return columns
+
+
 def _families(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows of each model's class that has a result, or all: what one lacks is no comparison."""
+    """Group the rows by the model classes that have a result; without any, return one group."""
     classes = {row.get(MODEL) for row in rows if row["state"] == "completed"}
     return [[row for row in rows if row.get(MODEL) == name] for name in classes] or [rows]
 
@@ -231,7 +234,7 @@ def _row(record: Record, flat: Mapping[str, Any], swept: Sequence[str]) -> dict[
     row: dict[str, Any] = {"run": record.run_id, "group": record.group}
     row |= {key: flat.get(key) for key in swept}
     row |= {"state": record.state, "verdict": record.result.get("verdict")}
-    row |= {f"test/{name}": record.metric(f"test/{name}") for name in _CONTRACT}
+    row |= {name: record.metric(name) for name in _ALWAYS}
     row |= {name: record.metric(name) for name in sorted(names)}
     if "model.latent_dim" in flat or not flat:
         row["model.latent_dim"] = flat.get("model.latent_dim")
@@ -240,12 +243,12 @@ def _row(record: Record, flat: Mapping[str, Any], swept: Sequence[str]) -> dict[
 
 
 def _order(row: Mapping[str, Any]) -> list[str]:
-    """The names of a row, with the error last whatever metrics other rows add."""
+    """Return the names of a row, with the error last whatever metrics other rows add."""
     return sorted(row, key=lambda name: name == "error")
 
 
 def _swept_text(key: str) -> Callable[[Row], str]:
-    return lambda row: value_text(key, row[key])
+    return lambda row: setting_text(key, row[key])
 
 
 def _number(name: str, decimals: int) -> Callable[[Row], str]:

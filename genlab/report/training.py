@@ -1,4 +1,4 @@
-"""Curves over training, thin enough for a page."""
+"""Curves of the training metrics, with few enough points for a page."""
 
 from __future__ import annotations
 
@@ -7,41 +7,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genlab.errors import RunDirectoryError
+from genlab.metrics.names import describe, ordered
 from genlab.report.collect import Record
 from genlab.runs.directory import Run
 
 _MOST_POINTS = 300
 _LEAST_POINTS = 40
-# Of all curves of a page together, so that hundreds of runs still make a page of a few megabytes.
+# Points of all curves of a page together, so that a page of hundreds of runs has a few megabytes.
 _MOST_NUMBERS = 400_000
-_FIRST = ("reconstruction", "kl", "neg_elbo", "loss", "bits_per_dim", "active_units")
-_UNITS = {
-    **dict.fromkeys(
-        ("reconstruction", "kl", "neg_elbo", "kl_prior", "kl_diffusion"), "nats per image"
-    ),
-    **dict.fromkeys(("mutual_information", "aggregate_kl", "information_cap"), "nats"),
-    "images_per_second": "images/s",
-}
 
 Curve = tuple[list[int], list[float]]
 
 
 def training_curves(records: Sequence[Record]) -> dict[str, Any]:
-    """What was logged while training, by run and by metric, for the script of the page.
+    """Read what was logged while training, by run and by metric, for the script of the page.
 
-    `names` holds the metrics, those of validation first, `units` the unit of those that have one
-    that their name does not say, `runs` of each run its distinct lists of
-    steps (`x`) and by metric (`y`) the number of such a list and the values.
+    `names` holds the metrics, those of validation first, and `units` the units that the names do
+    not state. `runs` holds for each run its distinct lists of steps (`x`) and, by metric (`y`), the
+    index of such a list and the values.
     """
     curves = [_curves(record) for record in records]
     lengths: dict[str, int] = {}
     for run in curves:
         for name, (steps, _) in run.items():
             lengths[name] = max(lengths.get(name, 0), len(steps))
-    names = sorted((name for name, length in lengths.items() if length > 1), key=_order)
+    names = ordered(name for name, length in lengths.items() if length > 1)
+    names.sort(key=lambda name: (not name.startswith("val/"), not name.startswith("train/")))
     count = sum(name in run for run in curves for name in names)
     most = max(_LEAST_POINTS, min(_MOST_POINTS, _MOST_NUMBERS // max(count, 1)))
-    units = {name: unit for name in names if (unit := _UNITS.get(name.partition("/")[2]))}
+    units = {name: unit for name in names if (unit := describe(name).unit_text)}
     return {
         "names": names,
         "units": units,
@@ -50,7 +44,7 @@ def training_curves(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def thinned(curve: Curve, most: int) -> Curve:
-    """At most so many points of a curve: the lowest and the highest of each stretch of it."""
+    """Reduce a curve to at most `most` points: the lowest and the highest of each segment."""
     steps, values = curve
     stretches = most // 2
     if len(steps) <= most or stretches < 1:
@@ -90,12 +84,6 @@ def _packed(run: Mapping[str, Curve], names: Sequence[str], most: int) -> dict[s
                 lists.append(steps)
             packed[name] = (lists.index(steps), [float(f"{value:.6g}") for value in values])
     return {"x": lists, "y": packed}
-
-
-def _order(name: str) -> tuple[bool, bool, int, str]:
-    split, _, metric = name.partition("/")
-    place = _FIRST.index(metric) if metric in _FIRST else len(_FIRST)
-    return (split != "val", split != "train", place, name)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The KL of each latent unit of a VAE: which units a KL weight leaves in use."""
+"""The KL of each latent unit of a VAE, which shows the units that a KL weight leaves in use."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from genlab.media import charts
 from genlab.report.collect import Record, one_line, swept_keys
 from genlab.report.colours import colours
 from genlab.report.curves import numbers
-from genlab.report.figures import SOFT, VEIL, Figure, Run, without_the_knob
+from genlab.report.figures import SOFT, VEIL, Figure, ShownRun, without_the_key
 from genlab.report.markup import plotly_text
 from genlab.report.naming import KL_WEIGHT, data_name, setting_names, sort_key
 from genlab.runs.points import short_names
 
-#: Nats: a unit of less is drawn here, since a logarithm has no place for one that is switched off.
+#: Nats: a smaller KL is drawn here, since a logarithmic axis has no place for 0.
 FLOOR = 1e-3
 _SWITCHED_OFF = f"less than {FLOOR:g} nats: switched off"
 _MOST_LABELS = 8
@@ -26,10 +26,10 @@ _LONGEST_NAME = 40
 _NAME_DECADES = 0.3
 
 
-def units_figure(runs: Sequence[Run]) -> Figure | None:
-    """A line for each run, its units from the largest KL to the smallest; None without any.
+def units_figure(runs: Sequence[ShownRun]) -> Figure | None:
+    """Draw a line for each run, its units from the largest KL to the smallest; None without any.
 
-    A dashed line has what the linear forecast gives each unit, once for every setting.
+    A dashed line shows the KL of each unit in the linear forecast, once for every setting.
     """
     known = [(run, kl) for run in runs if (kl := kl_by_unit(run.record.bound))]
     if not known:
@@ -68,8 +68,8 @@ def units_figure(runs: Sequence[Run]) -> Figure | None:
     return {"data": traces, "layout": layout, "height": 400}
 
 
-def units_note(runs: Sequence[Run]) -> str:
-    """What the lines are, and which weights are above all that a direction of the data is worth."""
+def units_note(runs: Sequence[ShownRun]) -> str:
+    """Explain the lines, and name the weights at which the linear forecast has no active unit."""
     known = [run.record for run in runs if kl_by_unit(run.record.bound)]
     sentences = [
         "Each line is a run, its latent units sorted by how many nats they carry about the image. "
@@ -101,9 +101,9 @@ def draw_units(records: Sequence[Record], *paths: str | os.PathLike[str]) -> boo
     if not records:
         return False
     swept = swept_keys(records)
-    knobs = [key for key in swept if key != "seed"]
-    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in knobs])
-    shades = colours([{key: record.flat.get(key) for key in knobs} for record in records])
+    settings = [key for key in swept if key != "seed"]
+    records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in settings])
+    shades = colours([{key: record.flat.get(key) for key in settings} for record in records])
     points: dict[str, list[Record]] = {}
     looks: dict[str, str] = {}
     for name, record, shade in zip(setting_names(records, swept), records, shades, strict=True):
@@ -128,7 +128,7 @@ def draw_units(records: Sequence[Record], *paths: str | os.PathLike[str]) -> boo
                 linewidth=1.2 if style == "--" else 1.6,
                 marker="" if style == "--" else "o",
                 markersize=4,
-                # matplotlib leaves names that begin so out of the legend
+                # matplotlib leaves names that begin with an underscore out of the legend
                 label=f"_{name}" if style == "--" else one_line(name, _LONGEST_NAME),
             )
     lowest, highest = _limits(drawn)
@@ -150,7 +150,7 @@ def draw_units(records: Sequence[Record], *paths: str | os.PathLike[str]) -> boo
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(color="#e3e5e8", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(_title(records, knobs, any(drawn[1::2])), fontsize="medium")
+    figure.suptitle(_title(records, settings, any(drawn[1::2])), fontsize="medium")
     if len(points) > 1:
         charts.add_legend(figure)
     for path in paths:
@@ -159,7 +159,7 @@ def draw_units(records: Sequence[Record], *paths: str | os.PathLike[str]) -> boo
 
 
 def kl_by_unit(bound: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """Nats of each unit of a bound.json, largest first; None where it has none, or broken ones."""
+    """Return nats per unit of a bound.json, largest first; None if they are absent or invalid."""
     found = numbers(bound.get("kl_by_unit"))
     return tuple(sorted(found, reverse=True)) if found else None
 
@@ -175,7 +175,7 @@ def _weight(record: Record) -> float | None:
     return float(quoted) if weight is None and isinstance(quoted, int | float) else weight
 
 
-def _trace(run: Run, kl: Sequence[float], name: str, dash: str, width: float) -> Figure:
+def _trace(run: ShownRun, kl: Sequence[float], name: str, dash: str, width: float) -> Figure:
     x = list(range(1, len(kl) + 1))
     return {
         "type": "scatter",
@@ -194,15 +194,15 @@ def _trace(run: Run, kl: Sequence[float], name: str, dash: str, width: float) ->
     }
 
 
-def _names(known: Sequence[tuple[Run, Sequence[float]]]) -> list[Figure]:
-    """What each setting is called, above its line, where few enough are named.
+def _names(known: Sequence[tuple[ShownRun, Sequence[float]]]) -> list[Figure]:
+    """Name each setting above its line, if there are few enough settings.
 
-    At the start of the line, or further on where another name is there.
+    The name is at the start of the line, or further along where another name is in the way.
     """
     lines = {run.point: (run, kl) for run, kl in known}
     if len(lines) > _MOST_LABELS:
         return []
-    texts = without_the_knob(list(lines))[0]
+    texts = without_the_key(list(lines))[0]
     if len(lines) <= 3:
         texts = {name: plotly_text(one_line(name, _LONGEST_NAME)) for name in lines}
     step = max(len(kl) for _, kl in known) // 4
@@ -244,7 +244,7 @@ def _foot(most: int) -> Figure:
 
 
 def _limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """From below the floor to above the largest KL, and always some way above the floor."""
+    """Return limits from below the floor to above the largest KL, and always above the floor."""
     highest = max((max(curve, default=0.0) for curve in curves), default=0.0)
     return FLOOR / 2, 2 * max(highest, 1.0)
 
@@ -258,9 +258,9 @@ def _tick_text(tick: float) -> str:
     return f"≤ {tick:g}" if tick <= FLOOR else f"{tick:g}"
 
 
-def _title(records: Sequence[Record], knobs: Sequence[str], is_foretold: bool) -> str:
+def _title(records: Sequence[Record], settings: Sequence[str], is_foretold: bool) -> str:
     data = " and ".join(sorted({data_name(record) for record in records}))
-    names = list(short_names(knobs).values())
-    by_knob = f", by {' and '.join(names)}" if 0 < len(names) <= 2 else ""
+    names = list(short_names(settings).values())
+    by_keys = f", by {' and '.join(names)}" if 0 < len(names) <= 2 else ""
     dashed = "\ndashed: forecast of the linear model" if is_foretold else ""
-    return f"KL of each latent unit on the test set of {data}{by_knob}{dashed}"
+    return f"KL of each latent unit on the test set of {data}{by_keys}{dashed}"

@@ -1,4 +1,4 @@
-"""The videos of a sweep: those of its runs side by side, with the knob's value above each."""
+"""Write the videos of a sweep's runs side by side, with the setting above each."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from pathlib import Path
 from genlab.errors import RunDirectoryError
 from genlab.media import videos
 from genlab.report.collect import Record, swept_keys
-from genlab.report.naming import run_label
+from genlab.report.naming import apart_by_sweep, run_label
 from genlab.report.tables import in_order
 from genlab.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-#: What a person can follow at once.
+#: Number of panels that a person can follow at once.
 MOST = 9
 
 
 def compared(records: Sequence[Record]) -> list[tuple[str, Record]]:
-    """The runs to lay side by side, each with its label: of replicates the first; at most `MOST`.
+    """Return the runs to put side by side with their labels: one per setting, at most `MOST`.
 
-    More are left out evenly, so that both ends of a knob stay in.
+    Of replicates the first is taken. Further runs are left out evenly, so that both ends of a sweep
+    remain.
     """
     keys = [key for key in swept_keys(records) if key != "seed"]
+    done = [record for record in in_order(records) if record.state == "completed"]
+    labels = apart_by_sweep([run_label(record, keys) for record in done], done)
     first: dict[str, Record] = {}
-    for record in in_order(records):
-        if record.state == "completed":
-            first.setdefault(run_label(record, keys), record)
+    for label, record in zip(labels, done, strict=True):
+        first.setdefault(label, record)
     labelled = list(first.items())
     count = min(len(labelled), MOST)
     return [labelled[round(i * (len(labelled) - 1) / max(1, count - 1))] for i in range(count)]
@@ -39,8 +41,8 @@ def compared(records: Sequence[Record]) -> list[tuple[str, Record]]:
 def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:
     """Write `videos/KIND.mp4` and `.webp` for every kind that two runs have, and return the files.
 
-    What was made of the same videos before is left as it is; a kind of which one cannot be read is
-    passed over with a warning.
+    A file that was already made of the same videos is left as it is. A kind with an unreadable
+    video is skipped with a warning.
     """
     chosen = compared(records)
     kinds = {
@@ -64,7 +66,7 @@ def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -
 
 
 def _video(stem: Path) -> Path | None:
-    """The MP4 where it can be read, else the WebP."""
+    """Return the MP4 where it can be read, else the WebP."""
     suffixes = (".mp4", ".webp") if videos.has_av() else (".webp",)
     paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
     return next((path for path in paths if path.is_file()), None)
@@ -84,5 +86,5 @@ def _side_by_side(sources: dict[str, Path], stem: Path) -> list[Path]:
         return made
     title = f"{stem.name.replace('_', ' ')}: {', '.join(sources)}"
     made = videos.side_by_side(list(sources.values()), list(sources), stem, title)
-    write_atomically(made_of, digest.hexdigest().encode())
+    write_atomically(made_of, digest.hexdigest())
     return made

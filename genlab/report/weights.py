@@ -1,4 +1,4 @@
-"""What a sweep of KL weights says: what the largest one does to the latent units, and why."""
+"""State the result of a sweep of KL weights: the effect of the largest weight, and its cause."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from genlab.report.naming import KL_WEIGHT, number_text
 
 
 def about_weights(findings: Sequence[Finding]) -> list[str]:
-    """Findings in the order of their weights."""
+    """State the result of findings that are sorted by weight."""
     highest = findings[-1]
     reference = next((f for f in findings[:-1] if _weight(f) == 1), best(findings[:-1]))
     before = reference.metric("test/reconstruction") or 0.0
@@ -27,14 +27,14 @@ def about_weights(findings: Sequence[Finding]) -> list[str]:
     rate = lowest.metric("test/kl")
     if _weight(lowest) == 0 and lowest is not reference and rate is not None:
         sentences.append(
-            f"{lowest.label} reaches {lowest.text('test/reconstruction', 1)}, at the price of a "
+            f"{lowest.label} reaches {lowest.text('test/reconstruction')}, at the price of a "
             f"rate of {number_text(rate, 1)} nats that nothing holds down."
         )
     return sentences
 
 
 def _ratio(reference: Finding, highest: Finding) -> str:
-    """How many times as large, where the likelihood has a zero that this can be counted from."""
+    """State the ratio of two errors, where the likelihood defines an error of zero."""
     before, after = _from_zero(reference), _from_zero(highest)
     if (
         before is None
@@ -72,7 +72,7 @@ def _units(finding: Finding) -> str:
 
 
 def _forecast(finding: Finding) -> str:
-    """Whether the forecast for a setting came true, with its reason."""
+    """State whether the forecast for a setting was right, with its reason."""
     expected = finding.metric("forecast/active_units")
     active = finding.metric("test/active_units")
     if expected is None or active is None:
@@ -86,5 +86,6 @@ def _forecast(finding: Finding) -> str:
         reason = f": {weight:g} {relation} {threshold:.3g}, above which a linear VAE collapses"
     if (expected == 0) == (active == 0):
         return f"; the linear forecast said so{reason}"
-    outcome = "collapse" if expected == 0 else f"{expected:g} active units"
+    units = "unit" if expected == 1 else "units"
+    outcome = "collapse" if expected == 0 else f"{expected:g} active {units}"
     return f"; the linear forecast had said {outcome}{reason}"

@@ -1,4 +1,4 @@
-"""A study from its file to its jobs, through whichever launcher was chosen."""
+"""Run the jobs of a study with the chosen launcher."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROCESS = "hydra_plugins.genlab."
 
 @dataclass(frozen=True)
 class Conductor:
-    """What Hydra hands a sweeper; `config` is that of the sweep, before any job's overrides."""
+    """Runner of a study; `config` is the sweep's, before any job's overrides."""
 
     context: HydraContext
     task_function: TaskFunction
@@ -36,10 +36,10 @@ class Conductor:
     def conduct(
         self, content: DictConfig, arguments: Sequence[str], dry: bool, trials: int | None
     ) -> list[JobReturn]:
-        """Run the jobs of a study, or only print them and what they would cost.
+        """Run the jobs of a study, or only print them and their estimated cost.
 
         Raises:
-            ConfigError: the study, or any of its jobs, before the first one starts.
+            ConfigError: the study or a job is invalid; raised before the first job starts.
         """
         name = title(str(self.config.hydra.runtime.choices["sweep"]))
         node: Any = OmegaConf.to_container(content)
@@ -71,12 +71,12 @@ class Conductor:
 
     @property
     def directory(self) -> Path:
-        """The sweep's."""
+        """The directory of the sweep."""
         return Path(str(self.config.hydra.sweep.dir))
 
     @property
     def slots(self) -> int:
-        """How many jobs the launcher runs at once, as far as its config says."""
+        """Number of jobs that the launcher runs at once, as far as its config states it."""
         for key in ("slots", "n_jobs", "array_parallelism"):
             value = OmegaConf.select(self.config, f"hydra.launcher.{key}")
             if isinstance(value, int) and value > 0:
@@ -99,7 +99,7 @@ class Conductor:
             [[*overrides, *job.overrides()] for job in jobs], initial_job_idx=first
         )
         for returned in returns:
-            _ = returned.return_value  # raises what an unexpected failure was
+            _ = returned.return_value  # raises the exception of an unexpected failure
         return list(returns)
 
     def _composed(self, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> list[DictConfig]:
@@ -107,7 +107,7 @@ class Conductor:
         return [load(self.config, [*overrides, *job.overrides()]) for job in jobs]
 
     def _freeze(self, study: Study, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> None:
-        """Check all jobs and write the manifest, for a launcher that does neither."""
+        """Check all jobs and write the manifest, for launchers that do neither."""
         from genlab.sweeps.cost import planned
 
         frozen = []
@@ -129,6 +129,6 @@ class Conductor:
 
 
 def _remember_what_was_typed() -> None:
-    """The manifest, and whoever says how to go on, name the command without what a study adds."""
+    """Keep the command as typed, without a study's overrides, for the manifest and messages."""
     if sys.argv[0] in sys.orig_argv:
         sys.argv[1:] = sys.orig_argv[sys.orig_argv.index(sys.argv[0]) + 1 :]

@@ -1,4 +1,4 @@
-"""What a study would do and cost, found out without leaving anything behind."""
+"""Estimate the steps and the time of a study without leaving files behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.check import from_yaml
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.runs.directory import Run, find_runs
@@ -33,10 +34,10 @@ _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
 
 
 def planned(cfg: DictConfig) -> run.Plan:
-    """A job as Hydra composed it, checked, and its run directory.
+    """Check a job as Hydra composed it, and find its run directory.
 
     Raises:
-        ConfigError: for what the job would refuse.
+        ConfigError: the job would refuse the config.
     """
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     plan = run.plan(own, list(cfg.hydra.overrides.task))
@@ -46,7 +47,7 @@ def planned(cfg: DictConfig) -> run.Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """What one job has to do: optimizer steps, images and batches."""
+    """The work of one job: optimizer steps, images and batches."""
 
     steps: int
     images: int
@@ -56,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a training step, and of a batch of validation and test; and how they are known."""
+    """Seconds of a training step, of a batch of validation and of test, and their source."""
 
     step: float
     validation: float
@@ -64,14 +65,14 @@ class Pace:
     source: str
 
     def seconds(self, work: Work, done: int = 0) -> float:
-        """For a job of which `done` steps are behind it."""
+        """Seconds of a job that has done `done` of its steps."""
         share = max(0, work.steps - done) / work.steps
         training = self.step * work.steps + self.validation * work.validation_batches
         return share * training + self.test * work.test_batches
 
 
 def work_of(config: Mapping[str, Any], data: ImageData) -> Work:
-    """From the config of a job and its data, which are set up."""
+    """Count the work of a job from its config and its data, which are set up."""
     trainer, batch = config["trainer"], config["data"]["batch_size"]
     batches = _limited(math.ceil(data.size("train") / batch), trainer.get("limit_train_batches"))
     accumulated = trainer.get("accumulate_grad_batches") or 1
@@ -97,10 +98,10 @@ def _limited(batches: int, limit: float | None) -> int:
 def print_plan(
     study: Study, jobs: Sequence[StudyJob], composed: Sequence[DictConfig], slots: int
 ) -> None:
-    """The table of a study's jobs, and the estimate of their cost.
+    """Print the table of a study's jobs, and the estimate of their cost.
 
     Raises:
-        ConfigError: for what a job would refuse.
+        ConfigError: a job would refuse its config.
     """
     console = Console(soft_wrap=True, highlight=False)
     if study.search is not None:
@@ -125,7 +126,7 @@ def print_plan(
         state, done = _state(plan.path)
         key = json.dumps(config["data"], sort_keys=True)
         if key not in data:
-            data[key] = configs.build(config["data"], "data")
+            data[key], _ = run.assemble(plan)
             data[key].prepare_data()
             data[key].setup("fit")
             data[key].setup("test")
@@ -134,7 +135,7 @@ def print_plan(
         if state != "completed":
             kind = _kind(config)
             if kind not in paces:
-                paces[kind] = _known_pace(kind, work, runs) or measure(config)
+                paces[kind] = _known_pace(kind, work, runs) or measure(plan)
             of_job = paces[kind].seconds(work, done)
             steps += work.steps - done
             images += (work.steps - done) / work.steps * work.images
@@ -164,7 +165,7 @@ def print_plan(
 
 
 def _state(path: Path) -> tuple[str, int]:
-    """What is in a run directory, and how many steps of it need not be done again."""
+    """Return the state of a run directory, and the number of steps that need not be repeated."""
     there = Run(path)
     if there.is_completed:
         return "completed", 0
@@ -185,7 +186,7 @@ def _duration(seconds: float) -> str:
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """Of configs with the same text a step costs the same."""
+    """Return a text that is equal for configs whose steps cost the same."""
     kept = [
         config["model"].get("_target_"),
         config["model"].get("net"),
@@ -200,13 +201,13 @@ def _completed(runs_dir: Path) -> Iterator[tuple[str, Run]]:
         text = there.config_text
         if there.is_completed and text is not None:
             try:
-                yield _kind(configs.from_yaml(text, str(there.config_path))), there
+                yield _kind(from_yaml(text, str(there.config_path))), there
             except (ConfigError, KeyError, AttributeError):
-                continue  # of an older version: it tells nothing about this one
+                continue  # of an older version, whose pace does not apply to this one
 
 
 def _known_pace(kind: str, work: Work, runs: Sequence[tuple[str, Run]]) -> Pace | None:
-    """From the whole time of completed runs, so that validation and test are in the step's."""
+    """Return the median time per step of completed runs, which includes validation and test."""
     found = []
     for other, there in runs:
         result, status = there.result or {}, there.status
@@ -222,7 +223,7 @@ def _known_pace(kind: str, work: Work, runs: Sequence[tuple[str, Run]]) -> Pace 
 
 
 class _Clock(pl.Callback):
-    """When each batch began, and how long those of validation and test took."""
+    """Callback that records each batch's start, and the time of validation and test batches."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
@@ -245,16 +246,15 @@ class _Clock(pl.Callback):
         self.evaluations["test"].append(time.perf_counter() - self._began)
 
 
-def measure(config: Mapping[str, Any]) -> Pace:
-    """Take a few real steps of a job, in a temporary directory that is gone afterwards."""
-    data: ImageData = configs.build(config["data"], "data")
-    module = configs.build(config["model"], "model", spec=data.spec, seed=config["seed"])
+def measure(plan: run.Plan) -> Pace:
+    """Take a few real steps of a job, in a temporary directory that is removed afterwards."""
+    data, module = run.assemble(plan)
     clock = _Clock()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
-        trainer: pl.Trainer = configs.build(
+        trainer: pl.Trainer = build(
             {
-                **config["trainer"],
+                **plan.run_config.trainer,
                 "max_epochs": 1,
                 "max_steps": -1,
                 "check_val_every_n_epoch": 1,

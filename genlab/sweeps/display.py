@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs: a table on a terminal, a line an event elsewhere."""
+"""Show a sweep while it runs: a table on a terminal, a line for each event elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from genlab.metrics.names import describe, ordered
 from genlab.sweeps.supervisor import Task
 
 _STYLES = {
@@ -23,12 +24,12 @@ _STYLES = {
     "preempted": "yellow",
     "waiting": "dim",
 }
-#: In the table, when there is no room for all of them.
+#: States whose jobs the table keeps first, when there is no room for all.
 _ORDER = ("running", "failed", "refused", "preempted", "completed", "waiting")
 
 
 class Lines:
-    """One line when a job starts or ends, and the last ones of a job that failed."""
+    """Prints a line when a job starts or ends, and the last lines of a job that failed."""
 
     def __init__(self, tasks: Sequence[Task], console: Console) -> None:
         self.tasks, self.console = tasks, console
@@ -41,23 +42,24 @@ class Lines:
         return
 
     def say(self, text: str) -> None:
-        """A sentence that belongs to no job."""
+        """Show a sentence that belongs to no job."""
         self._print(Text(text))
 
     def started(self, task: Task) -> None:
-        """A job has begun, or begun again."""
+        """Show that a job has started, or started again."""
         again = f", attempt {task.attempts}" if task.attempts > 1 else ""
         self._print(self._line(task, "starts", f"in slot {_slot(task)}{again}"))
 
     def ended(self, task: Task, again: bool) -> None:
-        """A job is over, or to be tried again."""
+        """Show that a job has ended, or will be retried."""
         if task.state == "completed":
-            self._print(self._line(task, "completed", f"in {_clock(task.seconds)}  {_terms(task)}"))
+            found = "  ".join(f"{t} {_number(t, task.metrics[t])}" for t in _terms([task]))
+            self._print(self._line(task, "completed", f"in {_clock(task.seconds)}  {found}"))
             return
         self.failed(task, again)
 
     def failed(self, task: Task, again: bool) -> None:
-        """A job did not come to its end."""
+        """Show that a job failed."""
         after = f"after {_clock(task.seconds)}: {task.message}"
         self._print(self._line(task, task.state, after + (" (it is tried again)" if again else "")))
         if task.state == "failed":
@@ -66,7 +68,7 @@ class Lines:
             self._print(Text(f"    all of it: {task.log}"))
 
     def refresh(self) -> None:
-        """Some time has passed."""
+        """Update what is shown; called at short intervals."""
 
     def _line(self, task: Task, what: str, text: str) -> Text:
         over = sum(t.state not in ("waiting", "running") for t in self.tasks)
@@ -82,7 +84,7 @@ class Lines:
 
 
 class LiveTable(Lines):
-    """A row for every job, drawn anew a few times a second; failures are told above it."""
+    """Table with a row per job, redrawn a few times a second; failures are printed above it."""
 
     def __init__(self, tasks: Sequence[Task], console: Console) -> None:
         super().__init__(tasks, console)
@@ -98,17 +100,17 @@ class LiveTable(Lines):
         self._live.__exit__(*error)
 
     def started(self, task: Task) -> None:
-        """A job has begun, or begun again."""
+        """Show that a job has started, or started again."""
         self.refresh()
 
     def ended(self, task: Task, again: bool) -> None:
-        """A job is over, or to be tried again."""
+        """Show that a job has ended, or will be retried."""
         if task.state != "completed":
             self.failed(task, again)
         self.refresh()
 
     def refresh(self) -> None:
-        """Some time has passed."""
+        """Update what is shown; called at short intervals."""
         self._live.update(self._drawn(), refresh=True)
 
     def _drawn(self) -> Group:
@@ -121,10 +123,11 @@ class LiveTable(Lines):
         table.add_column("job", no_wrap=True, overflow="ellipsis")
         table.add_column("state", no_wrap=True)
         table.add_column("progress", no_wrap=True, min_width=10)
-        for title in ("step", "images/s", "left", "recon", "kl", "slot"):
+        terms = _terms(self.tasks)
+        for title in ("step", "images/s", "left", *map(_heading, terms), "slot"):
             table.add_column(title, justify="right", no_wrap=True)
         for task in shown:
-            table.add_row(*_row(task))
+            table.add_row(*_row(task, terms))
         return Group(table, Text(self._footer(len(self.tasks) - len(shown)), style="dim"))
 
     def _footer(self, hidden: int) -> str:
@@ -137,7 +140,7 @@ class LiveTable(Lines):
         return f"{', '.join(counts)}; {_clock(time.monotonic() - self._began)}{more}"
 
 
-def _row(task: Task) -> list[Text | ProgressBar]:
+def _row(task: Task, terms: Sequence[str]) -> list[Text | ProgressBar]:
     style = _STYLES.get(task.state, "")
     progress = task.progress
     step, total = (progress.step, progress.total) if progress else (None, None)
@@ -161,14 +164,23 @@ def _row(task: Task) -> list[Text | ProgressBar]:
         Text(f"{step}/{total}" if step is not None and total else ""),
         Text(f"{rate:,.0f}" if rate else ""),
         Text(spent),
-        Text(f"{metrics['reconstruction']:.2f}" if "reconstruction" in metrics else ""),
-        Text(f"{metrics['kl']:.2f}" if "kl" in metrics else ""),
+        *(Text(_number(term, metrics[term]) if term in metrics else "") for term in terms),
         Text(_slot(task) if running else ""),
     ]
 
 
-def _terms(task: Task) -> str:
-    return "  ".join(f"{name} {value:.2f}" for name, value in task.metrics.items())
+def _terms(tasks: Sequence[Task]) -> list[str]:
+    """Return the two metrics that are shown: reconstruction and KL, where a model has them."""
+    return ordered({name for task in tasks for name in task.metrics})[:2]
+
+
+def _heading(term: str) -> str:
+    heading = describe(term).heading
+    return heading if len(heading) <= 8 else heading[:5]
+
+
+def _number(term: str, value: float) -> str:
+    return f"{value:.{describe(term).decimals}f}"
 
 
 def _slot(task: Task) -> str:
@@ -183,5 +195,5 @@ def _clock(seconds: float) -> str:
 
 
 def display(tasks: Sequence[Task], console: Console) -> Lines:
-    """The table on a terminal, else the lines."""
+    """Return the table on a terminal, else the lines."""
     return LiveTable(tasks, console) if console.is_terminal else Lines(tasks, console)

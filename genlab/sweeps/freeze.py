@@ -1,6 +1,6 @@
-"""The jobs of a sweep before they start: composed all at once, so that no later edit reaches them.
+"""Compose all jobs of a sweep before the first one starts, so that later edits do not affect them.
 
-Hydra would compose each job from the files as they are when it starts.
+Hydra would compose each job from the files as they are when that job starts.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from genlab.config import compose as composition
 from genlab.training.environment import git_commit
 
-#: Of Hydra's own part of a config: long, and of no use to a job.
+#: Keys of Hydra's part of a config that are long and that a job does not use.
 _LEFT_OUT = ("help", "hydra_help", "hydra_logging", "job_logging", "launcher", "sweeper")
 
 
-def compose(
+def compose_job(
     loader: ConfigLoader, config: DictConfig, overrides: Sequence[str], number: int, group: str
 ) -> dict[str, Any]:
-    """One job as plain containers, Hydra's part included, references unresolved.
+    """Compose one job to plain containers, Hydra's part included, references unresolved.
 
-    To itself it is a single run: it ends with an exit code of its own.
+    Its mode is that of a single run, so that it ends with its own exit code.
     """
     cfg = loader.load_sweep_config(config, list(overrides))
     with open_dict(cfg):
@@ -44,7 +44,7 @@ def compose(
 
 
 def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The keys whose overrides differ between the jobs, in the order of their appearance."""
+    """Return the keys whose overrides differ between the jobs, in order of appearance."""
     parser = OverridesParser.create()
     values: dict[str, set[str | None]] = {}
     for job in jobs:
@@ -55,12 +55,12 @@ def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def code_state() -> dict[str, Any]:
-    """A digest of the sources and configs that the jobs are made from, and the git commit."""
+    """Return a digest of the sources and configs that jobs are made from, and the git commit."""
     return {"digest": code_digest(), "git_commit": git_commit()}
 
 
 def code_digest() -> str:
-    """The same for the same files, wherever they lie."""
+    """Return a digest of sources and configs that does not depend on where they are."""
     digest = hashlib.sha256()
     for path in sorted(_sources()):
         digest.update(f"{path.name}\0".encode())

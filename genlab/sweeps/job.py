@@ -1,13 +1,14 @@
-"""What happens in the process of one job.
+"""Run one job of a sweep in a process of its own.
 
     python -m genlab.sweeps.job MANIFEST RUN_ID
 
-runs one job of a sweep by itself; so Lightning starts the further processes of a job on several
-devices, whose overrides of Hydra's own part are of no use here.
+runs one job of a manifest on its own. Lightning starts the other processes of a job on several
+devices in this way, since their overrides of Hydra's own part cannot be used here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -26,23 +27,26 @@ from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 
 import genlab.sweeps  # noqa: F401  (names what references to the sweep's group mean)
-from genlab.config.compose import command_line
 from genlab.errors import REFUSED, GenlabError, RunDirectoryError
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import point_of
+from genlab.training.terminal import command_line
+
+#: Where the launcher tells a job's further processes which manifest they belong to.
+_MANIFEST = "GENLAB_MANIFEST_SHA256"
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What the launcher, which has no torch, asks of a job's config.
+    """The facts of a job's config that the launcher, which has no torch, needs.
 
     Attributes:
-        refusal: why it is none, in a sentence; the rest is empty then.
+        refusal: why the config is refused, in a sentence; then the other fields are empty.
         path: its run directory.
         point, seed: as in the manifest.
-        is_wanted: whether it is to be run even if it was completed.
+        is_wanted: whether to run it even if it was completed.
         accelerator: of its trainer.
-        processes: how many it starts itself; each has a GPU of its own, if it has any.
+        processes: number that it starts itself, each with its own GPU, if there are any.
     """
 
     refusal: str | None = None
@@ -55,7 +59,7 @@ class Examined:
 
 
 def examine(configs: Sequence[Mapping[str, Any]], swept: Sequence[str], answer: Connection) -> None:
-    """Send what is to be known of every config, then the number of GPUs."""
+    """Send an `Examined` for every config, then the number of GPUs."""
     import torch
 
     with Path(os.devnull).open("w") as silence, redirect_stdout(silence):
@@ -93,17 +97,17 @@ def start(
     environment: Mapping[str, str],
     threads: int,
 ) -> None:
-    """The whole life of a job's process, which a forkserver has made.
+    """Run a job to its end in the process that a forkserver created for it.
 
-    It has a session of its own, so that Ctrl-C at the terminal reaches the launcher alone, and
-    ends, with a checkpoint, when the launcher is no more.
+    The process has its own session, so that Ctrl-C at the terminal reaches only the launcher. It
+    ends, with a checkpoint, when the launcher has ended.
     """
     os.setsid()
     _write_to(log)
-    # Lightning starts further processes of a job as it finds this one to be started.
+    # Lightning starts the other processes of a job with the command line of this one.
     sys.modules["__main__"] = sys.modules[__name__]
     sys.argv = [__file__, str(manifest.absolute()), run_id]
-    os.environ.update(environment)
+    os.environ.update({**environment, _MANIFEST: _digest(manifest)})
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     sys.exit(_train(config, threads))
@@ -141,23 +145,38 @@ def _train(config: Mapping[str, Any], threads: int | None) -> int:
 
 
 def _use(config: Mapping[str, Any]) -> DictConfig:
-    """The config as a job gets it from Hydra, and Hydra's own part where it is looked up."""
+    """Return the config as Hydra passes it to a job, and set Hydra's global config."""
     setup_globals()
-    whole = OmegaConf.create(dict(config))
+    complete = OmegaConf.create(dict(config))
     typed = OmegaConf.structured(HydraConf, flags={"struct": False})
-    whole.hydra = OmegaConf.merge(typed, whole.hydra)
-    HydraConfig.instance().set_config(whole)
+    complete.hydra = OmegaConf.merge(typed, complete.hydra)
+    HydraConfig.instance().set_config(complete)
     cfg = OmegaConf.create(dict(config))
     del cfg["hydra"]
     return cfg
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one job of a manifest in this process; returns its exit code."""
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_job(arguments: Sequence[str]) -> int:
+    """Run one job of a manifest in this process, and return its exit code.
+
+    Raises:
+        RunDirectoryError: the manifest is not the one from which the launcher started this job; it
+            may come from a stranger.
+    """
     if len(arguments) < 2:
         print("usage: python -m genlab.sweeps.job MANIFEST RUN_ID", file=sys.stderr)
         return REFUSED
     path, run_id = Path(arguments[0]), arguments[1]
+    if os.environ.get(_MANIFEST) != _digest(path):
+        raise RunDirectoryError(
+            f"{path}: a job is started by the launcher of its sweep alone; run the command of the "
+            "sweep again"
+        )
     manifest = Manifest.read(path.parent)
     for job in () if manifest is None else manifest.jobs:
         if job.run_id == run_id:
@@ -166,4 +185,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line(lambda: sys.exit(main(sys.argv[1:])))
+    command_line(lambda: sys.exit(run_job(sys.argv[1:])))

@@ -1,8 +1,8 @@
-"""`launcher=process`: every job of a multirun in a process of its own, so many at once.
+"""`launcher=process`: run each job of a multirun in its own process, several at once.
 
-A forkserver imports torch, Lightning and genlab once, while this process, which never does,
-composes the jobs; each job is then a fork of it. Nothing of one job reaches another, and whatever
-ends one leaves the others whole.
+A forkserver imports torch, Lightning and genlab once, while this process, which never imports
+them, composes the jobs; each job is then a fork of the forkserver. Jobs share no state, and the end
+of one, for any reason, does not affect the others.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _FORKS = multiprocessing.get_context("forkserver")
 
 
 class Sweep:
-    """One sweep directory and its jobs, for as long as this process works on it.
+    """One sweep directory and its jobs, while this process works on it.
 
     Args:
-        context, config: what Hydra hands a launcher; the config is that before any job's overrides.
+        context, config: Hydra's arguments of a launcher; the config has no job's overrides yet.
     """
 
     def __init__(self, context: HydraContext, config: DictConfig, settings: Settings) -> None:
@@ -55,10 +55,10 @@ class Sweep:
         self._lock = Lock(self.directory)
 
     def launch(self, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-        """Run the jobs, the first of which has the number `first`; what became of each.
+        """Run the jobs, numbered from `first`, and return the outcome of each.
 
         Raises:
-            ConfigError: any job's config is refused; none has started then.
+            ConfigError: the config of a job is refused; then no job has started.
             RunDirectoryError: another process works on the sweep.
             SystemExit: with 130 or 143, after a signal and an orderly end.
         """
@@ -95,10 +95,10 @@ class Sweep:
     def _compose(self, overrides: Sequence[str], number: int, stop: Stop) -> dict[str, Any]:
         stop.check()
         loader = self.context.config_loader
-        return freeze.compose(loader, self.config, overrides, number, self.directory.name)
+        return freeze.compose_job(loader, self.config, overrides, number, self.directory.name)
 
     def _swept(self, overrides: Sequence[Sequence[str]]) -> list[str]:
-        """The keys that the sweep turns, the seed last."""
+        """Return the keys that the sweep varies, the seed last."""
         differing = freeze.differing(overrides)
         keys = dict.fromkeys([*(announced() or ()), *differing])
         return [*(key for key in keys if key != "seed"), *(["seed"] if "seed" in differing else [])]
@@ -110,12 +110,12 @@ class Sweep:
         examined: Sequence[Examined],
         swept: Sequence[str],
     ) -> Manifest:
-        """That of this request alone."""
+        """Build the manifest of this request alone."""
         jobs: dict[str, Job] = {}
         for said, config, one in zip(overrides, configs, examined, strict=True):
             run_id = Path(one.path).name
             new = Job(run_id, tuple(said), one.point or {}, one.seed, config)
-            jobs.setdefault(run_id, new)  # the same run twice is one
+            jobs.setdefault(run_id, new)  # jobs with the same run id are one run
         return Manifest(
             name=self.directory.name,
             swept=tuple(swept),
@@ -126,7 +126,7 @@ class Sweep:
         )
 
     def _tasks(self, manifest: Manifest, examined: Sequence[Examined]) -> dict[str, Task]:
-        """A task for each run, by its path."""
+        """Make a task for each run, by its path."""
         asked = {one.path: one for one in examined}
         several = len({one.seed for one in examined}) > 1
         tasks = {}
@@ -167,7 +167,7 @@ class Sweep:
             )
 
     def _wait_for_orphans(self, tasks: Sequence[Task], stop: Stop, shown: Lines) -> None:
-        """Let jobs of a launcher that was killed write their checkpoints."""
+        """Wait until jobs of a launcher that was killed have written their checkpoints."""
         deadline = time.monotonic() + self.settings.grace_seconds
         told = False
         while orphans := [t for t in tasks if t.state == "waiting" and is_locked(t.path)]:
@@ -176,7 +176,7 @@ class Sweep:
                 shown.say(f"waiting for jobs of an earlier launcher to end: {who}")
                 told = True
             if stop.signum or time.monotonic() > deadline:
-                return  # what still runs then is said by the job that finds it in use
+                return  # the job that finds a directory in use reports it
             time.sleep(0.1)
 
     def _supervise(
@@ -203,7 +203,7 @@ class Sweep:
         def start(task: Task, slot: Slot) -> BaseProcess:
             config = dict(jobs[task.run_id].config)
             if task.attempts > 1:
-                config["overwrite"] = False  # a second attempt goes on where the first one was
+                config["overwrite"] = False  # a second attempt resumes the first one
             environment = {"OMP_NUM_THREADS": str(threads)}
             if slot.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
@@ -228,22 +228,22 @@ class Sweep:
         cfg = OmegaConf.create(dict(config))
         hydra_cfg = OmegaConf.create({"hydra": cfg.pop("hydra")})
         returned = JobReturn(overrides=list(overrides), cfg=cfg, hydra_cfg=hydra_cfg)
-        returned.status = JobStatus.COMPLETED  # a failure is told by the outcome, not raised
+        returned.status = JobStatus.COMPLETED  # a failure is reported by the outcome, not raised
         returned.return_value = outcome
         self.context.callbacks.on_job_end(config=cfg, job_return=returned)
         return returned
 
 
 def _import_ahead(config: DictConfig, threads: int) -> None:
-    """Start the forkserver, which imports what the jobs need while this process composes them."""
+    """Start the forkserver, which imports the jobs' modules while this process composes them."""
     named = _modules(OmegaConf.to_container(config))
     modules = ["genlab.sweeps.job", "genlab.training.run", *named]
     _FORKS.set_forkserver_preload(list(dict.fromkeys(modules)))
     resource_tracker.ensure_running()
-    # Ctrl-C at the terminal, and a signal to the whole group, are the launcher's to answer.
+    # The launcher handles Ctrl-C at the terminal and signals to the whole process group.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it when they are loaded
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it at import
     try:
         forkserver.ensure_running()
     finally:
@@ -253,7 +253,7 @@ def _import_ahead(config: DictConfig, threads: int) -> None:
 
 
 def _modules(node: Any) -> Iterator[str]:
-    """The modules of genlab that a config names."""
+    """Yield the modules of genlab that a config names."""
     if isinstance(node, dict):
         named = str(node.get("_target_", ""))
         if named.startswith("genlab."):
@@ -266,7 +266,7 @@ def _modules(node: Any) -> Iterator[str]:
 def _examine(
     configs: Sequence[Mapping[str, Any]], swept: Sequence[str], stop: Stop
 ) -> tuple[list[Examined], int]:
-    """What every config means, from a process that has torch; and the GPUs that there are."""
+    """Examine every config in a process that has torch, and count the GPUs."""
     here, there = _FORKS.Pipe(duplex=False)
     examiner = _FORKS.Process(target=job.examine, args=(configs, swept, there))
     examiner.start()
@@ -304,7 +304,7 @@ def _refuse(names: Sequence[str], examined: Sequence[Examined], directory: Path)
 
 
 def _typed(overrides: Sequence[str], swept: Sequence[str]) -> str:
-    """What tells a job from the others, as it was typed."""
+    """Name a job by the overrides that distinguish it from the others."""
     told = [o for o in overrides if o.partition("=")[0].lstrip("+~") in swept]
     return " ".join(told or overrides)
 

@@ -1,4 +1,4 @@
-"""From a command line such as `sweep=kl_weight seed=0,1` to the study that it asks for."""
+"""Parse the study that a command line such as `sweep=kl_weight seed=0,1` requests."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from genlab.config import compose as composition
 from genlab.errors import ConfigError
 from genlab.sweeps.study import Study
 
-#: What is asked of `sweep.py` itself, and goes to its sweeper.
+#: Keys of `sweep.py` itself, which go to its sweeper.
 _OWN = ("dry", "trials")
 
 
 class Request(NamedTuple):
-    """A study as somebody wants it, and the overrides of all its jobs."""
+    """A study with the changes of the command line, and the overrides of all its jobs."""
 
     study: Study
     overrides: list[str]
 
 
-def command_line(arguments: Sequence[str]) -> list[str]:
-    """The arguments of `sweep.py` with what the named study sets put before them.
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Put the overrides of the named study before the other arguments of `sweep.py`.
 
-    Hydra then composes all of it at once, so that a key of the study's model is known to it.
+    Hydra then composes all of them at once, so that it knows the keys of the study's model.
 
     Raises:
         ConfigError: no study is named, there is none of that name, or its file is wrong.
@@ -48,24 +47,24 @@ def command_line(arguments: Sequence[str]) -> list[str]:
     group = [] if "group" in mine else [f"group={title(name)}"]
     own = [f"hydra.sweeper.{text}" for text in given if _key(text) in _OWN]
     rest = [text for text in given if _key(text) not in ("sweep", *_OWN)]
-    # Hydra would find hydra.mode in a config that composes alone, and mistake another's lists.
+    # Hydra reads hydra.mode only from a config that composes; it would blame the lists of another.
     mode = [] if {"-m", "--multirun"} & set(flags) else ["--multirun"]
     return [*flags, *mode, f"sweep={name}", *group, *base, *rest, *own]
 
 
 def title(name: str) -> str:
-    """What a study is called as a directory."""
+    """Return the name of a study's directory."""
     return name.replace("/", "-")
 
 
 def request(name: str, content: dict[str, Any], overrides: Sequence[str]) -> Request:
-    """The study with what the command line turns or fixes, and what is left for all of its jobs.
+    """Apply the overrides of a command line to a study; return it with those for all of its jobs.
 
-    A knob with several values replaces that axis of the study, or is one more; with one value it is
-    no axis any more. Several seeds, or one, replace the study's.
+    A key with several values replaces that axis of the study, or adds one; a key with one value
+    removes the axis. One or several seeds replace the study's.
 
     Raises:
-        ConfigError: the study does not have it so.
+        ConfigError: an override does not fit the study.
     """
     study = Study.of(name, content)
     rest = []
@@ -73,25 +72,12 @@ def request(name: str, content: dict[str, Any], overrides: Sequence[str]) -> Req
         key = override.get_key_element()
         if key == "sweep":
             continue
-        if override.is_sweep_override():
-            study = study.turned(key, _values(override))
-        elif key == "seed":
-            study = study.turned(key, [override.value()])
+        if override.is_sweep_override() or key == "seed":
+            study = study.with_values(key, str(override.input_line).partition("=")[2])
         else:
-            study = study.fixed(key) if key in study.swept else study
+            study = study.without(key) if key in study.swept else study
             rest.append(str(override.input_line))
     return Request(study, rest)
-
-
-def _values(override: Override) -> list[Any]:
-    if not override.is_discrete_sweep():
-        raise ConfigError(
-            f"{override.input_line}: a study takes lists of values; a search has its intervals in "
-            "search.space of its file"
-        )
-    parse = OverridesParser.create().parse_override
-    key = override.get_key_element()
-    return [parse(f"{key}={text}").value() for text in override.sweep_string_iterator()]
 
 
 def _content(name: str, search: Sequence[str]) -> dict[str, Any]:
@@ -113,7 +99,7 @@ def _is_override(argument: str) -> bool:
         return False
     try:
         OverridesParser.create().parse_override(argument)
-    except OverrideParseException:
+    except HydraException:
         return "=" in argument  # Hydra will say what is wrong with it
     return True
 

@@ -1,4 +1,4 @@
-"""What a machine has for the jobs of a sweep, and how it is divided among them."""
+"""Divide the resources of a machine among the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from genlab.checks import number, whole
+from genlab.errors import number, whole
 from genlab.sweeps.supervisor import Limits, Slot
 
 
@@ -15,7 +15,7 @@ class Settings:
     """The keys of `conf/launcher/process.yaml`.
 
     Raises:
-        ConfigError: for a value outside its range.
+        ValueError: a value is outside its range.
     """
 
     slots: int | None = None
@@ -25,28 +25,27 @@ class Settings:
     grace_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        key = "hydra.launcher"
         for name in ("slots", "threads"):
             if getattr(self, name) is not None:
-                whole(f"{key}.{name}", getattr(self, name), 1)
-        whole(f"{key}.retries", self.retries, 0)
-        number(f"{key}.grace_seconds", self.grace_seconds, at_least=0)
+                whole(name, getattr(self, name), 1)
+        whole("retries", self.retries, 0)
+        number("grace_seconds", self.grace_seconds, at_least=0)
         if self.memory_gb is not None:
-            number(f"{key}.memory_gb", self.memory_gb, above=0)
+            number("memory_gb", self.memory_gb, above=0)
 
     @property
     def limits(self) -> Limits:
-        """Of each job."""
+        """Return the limits of each job."""
         memory = {} if self.memory_gb is None else {"memory_bytes": self.memory_gb * 2**30}
         return Limits(retries=self.retries, grace_seconds=self.grace_seconds, **memory)
 
     def places(
         self, gpus: int, gpus_each: int, environment: Mapping[str, str] = os.environ
     ) -> list[Slot]:
-        """The slots, each with as many GPUs as a job has processes; shared in turn if too few.
+        """Return the slots, each with a GPU per process of a job; GPUs are shared if too few.
 
         Args:
-            gpus: how many there are for jobs; 0 where the jobs do not want any.
+            gpus: number of GPUs for jobs; 0 if the jobs use none.
         """
         if gpus == 0:
             return [Slot(index) for index in range(self.slots or 1)]
@@ -59,7 +58,7 @@ class Settings:
         ]
 
     def threads_each(self, slots: int, environment: Mapping[str, str] = os.environ) -> int:
-        """What a job may use: `threads`, else OMP_NUM_THREADS, else its share of the processors."""
+        """Return a job's threads: `threads`, else OMP_NUM_THREADS, else its share of processors."""
         if self.threads is not None:
             return self.threads
         said = environment.get("OMP_NUM_THREADS", "")

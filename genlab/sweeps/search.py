@@ -1,9 +1,9 @@
-"""A search in the place of a grid: Optuna proposes the points, the launcher runs them.
+"""A search instead of a grid: Optuna proposes the points, and the launcher runs them.
 
-The trials lie in `optuna.db` in the sweep's directory. A proposal depends on the seed, its number
-and the trials that were told before it, so that a search that was interrupted goes on as it would
-have. The run of a trial that was under way then is asked for again, which resumes it, or returns
-its result where it ended meanwhile.
+The trials are stored in `optuna.db` in the sweep's directory. A proposal depends on the seed, its
+number and the trials reported before it, so that an interrupted search continues as it would have
+without the interruption. The run of a trial that was interrupted is started again, which resumes
+it, or returns its result if it has ended meanwhile.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _FEW_FOR_IMPORTANCE = 10
 def run_search(study: Study, launch: Launch, directory: Path, slots: int) -> list[JobReturn]:
     """Run trials, `slots` at a time, until there are as many as the study wants.
 
-    A trial's value is the mean of the metric over the study's seeds; without, it failed.
+    A trial's value is the mean of the metric over the study's seeds; a trial without one failed.
 
     Raises:
         ConfigError: Optuna is not installed.
-        RunDirectoryError: the search that is there is another one.
+        RunDirectoryError: the directory holds a different search.
     """
     asked = study.search
     assert asked is not None
@@ -92,7 +92,7 @@ def _trials(asked: Search, directory: Path) -> optuna.Study:
 def _next_batch(
     trials: optuna.Study, asked: Search, slots: int
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Numbers and points of the trials that were left running, then of new ones."""
+    """Return numbers and points of the trials that were left running, then of new ones."""
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
@@ -108,7 +108,7 @@ def _next_batch(
 
 
 def _point(params: Mapping[str, Any]) -> dict[str, Any]:
-    """With as many digits as a person would type: they become part of a directory's name."""
+    """Round values to 6 digits, since they become part of a directory's name."""
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in params.items()}
 
 

@@ -1,4 +1,4 @@
-"""A multirun is named before its first job, and its runs are compared after the last."""
+"""Callback that names a multirun before its first job and compares its runs after the last."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from genlab.errors import DONE, TRAINING_FAILED
 from genlab.runs.manifest import Manifest
-from genlab.sweeps.naming import announce, group_name, swept_keys
+from genlab.sweeps.naming import announce, group_name, multirun_keys
 from genlab.training.outcome import Outcome
 
-#: Launchers whose workers keep to themselves what this callback is told of the jobs.
+#: Launchers whose workers do not pass the outcomes of their jobs on to this callback.
 _TELLS_NO_OUTCOME = tuple(f"hydra_plugins.hydra_{name}_" for name in ("joblib", "submitit", "ray"))
 
 
 class SweepSummary(Callback):
     """Names a multirun before its first job, and compares its runs after the last.
 
-    The name goes through the environment, since jobs may be other processes.
+    The name is passed in the environment, since jobs may be other processes.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = list(config.hydra.overrides.task)
-        announce(group_name(overrides), swept_keys(overrides))
+        announce(group_name(overrides), multirun_keys(overrides))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "hydra.job.num") is not None:
@@ -53,10 +53,10 @@ class SweepSummary(Callback):
 
 
 def compare(directory: Path, outcomes: Sequence[Outcome] | None) -> bool:
-    """Print what the runs of a sweep found, leave it in its directory, and name those that failed.
+    """Print and write the comparison of the runs of a sweep, and name those that failed.
 
-    With a manifest there, or outcomes that nobody told, all that lies there belongs to the sweep.
-    Returns whether every run was completed.
+    If the directory has a manifest, or the outcomes are unknown (None), every run in the directory
+    belongs to the sweep. Returns whether every run was completed.
     """
     from genlab.report import collect, print_sweep
 

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, some at once: started, watched, stopped, tried again."""
+"""Run jobs in their own processes, several at once: start, watch, stop and retry them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from types import FrameType
 from typing import Any, Protocol, Self
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED, REFUSED, RunDirectoryError
+from genlab.metrics.names import shown
 from genlab.runs.directory import Run, record_end
-from genlab.sweeps.progress import Progress
+from genlab.sweeps.run_progress import RunProgress
 
 _TICK_SECONDS = 0.25
-#: A wrapper such as make passes on a Ctrl-C that the terminal has sent already.
+#: Signals within this time are one Ctrl-C: make and other wrappers repeat the terminal's signal.
 _ONE_KEYSTROKE_SECONDS = 0.5
 _LAST_LINES = 12
 _ERROR_LINE = re.compile(rb"^error: (.+)$", re.MULTILINE)
@@ -31,7 +32,7 @@ _ERROR_LINE = re.compile(rb"^error: (.+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one job at a time; `gpus` as CUDA_VISIBLE_DEVICES names them."""
+    """A slot for one job at a time; `gpus` has the format of CUDA_VISIBLE_DEVICES."""
 
     number: int
     gpus: tuple[str, ...] = ()
@@ -39,16 +40,16 @@ class Slot:
 
 @dataclass
 class Task:
-    """A job as the supervisor sees it.
+    """A job that the supervisor runs.
 
     Attributes:
         name: for people, such as `kl_weight=30`.
-        path: its run directory; `log` is where its process prints.
-        state: waiting, running, completed, failed, refused (by itself, before it had a run
+        path: its run directory; its process prints to the file `log`.
+        state: waiting, running, completed, failed, refused (by the job itself, before it had a run
             directory) or preempted.
         message: why it is not completed, in a sentence.
-        processes: how many it consists of.
-        metrics: the last reconstruction and kl, once it is completed those of the test.
+        processes: their number.
+        metrics: those that a line of progress shows; the test's for a completed job.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Task:
     attempts: int = 0
     slot: Slot | None = None
     process: BaseProcess | None = None
-    progress: Progress | None = None
+    progress: RunProgress | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     started: float = 0.0
     ended: float = 0.0
@@ -69,26 +70,29 @@ class Task:
 
     @property
     def seconds(self) -> float:
-        """Of the last attempt so far."""
+        """Seconds since the last attempt started, or until it ended."""
         return (self.ended or time.monotonic()) - self.started if self.started else 0.0
 
     def look(self) -> None:
-        """Read how far its run is."""
+        """Read the progress of the run."""
         if self.state == "completed":
             found = (Run(self.path).result or {}).get("metrics", {})
-            names = {n: found.get(f"test/{n}") for n in ("reconstruction", "kl")}
-            self.metrics = {n: v for n, v in names.items() if isinstance(v, int | float)}
+            self.metrics = {
+                name.removeprefix("test/"): found[name]
+                for name in shown(name for name in found if name.startswith("test/"))
+                if isinstance(found[name], int | float)
+            }
         elif self.progress is not None:
             self.progress.look()
             self.metrics = self.progress.metrics
 
     def last_lines(self) -> list[str]:
-        """Of what its last attempt printed."""
+        """Return the last lines that the last attempt printed."""
         lines = self._printed().decode(errors="replace").splitlines()
         return [line.rstrip() for line in lines if line.strip()][-_LAST_LINES:]
 
     def last_error(self) -> str | None:
-        """The last sentence of its last attempt that is an error of genlab's."""
+        """Return the last error message that the last attempt printed, or None."""
         found = _ERROR_LINE.findall(self._printed())
         return found[-1].decode(errors="replace") if found else None
 
@@ -102,25 +106,27 @@ class Task:
 
 
 class Display(Protocol):
-    """Tells a person what happens."""
+    """Output of the events of a sweep to a person."""
 
     def say(self, text: str) -> None:
-        """A sentence that belongs to no job."""
+        """Show a sentence that belongs to no job."""
 
     def started(self, task: Task) -> None:
-        """A job has begun, or begun again."""
+        """Show that a job has started, or started again."""
 
     def ended(self, task: Task, again: bool) -> None:
-        """A job is over, or to be tried again."""
+        """Show that a job has ended, or will be retried."""
 
     def refresh(self) -> None:
-        """Some time has passed."""
+        """Update what is shown; called at short intervals."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What jobs may do: tried again `retries` times, killed above `memory_bytes` and after
-    `grace_seconds` of stopping.
+    """Limits of each job.
+
+    A failed job is retried `retries` times. A job is killed if it uses more than `memory_bytes`, or
+    has not ended `grace_seconds` after it was asked to stop.
     """
 
     retries: int = 0
@@ -129,7 +135,7 @@ class Limits:
 
 
 class Stop:
-    """What signals have asked for: nothing, an orderly end (`signum`), or one `at_once`."""
+    """A request to stop by a signal: none, an orderly stop (`signum`), or an immediate one."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -155,26 +161,26 @@ class Stop:
 
     @property
     def seconds(self) -> float:
-        """Since it was asked for; 0 if it was not."""
+        """Seconds since the stop request, or 0 without one."""
         return time.monotonic() - self._since if self.signum else 0.0
 
     @property
     def exit_code(self) -> int:
-        """Of a process that was asked to stop."""
+        """Exit code of a process that was asked to stop."""
         return INTERRUPTED if self.signum == signal.SIGINT else PREEMPTED
 
     def check(self) -> None:
-        """Raise SystemExit if it was asked for, where nothing needs an orderly end."""
+        """Raise SystemExit if a stop was requested, at a point that needs no orderly end."""
         if self.signum:
             raise SystemExit(self.exit_code)
 
 
 class Supervisor:
-    """Brings tasks to their end, in their order, one at a time in each slot.
+    """Runs tasks in order, one at a time in each slot.
 
     Args:
-        start: makes the process of a task in a slot, and starts it.
-        before_each: is called before a task starts.
+        start: creates and starts the process of a task in a slot.
+        before_each: called before a task starts.
     """
 
     def __init__(
@@ -196,7 +202,7 @@ class Supervisor:
         self._told = False
 
     def run(self) -> None:
-        """Return when no task runs and none is to start."""
+        """Run until no task is running and none is left to start."""
         try:
             while self.running or (self.waiting and not self.stop.signum):
                 while self.waiting and self.free and not self.stop.signum:
@@ -210,7 +216,7 @@ class Supervisor:
                     task.look()
                 self.display.refresh()
         finally:
-            for task in self.running:  # after an error of our own: nothing is left behind
+            for task in self.running:  # after an internal error: leave no process behind
                 _kill(task)
 
     def _start(self, task: Task) -> None:
@@ -220,7 +226,7 @@ class Supervisor:
         task.log_start = task.log.stat().st_size if task.log.exists() else 0
         task.started, task.ended, task.message = time.monotonic(), 0.0, ""
         task.process = self._start_process(task, task.slot)
-        task.progress = Progress(task.path, task.process.pid or 0)
+        task.progress = RunProgress(task.path, task.process.pid or 0)
         task.state = "running"
         self.running.append(task)
         self.display.started(task)
@@ -234,7 +240,7 @@ class Supervisor:
         self.running.remove(task)
         self.free = sorted([*self.free, task.slot], key=lambda slot: slot.number)
         if task.processes > 1 and code != DONE:
-            _kill(task)  # its further processes would wait for it forever
+            _kill(task)  # the task's other processes would wait for it forever
         task.state, task.message = self._verdict(task, -1 if code is None else code)
         task.look()
         again = (
@@ -246,7 +252,7 @@ class Supervisor:
             self.waiting.appendleft(task)
 
     def _verdict(self, task: Task, code: int) -> tuple[str, str]:
-        """What became of a task, and why; a run that could not say it itself is told it."""
+        """Record how a task ended, also in its run directory if its process could not do so."""
         run = Run(task.path)
         killed = self._kills.pop(task.run_id, None)
         with contextlib.suppress(RunDirectoryError):
@@ -301,23 +307,23 @@ class Supervisor:
 
 
 def _kill(task: Task) -> None:
-    """Every process of the task."""
+    """Kill every process of the task."""
     pid = None if task.process is None else task.process.pid
     if pid is None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    if task.process is not None and task.process.is_alive():  # before it had a session of its own
+    if task.process is not None and task.process.is_alive():  # before it had its own session
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def _resident_bytes(pid: int | None) -> int:
-    """Of a task's process and of those that it started; what they share counts for each."""
+    """Sum the memory of a task's processes; shared memory counts for each of them."""
     pages = 0
     for stat in Path("/proc").glob("[0-9]*/stat") if pid is not None else ():
         with contextlib.suppress(OSError, ValueError, IndexError):  # it may have ended meanwhile
-            # behind the name, which may hold anything: state, parent, group, ..., pages
+            # after the name, which may contain anything: state, parent, group, ..., pages
             fields = stat.read_text().rpartition(")")[2].split()
             if int(stat.parent.name) == pid or int(fields[2]) == pid:
                 pages += int(fields[21])

@@ -1,1 +1,1 @@
-"""What Hydra finds in its own namespace alone: the launcher and the sweeper of genlab."""
+"""The launcher and the sweeper of genlab, which Hydra looks up in this namespace."""

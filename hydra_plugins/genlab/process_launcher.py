@@ -1,4 +1,4 @@
-"""`hydra/launcher=process`: each job of a multirun in a process of its own."""
+"""`hydra/launcher=process`: run each job of a multirun in its own process."""
 
 # Without postponed annotations, for the reason given in study_sweeper.py.
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 @dataclass
 class ProcessLauncherConf:
-    """`genlab.sweeps.process.Settings` checks it."""
+    """Config of the launcher, checked by `genlab.sweeps.resources.Settings`."""
 
     _target_: str = "hydra_plugins.genlab.process_launcher.ProcessLauncher"
     slots: Any = None
@@ -29,7 +29,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="process", node=Proces
 
 
 class ProcessLauncher(Launcher):
-    """Hands the jobs to `genlab.sweeps.process`; the task function is always that of train.py."""
+    """Passes the jobs to `genlab.sweeps.process`; the task function is always that of train.py."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -37,14 +37,17 @@ class ProcessLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what `launch` needs."""
+        """Store the arguments that `launch` needs."""
+        from genlab.errors import at_key
         from genlab.sweeps.process import Sweep
         from genlab.sweeps.resources import Settings
 
-        self.sweep = Sweep(hydra_context, config, Settings(**self.settings))
+        with at_key("hydra.launcher"):
+            settings = Settings(**self.settings)
+        self.sweep = Sweep(hydra_context, config, settings)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs, and return what became of each."""
+        """Run the jobs, and return the outcome of each."""
         return self.sweep.launch(job_overrides, initial_job_idx)

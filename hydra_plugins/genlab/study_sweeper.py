@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 class StudySweeperConf:
     """`study` is the content of `conf/sweep/NAME.yaml`, which `genlab.sweeps.study` checks.
 
-    `dry` only says what there is to do; `trials` is how many a search takes, null as in the file.
+    `dry` only prints the jobs and their estimated cost; `trials` is the number of trials of a
+    search, null for the number in the file.
     """
 
     _target_: str = "hydra_plugins.genlab.study_sweeper.StudySweeper"
@@ -29,7 +30,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySwee
 
 
 class StudySweeper(Sweeper):
-    """Asks the chosen launcher for the jobs of a study."""
+    """Sweeper that runs the jobs of a study with the chosen launcher."""
 
     def __init__(self, dry: bool, trials: int | None, study: DictConfig) -> None:
         self.dry, self.trials, self.study = dry, trials, study
@@ -37,11 +38,11 @@ class StudySweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what a launcher needs; imported here, since Hydra reads this file at every start."""
+        """Keep what a launcher needs; imports are here, since Hydra reads this file every time."""
         from genlab.sweeps.conduct import Conductor
 
         self.conductor = Conductor(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the study, or say what running it would mean."""
+        """Run the study, or only print its jobs and their estimated cost."""
         return self.conductor.conduct(self.study, arguments, self.dry, self.trials)

@@ -1,4 +1,4 @@
-"""How far a run is, read from its directory while another process writes it."""
+"""Read the progress of a run from its directory while another process writes it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from genlab.errors import RunDirectoryError
+from genlab.metrics.names import shown
 from genlab.runs.directory import Run
 
 _TAIL = 8192
 
 
 @dataclass
-class Progress:
-    """What was seen last.
+class RunProgress:
+    """The progress of a run when it was last read.
 
     Attributes:
-        pid: of the process that writes; what an earlier one left in the directory is not looked at.
-        step, total: optimizer steps, None as long as they are not known.
-        metrics: the last reconstruction and kl, of a validation where there was one.
+        pid: of the process that writes; files that an earlier one left are not read.
+        step, total: optimizer steps, None until they are known.
+        metrics: those of the last validation or test that a line of progress shows.
         images_per_second: as the run measures it.
     """
 
@@ -38,7 +39,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of training, from the speed since it was first seen to move, validations included."""
+        """Estimate the remaining seconds of training from the speed since the first seen step."""
         if self._first is None or self._last is None or self.total is None or self.step is None:
             return None
         seconds, steps = (b - a for a, b in zip(self._first, self._last, strict=True))
@@ -48,7 +49,7 @@ class Progress:
         return max(0.0, seconds / steps * (self.total - self.step) - since)
 
     def look(self) -> None:
-        """Read what is new; costs two calls of the system where nothing is."""
+        """Read what is new; costs two system calls if nothing is."""
         run = Run(self.path)
         seen = _stamp(run.status_path), _stamp(run.metrics_path)
         if seen == self._seen:
@@ -89,11 +90,9 @@ class Progress:
                 self._take(row)
 
     def _take(self, row: dict[str, Any]) -> None:
-        for name in ("reconstruction", "kl"):
-            for split in ("val", "test"):
-                value = row.get(f"{split}/{name}")
-                if isinstance(value, int | float):
-                    self.metrics[name] = value
+        for key in shown(key for key in row if key.startswith(("val/", "test/"))):
+            if isinstance(row[key], int | float):
+                self.metrics[key.partition("/")[2]] = row[key]
         rate = row.get("train/images_per_second")
         if isinstance(rate, int | float):
             self.images_per_second = rate
