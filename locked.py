@@ -1,9 +1,9 @@
-"""Prints the part of requirements.lock that some packages, and all that these need, make up.
+"""Print the part of requirements.lock with some packages and all of their dependencies.
 
     python locked.py setuptools 'genlab[video,search]'
 
-genlab stands for what pyproject.toml asks for. Who needs whom is said by the comments of the lock
-(`# via`). Standard library alone: it runs before anything is installed.
+genlab stands for the requirements in pyproject.toml. The comments of the lock (`# via`) give the
+dependencies. Only the standard library is used, since this runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _ELSEWHERE = {"torch"}  # requirements-torch.lock
 
 
 def entries(lock: str) -> dict[str, str]:
-    """The lines of each package, by its name: version, hashes, who needs it."""
+    """Return the lines of each package by name: version, hashes, dependents."""
     found = re.findall(r"^[a-z0-9].*\n(?: .*\n)*", lock, re.MULTILINE)
     return {entry.partition("==")[0]: entry for entry in found}
 
 
 def needed_by(entry: str) -> set[str]:
-    """The packages that need this one."""
+    """Return the packages that need this one."""
     return set(entry.partition("# via")[2].replace("#", " ").split())
 
 
 def asked(requirement: str, project: dict[str, Any]) -> set[str]:
-    """The names that a requirement stands for: its own, or those of the project with extras."""
+    """Return the names that a requirement stands for: its own, or the project's with extras."""
     match = re.match(r"([A-Za-z0-9._-]+)(?:\[(.*?)\])?", requirement)
     if match is None:
         raise SystemExit(f"{requirement!r} is no name of a package")
@@ -47,7 +47,7 @@ def asked(requirement: str, project: dict[str, Any]) -> set[str]:
 
 
 def part(lock: str, names: set[str]) -> str:
-    """The lock with its options, without what none of `names` needs; exits if it lacks one."""
+    """Return the lock's options and the entries that `names` need; exit if it lacks one."""
     all_entries = entries(lock)
     if missing := names - all_entries.keys() - _ELSEWHERE:
         raise SystemExit(f"not in requirements.lock: {', '.join(sorted(missing))}")
@@ -61,6 +61,7 @@ def part(lock: str, names: set[str]) -> str:
 
 
 def main(requirements: list[str]) -> None:
+    """Print the part of the lock for these requirements."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {name for requirement in requirements for name in asked(requirement, project)}
     print(part((ROOT / "requirements.lock").read_text(encoding="utf-8"), names), end="")

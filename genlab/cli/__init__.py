@@ -1,14 +1,13 @@
-"""`genlab COMMAND`: what can be said before a training, and what is read after it.
+"""`genlab COMMAND`: forecasts and checks before training, and tools for trained runs.
 
-A module for each command; what a command needs is imported when it runs.
+Each command has a module with a typed function that takes the arguments by name. The dependencies
+of a command are imported when it runs.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-
-from rich.console import Console
+from collections.abc import Callable, Sequence
 
 import genlab.cli.check_sampler as check_sampler
 import genlab.cli.check_schedule as check_schedule
@@ -18,28 +17,30 @@ import genlab.cli.sample as sample
 import genlab.cli.video as video
 import genlab.cli.workspace as workspace
 from genlab.errors import GenlabError
-from genlab.training.terminal import make_patient
+from genlab.training.terminal import import_from_here, make_patient, print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The `genlab` command; returns its exit code."""
+    """Run the `genlab` command and return its exit code."""
     make_patient()
+    import_from_here()
     parser = argparse.ArgumentParser(
         prog="genlab",
-        description="What can be said before a training, and what is read after it.",
+        description="Forecasts and checks before a training; samples, videos and reports after it.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (forecast, check_sampler, check_schedule, sample, video, report, workspace):
         module.add(commands)
     options, rest = parser.parse_known_args(arguments)
-    # argparse gives up on KEY=VALUE after an option, where it stands as well as before it.
+    # argparse does not parse KEY=VALUE after an option, although users may put it there.
     if not hasattr(options, "overrides") or any(text.startswith("-") for text in rest):
         parser.parse_args(arguments)
     else:
         options.overrides += rest
+    given = vars(options)
+    command: Callable[..., int] = given.pop("command")
     try:
-        code: int = options.run(options)
+        return command(**given)
     except GenlabError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
+        print_error(str(error))
         return error.exit_code
-    return code

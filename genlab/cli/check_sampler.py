@@ -1,16 +1,24 @@
-"""`genlab check-sampler`: what a sampler does to a known distribution with a perfect network."""
+"""`genlab check-sampler`: the error of samplers on a known distribution with a perfect network."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
 
-from genlab.cli.choices import SCHEDULE, add_arguments, check_folder, choices, print_table, without
-from genlab.errors import DONE, ConfigError
+from genlab.cli.choices import (
+    SCHEDULE,
+    add_arguments,
+    check_folder,
+    choices,
+    print_table,
+    whole_numbers,
+    without,
+)
+from genlab.cli.trained import naming_flags
+from genlab.errors import DONE, at_key
 
 if TYPE_CHECKING:
     from genlab.diffusion.gaussian import GaussianData
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
     from genlab.diffusion.samplers import Sampler
     from genlab.diffusion.variances import ReverseVariance
 
-#: Numbers of steps that are checked when none are asked for.
+#: Default numbers of steps.
 STEPS = (10, 20, 50, 100)
 #: Standard deviations of the data, in the units of images in [-1, 1]: fine detail to full contrast.
 STDS = (0.0316, 0.25, 1.0)
@@ -28,7 +36,7 @@ _STEPS_KEY, _GRID_KEY = "model.sampler.steps", "model.sampler.grid"
 
 
 class Row(NamedTuple):
-    """One line of the sampler's table; errors by standard deviation of the data."""
+    """One row of the table: a sampler's errors by standard deviation of the data."""
 
     schedule: str
     sampler: str
@@ -42,18 +50,20 @@ class Row(NamedTuple):
 
 
 def add(commands: Any) -> None:
-    """Describe the command to the parser."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "check-sampler",
-        help="what a sampler and its step grid do to a known distribution",
-        description="Sample Gaussian data with a perfect network, so that all that is wrong is the "
-        "sampler's own doing: the error of the mean and the standard deviation, exactly, and the "
+        help="the error of a sampler and its step grid on a known distribution",
+        description="Sample Gaussian data with a perfect network, so that every error is the "
+        "sampler's: the error of the mean and the standard deviation, exactly, and the "
         "order at which it falls. Prints a table and draws it.",
         epilog="example: genlab check-sampler model/noise_schedule=cosine "
         "model/sampler=ddim,dpm_solver model.sampler.steps=10,20,50",
     )
     add_arguments(parser, "check-sampler")
-    parser.add_argument("--all", action="store_true", help="all samplers on all step grids")
+    parser.add_argument(
+        "--all", dest="everything", action="store_true", help="all samplers on all step grids"
+    )
     parser.add_argument(
         "--std",
         type=_numbers,
@@ -64,27 +74,37 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--mean", type=float, default=0.5, metavar="M", help="mean of the data (%(default)s)"
     )
-    parser.set_defaults(run=_check_sampler)
+    parser.set_defaults(command=check_sampler)
 
 
-def _check_sampler(options: argparse.Namespace) -> int:
+def check_sampler(
+    overrides: Sequence[str],
+    diffusers: Sequence[str],
+    plot: Path,
+    everything: bool,
+    std: Sequence[float],
+    mean: float,
+) -> int:
+    """Print and draw the errors of the samplers that the overrides, or diffusers, choose."""
     from genlab.diffusion.gaussian import GaussianData
 
-    data = [GaussianData(options.mean, std) for std in options.std]
-    rest, knobs = without(options.overrides, _STEPS_KEY, _GRID_KEY)
-    steps = _whole_numbers(_STEPS_KEY, knobs[_STEPS_KEY])
-    grids = knobs[_GRID_KEY].split(",") if knobs[_GRID_KEY] else None
-    rows = [row for said in options.diffusers for row in _of_diffusers(said, steps, data)]
-    if options.all or rest or knobs[_GRID_KEY] or not options.diffusers:
-        rows += _of_genlab(rest, steps, grids, data, options.all)
-    check_folder(options.plot)
+    with naming_flags():
+        data = [GaussianData(mean, value) for value in std]
+    rest, settings = without(overrides, _STEPS_KEY, _GRID_KEY)
+    steps = settings[_STEPS_KEY]
+    counts = whole_numbers(steps, f"{_STEPS_KEY}={steps}") if steps else None
+    grids = settings[_GRID_KEY].split(",") if settings[_GRID_KEY] else None
+    rows = [row for name in diffusers for row in _of_diffusers(name, counts, data)]
+    if everything or rest or grids or not diffusers:
+        rows += _of_genlab(rest, counts, grids, data, everything)
+    check_folder(plot)
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(
-        f"Data N({options.mean:g}, std^2), sampled with a perfect network: the error of the "
+        f"Data N({mean:g}, std^2), sampled with a perfect network: the error of the "
         "samples' std, and of their mean at most."
     )
-    cells = [_cells(row, options.std) for row in rows]
+    cells = [_cells(row, std) for row in rows]
     print_table(console, cells, ("schedule", "sampler", "grid"))
     if any(row.order is not None for row in rows):
         console.print(
@@ -92,8 +112,8 @@ def _check_sampler(options: argparse.Namespace) -> int:
         )
     if any(row.is_estimate for row in rows):
         console.print("~ from samples, to 0.2 % of the standard deviation; all others are exact.")
-    _draw_samplers(rows, options.std, options.plot)
-    console.print(f"plot: {options.plot}", markup=False)
+    _draw_samplers(rows, std, plot)
+    console.print(f"plot: {plot}", markup=False)
     return DONE
 
 
@@ -104,29 +124,30 @@ def _of_genlab(
     data: Sequence[GaussianData],
     everything: bool,
 ) -> Iterator[Row]:
-    from genlab.config import compose as composition
-    from genlab.config import configs
+    from genlab.config.compose import options
     from genlab.diffusion.grids import Grid
+    from genlab.diffusion.samplers import Sampler
+    from genlab.diffusion.variances import ReverseVariance
 
     if everything:
         overrides = [o for o in overrides if not o.startswith(f"{_SAMPLER}=")]
-        overrides.append(f"{_SAMPLER}={','.join(composition.options(_SAMPLER))}")
+        overrides.append(f"{_SAMPLER}={','.join(options(_SAMPLER))}")
         grids = grids or get_args(Grid)
     for choice in choices(overrides):
         process = choice.process()
-        node = choice.model["sampler"]
         label = choice.name("noise_schedule", SCHEDULE)
         if "model.steps" in choice.overrides:
             label += f" T={process.steps}"
-        variance = configs.build(choice.model["reverse_variance"], "model.reverse_variance")
+        variance = choice.build("reverse_variance", ReverseVariance)
         name = choice.name("sampler", _SAMPLER)
         if _VARIANCE in choice.overrides:
             name += f" {choice.overrides[_VARIANCE]}"
-        for grid in grids or [node["grid"]]:
+        for grid in grids or [choice.model["sampler"]["grid"]]:
             for count in steps or [n for n in STEPS if n <= (process.steps or n)]:
-                asked = configs.check({**node, "grid": grid, "steps": count}, "model.sampler")
-                sampler = configs.build(asked, "model.sampler")
-                yield _row(label, name, sampler, process, data, variance)
+                sampler = choice.build("sampler", Sampler, grid=grid, steps=count)
+                with at_key("model.sampler"):
+                    row = _row(label, name, sampler, process, data, variance)
+                yield row
 
 
 def _row(
@@ -139,7 +160,7 @@ def _row(
 ) -> Row:
     from genlab.diffusion.sampler_check import order, response
 
-    # A learned variance is the network's, and the perfect network here has none.
+    # A learned variance is an output of the network, which the perfect network here does not have.
     used = None if variance.is_learned else variance
     found = [response(sampler, process, of, used) for of in data]
     assert sampler.steps is not None
@@ -157,16 +178,16 @@ def _row(
 
 
 def _of_diffusers(
-    said: str, steps: Sequence[int] | None, data: Sequence[GaussianData]
+    name: str, steps: Sequence[int] | None, data: Sequence[GaussianData]
 ) -> Iterator[Row]:
     from genlab.cli.schedulers import Scheduler
 
-    scheduler = Scheduler(said)
+    scheduler = Scheduler(name)
     for count in steps or STEPS:
         found, estimates = zip(*(scheduler.response(count, of) for of in data), strict=True)
         yield Row(
             "",
-            said,
+            name,
             "",
             count,
             found[0].evaluations,
@@ -218,15 +239,6 @@ def _draw_samplers(rows: Sequence[Row], stds: Sequence[float], path: Path) -> No
     axes[0].set_ylabel("error of the samples' std (%)")
     charts.add_legend(figure)
     charts.save(figure, path)
-
-
-def _whole_numbers(key: str, text: str) -> list[int] | None:
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError as error:
-        raise ConfigError(
-            f"{key}={text}: whole numbers, separated by commas, are needed"
-        ) from error
 
 
 def _numbers(text: str) -> list[float]:

@@ -1,8 +1,7 @@
-"""`genlab check-schedule`: where a noise schedule begins and ends, and whether in noise."""
+"""`genlab check-schedule`: log-SNR and prior term of noise schedules."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ _TIMES = (0.25, 0.5, 0.75, 1.0)
 
 
 def add(commands: Any) -> None:
-    """Describe the command to the parser."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "check-schedule",
         help="alpha-bar, log-SNR and prior term of a noise schedule",
@@ -28,31 +27,32 @@ def add(commands: Any) -> None:
         epilog="example: genlab check-schedule model/noise_schedule=linear,cosine model.steps=1000",
     )
     add_arguments(parser, "check-schedule")
-    parser.set_defaults(run=_check_schedule)
+    parser.set_defaults(command=check_schedule)
 
 
-def _check_schedule(options: argparse.Namespace) -> int:
+def check_schedule(overrides: Sequence[str], diffusers: Sequence[str], plot: Path) -> int:
+    """Print and draw the noise schedules that the overrides, or names of diffusers, choose."""
     from genlab.diffusion.schedule_check import ScheduleSummary
 
     found: list[ScheduleSummary] = []
-    if options.diffusers:
+    if diffusers:
         from genlab.cli.schedulers import Scheduler
 
-        found += [Scheduler(said).summary() for said in options.diffusers]
-    if options.overrides or not options.diffusers:
+        found += [Scheduler(name).summary() for name in diffusers]
+    if overrides or not diffusers:
         found += [
             ScheduleSummary.of(choice.name("noise_schedule", SCHEDULE), choice.process())
-            for choice in choices(options.overrides)
+            for choice in choices(overrides)
         ]
-    check_folder(options.plot)
+    check_folder(plot)
 
     console = Console(soft_wrap=True, highlight=False)
     print_table(console, [_cells(one) for one in found], ("schedule",))
     for one in found:
         if one.warning:
             console.print(f"warning: {one.warning}", style="yellow", markup=False)
-    _draw_schedules(found, options.plot)
-    console.print(f"plot: {options.plot}", markup=False)
+    _draw_schedules(found, plot)
+    console.print(f"plot: {plot}", markup=False)
     return DONE
 
 

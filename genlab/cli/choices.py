@@ -1,4 +1,4 @@
-"""What both checks share: the components that overrides choose, and where a plot goes."""
+"""Arguments, component choices, table and plot that both check commands share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEDULE = "model/noise_schedule"
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """The arguments of both."""
+    """Add the arguments of both check commands."""
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -47,39 +47,65 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 class Choice(NamedTuple):
-    """One combination of what was asked for: what is said of it, and the `model` part of it."""
+    """One combination of the requested values: its overrides, and its `model` config."""
 
     overrides: dict[str, str]
     model: dict[str, Any]
 
     def name(self, key: str, group: str) -> str:
-        """The file chosen in a group, or else the class that stands there."""
+        """Return the file chosen in a group, or else the class in its place."""
         return self.overrides.get(group) or str(self.model[key]["_target_"]).rpartition(".")[2]
 
     def process(self) -> Process:
-        """The forward process."""
-        from genlab.config import configs
-        from genlab.diffusion.process import Process
+        """Build the forward process.
 
-        schedule = configs.build(self.model["noise_schedule"], "model.noise_schedule")
-        return Process(schedule, self.model["steps"])
+        Raises:
+            ConfigError: a value that the process or its schedule refuses.
+        """
+        from genlab.diffusion.process import Process
+        from genlab.diffusion.schedules import NoiseSchedule, between
+        from genlab.errors import at_key
+
+        schedule = self.build("noise_schedule", NoiseSchedule)
+        with at_key("model"):
+            ends = self.model.get("log_snr_max"), self.model.get("log_snr_min")
+            return Process(between(schedule, *ends), self.model["steps"])
+
+    def build(self, name: str, kind: type, **changed: Any) -> Any:
+        """Build the component of this name, with other values for some of its parameters.
+
+        Raises:
+            ConfigError: it is of another kind, or a value is refused.
+        """
+        from genlab.config.build import build
+        from genlab.config.check import check, need
+
+        key, node = f"model.{name}", self.model[name]
+        if changed:
+            node = {**need(node, kind, key), **changed}
+        return build(need(check(node, key), kind, key), key)
 
 
 def choices(overrides: Sequence[str]) -> Iterator[Choice]:
-    """Each combination of the values that are separated by commas, of a model=ddpm."""
-    from genlab.config import configs
+    """Compose model=ddpm with each combination of the comma-separated values.
+
+    Raises:
+        ConfigError: an override that does not compose, or a model without a noise schedule.
+    """
+    from genlab.config.check import resolve
+    from genlab.config.compose import compose
 
     if not any(override.startswith("model=") for override in overrides):
         overrides = ["model=ddpm", *overrides]
     for chosen in _combinations(overrides):
-        model = configs.resolve(configs.compose(chosen))["model"]
+        model = resolve(compose(chosen))["model"]
         if not isinstance(model, dict) or "noise_schedule" not in model:
             raise ConfigError("model: there is no noise schedule to check; choose model=ddpm")
         yield Choice(dict(o.partition("=")[::2] for o in chosen), model)
 
 
 def _combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """What `train.py -m` would make of them: one list for each job."""
+    """Expand overrides as `train.py -m` does: one list for each job."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
@@ -88,7 +114,7 @@ def _combinations(overrides: Sequence[str]) -> list[list[str]]:
         try:
             override = OverridesParser.create().parse_override(text)
         except OverrideParseException:
-            ways.append([text])  # composing says what is wrong with it
+            ways.append([text])  # composing it raises an error with a remedy
             continue
         if override.is_sweep_override():
             key = override.get_key_element()
@@ -99,7 +125,7 @@ def _combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def without(overrides: Sequence[str], *keys: str) -> tuple[list[str], dict[str, str]]:
-    """The overrides but for some keys, and the last value of each of those; empty if not given."""
+    """Split off keys: return the other overrides, and each key's last value, empty if none."""
     values = dict.fromkeys(keys, "")
     rest = []
     for override in overrides:
@@ -111,16 +137,28 @@ def without(overrides: Sequence[str], *keys: str) -> tuple[list[str], dict[str, 
     return rest, values
 
 
+def whole_numbers(text: str, given: str) -> list[int]:
+    """Parse distinct comma-separated integers; `given` is the typed text, for the message.
+
+    Raises:
+        ConfigError: they are no whole numbers.
+    """
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"{given}: whole numbers, separated by commas, are needed") from error
+
+
 def check_folder(plot: Path) -> None:
-    """Refuse a plot that cannot be written, before anything takes time."""
+    """Refuse a plot path that cannot be written, before any long computation."""
     if not plot.parent.is_dir():
         raise ConfigError(f"--plot {plot}: there is no folder {plot.parent}; create it first")
 
 
 def print_table(console: Console, rows: Sequence[dict[str, str]], texts: Collection[str]) -> None:
-    """Rows with the same headings; the columns of `texts` to the left, and left out where empty.
+    """Print rows with the same headings; columns of `texts` to the left, and left out where empty.
 
-    Where there is no room the terminal wraps the lines: no number is cut.
+    Where there is no room, the terminal wraps the lines; numbers are never truncated.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     headings = [name for name in rows[0] if name not in texts or any(row[name] for row in rows)]

@@ -1,43 +1,187 @@
-"""Where images are drawn: in this process, or in one for each of several devices.
+"""Draw images of a model: the ways to sample, and the devices.
 
-An image is a function of (seed, number, class) alone, so that parts can be drawn anywhere.
+An image depends on (seed, number, class) alone, so that any device can draw any part.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from genlab.cli.sources import Pixels, Source
+from genlab.cli.choices import whole_numbers
+from genlab.config.build import build, takes
+from genlab.config.check import Config, check, from_yaml, need
+from genlab.config.compose import directory, options, suggestion
+from genlab.diffusion.samplers import Sampler
 from genlab.errors import ConfigError
+from genlab.protocols import HasSampler, HasTrajectory
+from genlab.tensors import to_pixels
 
-#: Draws the batches of a source and tells of every image-step that is done; in order.
-Draw = Callable[[Source, Sequence[range], Callable[[int], None]], Iterator[Pixels]]
+Pixels = npt.NDArray[np.uint8]
+
+_GROUP, _KEY = "model/sampler", "model.sampler"
 
 
-def devices(said: str) -> list[torch.device]:
-    """What `--device` says: all GPUs or the CPU for `auto`, else the devices between commas.
+@dataclass(frozen=True)
+class Way:
+    """One way to sample a model.
+
+    Attributes:
+        name: sampler and steps, in words; empty for a model without samplers.
+        tag: the same as a part of a file name.
+        steps: per image; 1 for a model that samples in one pass.
+        classes: of the images, in turn; none for an unconditional model.
+        arguments: of the model's `sample`.
+        settings: the values that the images depend on, by name.
+    """
+
+    name: str = ""
+    tag: str = ""
+    steps: int = 1
+    classes: tuple[int, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def labels(self, n: int) -> npt.NDArray[np.int64]:
+        """Return the classes of the first n images, -1 for an unconditional model."""
+        return np.resize(np.array(self.classes or (-1,)), n)
+
+
+def sampler_configs(
+    own: Config,
+    samplers: Sequence[str] | None,
+    steps: str | None,
+    grid: str | None,
+    eta: float | None,
+) -> list[tuple[str, Config]]:
+    """Choose samplers by --sampler, --steps, --grid and --eta: their names and configs.
+
+    Args:
+        own: the config of the model's own sampler, used where none is named.
 
     Raises:
-        ConfigError: for one that is not there.
+        ConfigError: an option that none of the samplers has, or an unknown sampler.
+    """
+    named = [(own["_target_"].rpartition(".")[2], own)]
+    if samplers is not None:
+        names = dict.fromkeys(name for given in samplers for name in given.split(","))
+        # clipping of x0_hat depends on the data, not on the sampler
+        clip = {"clip": own["clip"]} if "clip" in own else {}
+        named = [(Path(name).stem, {**_read(name), **clip}) for name in names]
+        if len({name for name, _ in named}) < len(named):
+            raise ConfigError(f"--sampler {','.join(names)}: give files of different names")
+    given = {key: value for key, value in (("grid", grid), ("eta", eta)) if value is not None}
+    if eta is not None and not any(takes(node, "eta") for _, node in named):
+        raise ConfigError(f"--eta {eta:g}: this sampler adds no noise; give --sampler ddim")
+    counts = (
+        [{}]
+        if steps is None
+        else [{"steps": count} for count in whole_numbers(steps, f"--steps {steps}")]
+    )
+    return [
+        (name, {**node, **{k: v for k, v in given.items() if takes(node, k)}, **count})
+        for (name, node), count in itertools.product(named, counts)
+    ]
+
+
+def _read(name: str) -> Config:
+    """Read the config of a sampler by its name in conf/, or from a file."""
+    file = Path(name)
+    if file.suffix != ".yaml":
+        file = directory() / _GROUP / f"{name}.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        known = suggestion(name, options(_GROUP))
+        raise ConfigError(f"--sampler {name}: there is no such sampler; {known}") from error
+    return need(check(from_yaml(text, str(file)), _KEY), Sampler, _KEY)
+
+
+def ways_of(
+    model: HasSampler,
+    samplers: Sequence[tuple[str, Config]],
+    classes: str | None,
+    guidance: float | None,
+) -> list[Way]:
+    """Combine the samplers with the classes and the guidance; None is the model's guidance.
+
+    Raises:
+        ConfigError, ValueError: a sampler, classes or a guidance that does not fit the model.
+    """
+    known = model.spec.classes
+    guidance = model.guidance if guidance is None else guidance
+    if classes is not None and model.conditional:
+        numbers = tuple(class_number(word.strip(), known) for word in classes.split(","))
+    elif classes is not None:
+        raise ConfigError(
+            f"--class {classes}: this model was trained without classes; leave the option out, or "
+            "train one with model.conditional=true"
+        )
+    else:
+        numbers = tuple(range(len(known))) if model.conditional else ()
+    model.check_request(numbers, guidance)
+    ways = []
+    for name, node in samplers:
+        checked = check(node, _KEY)
+        sampler = build(checked, _KEY)
+        steps = model.sampling_steps(sampler)
+        settings = {key: value for key, value in checked.items() if key != "_target_"}
+        settings |= {"sampler": type(sampler).__name__, "steps": steps, "guidance": guidance}
+        arguments = {"sampler": sampler, "classes": numbers, "guidance": guidance}
+        words = f"{name}, {steps} step{'' if steps == 1 else 's'}"
+        ways.append(Way(words, f"{name.lower()}-{steps}", steps, numbers, arguments, settings))
+    return ways
+
+
+def class_number(word: str, known: Sequence[str]) -> int:
+    """Return the number of a class, given its name or its number.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if word in known:
+        return known.index(word)
+    if word.isdecimal() and int(word) < len(known):
+        return int(word)
+    raise ConfigError(
+        f"--class {word}: there is no such class; {suggestion(word, known)}, or a number from 0 "
+        f"to {len(known) - 1}"
+    )
+
+
+#: Function that draws batches in one way, in order, and reports every completed image-step.
+Draw = Callable[[Way, Sequence[range], Callable[[int], None]], Iterator[Pixels]]
+
+
+def devices(names: str) -> list[torch.device]:
+    """Parse comma-separated devices; `auto` is all GPUs, or else the CPU.
+
+    Raises:
+        ConfigError: a device does not exist.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if said == "auto":
+    if names == "auto":
         return [torch.device("cuda", i) for i in range(gpus)] or [torch.device("cpu")]
     found = []
-    for name in said.split(","):
+    for name in names.split(","):
         try:
             device = torch.device(name.strip())
         except RuntimeError:
             device = torch.device("meta")
         if device.type != "cpu" and (device.type != "cuda" or (device.index or 0) >= gpus):
             raise ConfigError(
-                f"--device {said}: there is no such device here, where torch sees {gpus} GPUs; "
+                f"--device {names}: there is no such device here, where torch sees {gpus} GPUs; "
                 "give auto, cpu, cuda, cuda:N, or several with commas between them"
             )
         found.append(device)
@@ -45,13 +189,13 @@ def devices(said: str) -> list[torch.device]:
 
 
 @contextmanager
-def drawing(chosen: Sequence[Source], places: Sequence[torch.device]) -> Iterator[Draw]:
-    """A way to draw images of the chosen sources on these devices, each in turn a batch."""
+def drawing(model: Any, seed: int, places: Sequence[torch.device]) -> Iterator[Draw]:
+    """Yield a function that draws images of a model on these devices, a batch on each in turn."""
     _use_exact_kernels()
     if len(places) == 1:
-        here = _Worker(chosen, places[0])
-        yield lambda source, batches, advance: (
-            here.images(chosen.index(source), indices, advance) for indices in batches
+        model.to(places[0])
+        yield lambda way, batches, advance: (
+            _images(model, seed, way, indices, advance) for indices in batches
         )
         return
 
@@ -59,65 +203,58 @@ def drawing(chosen: Sequence[Source], places: Sequence[torch.device]) -> Iterato
     threads = max(1, torch.get_num_threads() // len(places))
     with ExitStack() as stack:
         pools = [
-            ProcessPoolExecutor(1, spawn, _begin, (list(chosen), str(place), threads))
+            ProcessPoolExecutor(1, spawn, _begin, (model, seed, str(place), threads))
             for place in places
         ]
         for pool in pools:
             stack.callback(pool.shutdown, cancel_futures=True)
 
         def draw(
-            source: Source, batches: Sequence[range], advance: Callable[[int], None]
+            way: Way, batches: Sequence[range], advance: Callable[[int], None]
         ) -> Iterator[Pixels]:
-            number = chosen.index(source)
             futures = [
-                pools[i % len(pools)].submit(_images, number, indices)
+                pools[i % len(pools)].submit(_images_of_process, way, indices)
                 for i, indices in enumerate(batches)
             ]
             for indices, future in zip(batches, futures, strict=True):
                 yield future.result()
-                advance(len(indices) * source.steps)
+                advance(len(indices) * way.steps)
 
         yield draw
 
 
-class _Worker:
-    """Draws on one device, where one model lies at a time."""
-
-    def __init__(self, chosen: Sequence[Source], device: torch.device) -> None:
-        self.chosen, self.device = chosen, device
-        self.there: Source | None = None
-
-    def images(
-        self, number: int, indices: range, advance: Callable[[int], None] = lambda amount: None
-    ) -> Pixels:
-        source = self.chosen[number]
-        if self.there is not source:
-            if self.there is not None:
-                self.there.module.cpu()
-            source.module.to(self.device)
-            self.there = source
-        if source.sampler is None:
-            images = source.images(indices)
-            advance(len(indices))
-            return images
-        return source.images(indices, lambda *_: advance(len(indices)))
+@torch.inference_mode()
+def _images(
+    model: Any, seed: int, way: Way, indices: range, advance: Callable[[int], None]
+) -> Pixels:
+    """Draw the images of these numbers, (n, H, W, C)."""
+    arguments = dict(way.arguments)
+    tells_steps = isinstance(model, HasTrajectory)
+    if tells_steps:
+        arguments["on_step"] = lambda *_: advance(len(indices))
+    images = model.sample(len(indices), seed, indices.start, **arguments)
+    if not tells_steps:
+        advance(len(indices))
+    pixels = to_pixels(images.float().cpu())
+    return np.asarray(pixels.permute(0, 2, 3, 1).contiguous().numpy())
 
 
-_worker: _Worker
+#: The model and the seed of a worker process.
+_of_process: tuple[Any, int]
 
 
-def _begin(chosen: Sequence[Source], device: str, threads: int) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that was started hears it
+def _begin(model: Any, seed: int, device: str, threads: int) -> None:
+    global _of_process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one handles it
     torch.set_num_threads(threads)
     _use_exact_kernels()
-    _worker = _Worker(chosen, torch.device(device))
+    _of_process = (model.to(device), seed)
 
 
-def _images(number: int, indices: range) -> Pixels:
-    return _worker.images(number, indices)
+def _images_of_process(way: Way, indices: range) -> Pixels:
+    return _images(*_of_process, way, indices, lambda amount: None)
 
 
 def _use_exact_kernels() -> None:
-    # With its 10 bits an image would show which kernel was chosen, and so the batch size.
+    # TF32 has 10 bits of mantissa: images would depend on the kernel, and so on the batch size.
     torch.backends.cudnn.allow_tf32 = False

@@ -1,10 +1,9 @@
-"""`genlab forecast`: what each KL weight must do, from the data alone."""
+"""`genlab forecast`: forecast the effect of each KL weight from the data, without training."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.table import Table
@@ -13,81 +12,93 @@ from genlab.errors import DONE, ConfigError
 
 if TYPE_CHECKING:
     from genlab.vae.forecast import Forecast
+    from genlab.vae.kl import KLPenalty
+    from genlab.vae.likelihoods import Likelihood
 
-#: Weights that are forecast when none are asked for.
+#: Default weights.
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
-_KNOB = "model.kl_weight="
+_KEY = "model.kl_weight"
+
+
+@runtime_checkable
+class HasKLWeight(Protocol):
+    """A model whose loss is a reconstruction term and a weighted KL of its latents."""
+
+    latent_dim: int
+    likelihood: Likelihood
+    kl_penalty: KLPenalty
 
 
 def add(commands: Any) -> None:
-    """Describe the command to the parser."""
-    forecast = commands.add_parser(
+    """Add the command to the parser."""
+    parser = commands.add_parser(
         "forecast",
-        help="what each KL weight must do, from the data alone",
-        description="The PCA of the data, and what it says of each KL weight before any training: "
+        help="forecast the effect of each KL weight from the data alone",
+        description="The PCA of the data, and what follows for each KL weight before any training: "
         "the optimum of the linear VAE, the weight at which it collapses, and a ceiling on the "
         "rate that holds for any decoder.",
         epilog="example: genlab forecast data=mnist_mini model/likelihood=gaussian "
         "model.kl_weight=0,1,30",
     )
-    forecast.add_argument(
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
         help="as for train.py; model.kl_weight takes several values, separated by commas",
     )
-    forecast.set_defaults(run=_forecast)
+    parser.set_defaults(command=forecast)
 
 
-def _weights(overrides: Sequence[str]) -> tuple[list[str], list[float]]:
-    """The overrides without the knob, and the knob's values."""
-    given = [o for o in overrides if o.startswith(_KNOB)]
-    rest = [o for o in overrides if not o.startswith(_KNOB)]
-    if not given:
-        return rest, list(WEIGHTS)
-    text = given[-1].removeprefix(_KNOB)
-    try:
-        return rest, [float(value) for value in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{_KNOB}{text}: numbers, separated by commas, are needed") from error
-
-
-def _forecast(options: argparse.Namespace) -> int:
-    from genlab.config import configs
+def forecast(overrides: Sequence[str]) -> int:
+    """Print a table of the forecast effect of each KL weight on the model of the overrides."""
+    from genlab.config.build import build
+    from genlab.config.check import check, need, resolve
+    from genlab.config.compose import compose
+    from genlab.data.datamodule import ImageData
+    from genlab.training.run_config import build_model, check_model
     from genlab.vae.forecast import forecasts
-    from genlab.vae.kl_weight import effective
 
-    overrides, weights = _weights(options.overrides)
-    config = configs.resolve(configs.compose(overrides))
-    data = configs.build(config["data"], "data")
-    module = configs.build(config["model"], "model", spec=data.spec, seed=0)
-    if not hasattr(module, "weight"):
-        name = type(module).__name__
-        raise ConfigError(f"model={name.lower()}: a {name} has no KL weight; give model=vae")
-    dialect = configs.build(config["model"]["kl_dialect"])
-    meanings = [
-        effective(weight, dialect, module.likelihood, data.spec, module.latent_dim)
-        for weight in weights
-    ]
+    rest, weights = _weights(overrides)
+    config = resolve(compose(rest))
+    node = check_model(config["model"])
+    data: ImageData = build(need(check(config["data"], "data"), ImageData, "data"), "data")
+    model = build_model(node, data.spec)
+    if not isinstance(model, HasKLWeight):
+        family = type(model).__name__
+        raise ConfigError(f"model={family.lower()}: a {family} has no KL weight; give model=vae")
+    # each model converts its weight from the convention of the config
+    models: list[Any] = [build_model({**node, "kl_weight": w}, data.spec) for w in weights]
     data.prepare_data()
     data.setup("fit")
     found = forecasts(
-        module.likelihood,
+        model.likelihood,
         data.pixels("train"),
         data.spec,
-        module.latent_dim,
-        [meaning.beta_effective for meaning in meanings],
+        model.latent_dim,
+        [one.kl_penalty.weight.beta_effective for one in models],
     )
     console = Console(soft_wrap=True, highlight=False)
     console.print(
         f"{data.source.name}: {data.size('train'):,} images of "
-        f"{' x '.join(map(str, data.spec.shape))}; {type(module.likelihood).__name__}, "
-        f"{module.latent_dim} latents"
+        f"{' x '.join(map(str, data.spec.shape))}; {type(model.likelihood).__name__}, "
+        f"{model.latent_dim} latents"
     )
-    console.print(_forecast_table(weights, found, module.latent_dim))
+    console.print(_forecast_table(weights, found, model.latent_dim))
     console.print(_reading(found[0]), markup=False)
     return DONE
+
+
+def _weights(overrides: Sequence[str]) -> tuple[list[str], list[float]]:
+    """Split off `model.kl_weight`: return the other overrides, and its values."""
+    given = [o for o in overrides if o.startswith(f"{_KEY}=")]
+    rest = [o for o in overrides if not o.startswith(f"{_KEY}=")]
+    if not given:
+        return rest, list(WEIGHTS)
+    try:
+        return rest, [float(value) for value in given[-1].partition("=")[2].split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{given[-1]}: numbers, separated by commas, are needed") from error
 
 
 def _forecast_table(weights: Sequence[float], found: Sequence[Forecast], latent_dim: int) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from genlab.errors import DONE
 
 
 def add(commands: Any) -> None:
-    """Describe the command to the parser."""
-    report = commands.add_parser(
+    """Add the command to the parser."""
+    parser = commands.add_parser(
         "report",
         help="compare the runs of a sweep, or of several",
         description="Print the comparison of all runs below a directory, and leave it there as a "
@@ -19,30 +19,31 @@ def add(commands: Any) -> None:
         "side, in a directory of their own. Needs no torch and no network.",
         epilog="examples: genlab report runs/vae-kl_weight; genlab report runs/first runs/second",
     )
-    report.add_argument(
+    parser.add_argument(
         "directories",
         type=Path,
         nargs="+",
         metavar="DIRECTORY",
         help="a sweep's directory, or any that holds runs",
     )
-    report.add_argument(
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="DIRECTORY",
         help="where to leave the comparison (default: in the directory; of several, beside the "
         "first one, as FIRST-beside-SECOND)",
     )
-    report.set_defaults(run=_report)
+    parser.set_defaults(command=report)
 
 
-def _report(options: argparse.Namespace) -> int:
+def report(directories: Sequence[Path], output: Path | None) -> int:
+    """Print the comparison of all runs below the directories, and write it."""
     from genlab.report import collect, print_sweep
 
-    directories = list(dict.fromkeys(path.resolve() for path in options.directories))
+    distinct = list(dict.fromkeys(path.resolve() for path in directories))
     # One directory may lie in another.
-    records = {record.path: record for path in directories for record in collect(path)}
-    beside = "-beside-".join(path.name for path in directories)
-    default = options.directories[0] if len(directories) == 1 else directories[0].with_name(beside)
-    print_sweep(list(records.values()), options.output or default)
+    records = {record.path: record for path in distinct for record in collect(path)}
+    beside = "-beside-".join(path.name for path in distinct)
+    default = directories[0] if len(distinct) == 1 else distinct[0].with_name(beside)
+    print_sweep(list(records.values()), output or default)
     return DONE

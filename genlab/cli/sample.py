@@ -1,44 +1,44 @@
-"""`genlab sample`: images of trained models, of several models and samplers side by side."""
+"""`genlab sample`: draw images of a trained model, also with several samplers side by side."""
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import math
-import os
-import shutil
+import re
 import time
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from genlab.cli import trained
-from genlab.errors import DONE, ConfigError, RunDirectoryError
+from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links
 
 if TYPE_CHECKING:
-    from genlab.cli.drawing import Draw
-    from genlab.cli.sources import Pixels, Source
+    from genlab.cli.drawing import Pixels, Way
 
-#: Images in a row of a comparison, and classes in a row of a grid: as many as a screen shows.
+#: Images in a row of a comparison, and classes in a row of a grid, to fit a screen.
 _COLUMNS = 16
 #: Rows and columns of the picture of trajectories.
 _TRAJECTORIES, _TIMES = 4, 10
 
 
 def add(commands: Any) -> None:
-    """Describe the command to the parser."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "sample",
-        help="draw images from trained models, several of them side by side",
-        description="Draw images from trained models: a grid, numbered PNGs and samples.npz. Image "
-        "i is a function of the seed, i and its class, whatever the batch size; several runs, "
-        "samplers or numbers of steps also make one picture, with the same noise in each column.",
+        help="draw images from a trained model, with several samplers side by side",
+        description="Draw images from a trained model: a grid, numbered PNGs and samples.npz. "
+        "Image i is a function of the seed, i and its class, whatever the batch size; several "
+        "samplers or numbers of steps also make one picture, with the same noise in each column. "
+        "Each call writes a new folder.",
         epilog="example: genlab sample RUN --n 16 --sampler ddim,dpm_solver --steps 10,50",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--n", type=int, default=64, help="number of images (%(default)s)")
     trained.add_arguments(parser)
     parser.add_argument(
@@ -51,183 +51,219 @@ def add(commands: Any) -> None:
         "auto is all GPUs",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the files go, instead of RUN/samples/"
+        "--out", type=Path, metavar="DIR", help="a new folder, instead of one in RUN/samples/"
     )
-    diffusion = parser.add_argument_group(
+    parser.add_argument(
+        "--trajectory", action="store_true", help="also draw the way from noise to images"
+    )
+    choices = parser.add_argument_group(
         "diffusion models", "What is not given is as in the run's config, or the sampler's file."
     )
-    diffusion.add_argument(
+    choices.add_argument(
         "--sampler",
         metavar="NAME,...",
         action="append",
         help="of conf/model/sampler, or a YAML file of your own; may be repeated",
     )
-    diffusion.add_argument("--steps", metavar="N,...", help="of the sampler; at most the model's")
-    diffusion.add_argument("--grid", help="how steps are spaced: uniform, log_snr, ...")
-    diffusion.add_argument("--eta", type=float, help="share of the ancestral noise in ddim")
-    diffusion.add_argument(
+    choices.add_argument("--steps", metavar="N,...", help="of the sampler; at most the model's")
+    choices.add_argument("--grid", help="how steps are spaced: uniform, log_snr, ...")
+    choices.add_argument("--eta", type=float, help="share of the ancestral noise in ddim")
+    choices.add_argument(
         "--class",
         metavar="CLASS,...",
+        dest="classes",
         help="names or numbers, taken in turn; by default all that the data have",
     )
-    diffusion.add_argument("--guidance", type=float, help="towards the class; 1 is none")
-    diffusion.add_argument(
-        "--trajectory", action="store_true", help="also draw the way from noise to images"
-    )
-    parser.set_defaults(run=_sample)
+    choices.add_argument("--guidance", type=float, help="towards the class; 1 is none")
+    parser.set_defaults(command=sample)
 
 
-def _sample(options: argparse.Namespace) -> int:
-    from genlab.checks import whole
-    from genlab.cli.drawing import devices, drawing
-    from genlab.cli.sources import sources
+def sample(
+    run: Path,
+    n: int,
+    seed: int,
+    checkpoint: str,
+    trust: Sequence[str],
+    batch_size: int,
+    device: str,
+    out: Path | None,
+    trajectory: bool,
+    sampler: Sequence[str] | None,
+    steps: str | None,
+    grid: str | None,
+    eta: float | None,
+    classes: str | None,
+    guidance: float | None,
+) -> int:
+    """Draw images of a run's model in one or several ways, and write them into a new folder."""
+    import numpy as np
 
-    whole("--n", options.n, 1)
-    whole("--batch-size", options.batch_size, 1)
-    if not 0 <= options.seed < 1 << 63:
-        raise ConfigError(f"--seed {options.seed}: give a whole number from 0 to 2^63 - 1")
-    places = devices(options.device)
-    chosen = sources(options)
-    folders = [_folder(source, options.out, chosen) for source in chosen]
-    stored = [_stored(*pair) for pair in zip(folders, chosen, strict=True)]
+    from genlab.cli.drawing import Way, devices, drawing, sampler_configs, ways_of
+    from genlab.data.progress import progress
+    from genlab.protocols import CanSample, HasSampler, HasSetting, HasTrajectory
+    from genlab.training.load import read_config
+
+    with trained.naming_flags():
+        whole("n", n, 1)
+        whole("batch-size", batch_size, 1)
+    if not 0 <= seed < 1 << 63:
+        raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
+    places = devices(device)
+    model: Any = trained.load(run, checkpoint, trust)[0]
+    family, spec = type(model).__name__, model.spec
+    if not isinstance(model, CanSample):
+        raise ConfigError(f"{run}: {family} is a model that draws no images")
+    if spec.levels is None:
+        raise ConfigError(
+            f"{run}: its data are real numbers, which no picture holds; give a run on 8-bit images"
+        )
+    unusable: dict[str, Any] = {}
+    if not isinstance(model, HasSampler):
+        unusable = {"sampler": sampler, "steps": steps, "grid": grid, "eta": eta}
+        unusable |= {"class": classes, "guidance": guidance}
+    if not isinstance(model, HasTrajectory):
+        unusable |= {"trajectory": trajectory or None}
+    for name, value in unusable.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name}: {run} is a {family}, which has no such choice; leave the option out"
+            )
+    ways = [Way()]
+    if isinstance(model, HasSampler):
+        own = read_config(run, trust)["model"]["sampler"]
+        nodes = sampler_configs(own, sampler, steps, grid, eta)
+        with trained.naming_flags("model.sampler", run):
+            ways = ways_of(model, nodes, classes, guidance)
+
+    first = ways[0].settings
+    asked = [] if classes is None else [f"class {classes}"]
+    asked += [f"guidance {first['guidance']:g}"] if first.get("guidance", 1) != 1 else []
+    asked += [f"seed {seed}"]
+    label = model.label() if isinstance(model, HasSetting) else ""
+    facts: dict[str, Any] = {
+        "run": run.resolve().name,
+        "model": family,
+        "weights": _digest(run, checkpoint),
+    }
+    facts |= {"checkpoint": checkpoint, "n": n, "seed": seed}
+    facts |= {} if classes is None else {"class": classes}
+    batches = [range(start, min(n, start + batch_size)) for start in range(0, n, batch_size)]
 
     console = Console(soft_wrap=True, highlight=False)
     drawn: list[Pixels] = []
-    with drawing(chosen, places) as draw:
-        for source, folder, images in zip(chosen, folders, stored, strict=True):
-            if images is None:
-                started = time.perf_counter()
-                images = _drawn(draw, source, options.n, options.batch_size)
-                seconds = time.perf_counter() - started
-                _write(folder, source, images)
-                said = f"{options.n} images in {seconds:.1f} s, {seconds / options.n:.2g} s each"
-            else:
-                said = "drawn before; remove the folder to draw them anew"
+    words = [ways[0].tag if len(ways) == 1 else "side-by-side", f"n{n}", *asked]
+    words += [] if checkpoint == "best" else [checkpoint]
+    with (
+        _new_folder(run, out, _folder_name(words)) as folder,
+        drawing(model, seed, places) as draw,
+    ):
+        for way in ways:
+            name, started = way.name or family, time.perf_counter()
+            with progress(name, n * way.steps) as advance:
+                images = np.concatenate(list(draw(way, batches, advance)))
+            seconds = time.perf_counter() - started
+            caption = ", ".join(filter(None, [label, way.name, *asked]))
+            into = folder if len(ways) == 1 else folder / _folder_name([way.tag])
+            _write(into, way, images, caption, {**facts, **way.settings})
+            if trajectory:
+                _write_trajectory(into / "trajectory.png", model, way, n, seed, caption)
             drawn.append(images)
-            console.print(f"{source.name}: {said}\n  {folder}", markup=False)
-            if options.trajectory and not (path := folder / "trajectory.png").exists():
-                _write_trajectory(path, source, options.n)
-    if len(chosen) > 1:
-        path = _write_side_by_side(options.out, chosen, drawn)
-        console.print(f"side by side\n  {path}", markup=False)
+            console.print(
+                f"{name}: {n} images in {seconds:.1f} s, {seconds / n:.2g} s each", markup=False
+            )
+        if len(ways) > 1:
+            from genlab.media import pictures
+
+            rows = [images[:_COLUMNS].transpose(0, 3, 1, 2) for images in drawn]
+            caption = ", ".join(filter(None, [label, *asked]))
+            picture = pictures.rows(rows, [way.name for way in ways], caption=caption)
+            pictures.save_png(folder / "side-by-side.png", picture)
+    console.print(f"  {folder}", markup=False)
     return DONE
 
 
-def _folder(source: Source, out: Path | None, chosen: Sequence[Source]) -> Path:
-    if out is None:
-        refuse_links(source.run, ("samples",))
-        return source.run / "samples" / source.tag
-    if len(chosen) == 1:
-        return out
-    several = len({one.run for one in chosen}) > 1
-    return (out / source.run.resolve().name if several else out) / source.tag
+def _digest(run: Path, checkpoint: str) -> str:
+    """Compute the SHA-256 of the checkpoint from which the images are drawn."""
+    import hashlib
+
+    with (run / "checkpoints" / f"{checkpoint}.ckpt").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stored(folder: Path, source: Source) -> Pixels | None:
-    """What the same command drew before; None where there is nothing yet.
+def _folder_name(words: Sequence[str]) -> str:
+    """Join words, without characters that a shell would need quoted."""
+    joined = "-".join(filter(None, words)).replace(" ", "")
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", joined)[:80]
+
+
+@contextmanager
+def _new_folder(run: Path, out: Path | None, name: str) -> Iterator[Path]:
+    """Make an empty folder before anything is drawn: `out`, or the next free name in RUN/samples/.
 
     Raises:
-        ConfigError: if the folder holds anything else.
+        ConfigError: `out` holds files.
+        RunDirectoryError: it cannot be written.
     """
-    import numpy as np
-
-    path = folder / "samples.npz"
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    try:
-        with np.load(path) as content:
-            if str(content["digest"]) == source.digest:
-                return np.asarray(content["images"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        pass
-    raise ConfigError(
-        f"{folder} holds other files than those of this command: give --out a new folder, or "
-        "remove this one"
-    )
-
-
-def _drawn(draw: Draw, source: Source, n: int, batch_size: int) -> Pixels:
-    import numpy as np
-
-    from genlab.data.progress import progress
-
-    batches = [range(start, min(n, start + batch_size)) for start in range(0, n, batch_size)]
-    with progress(source.name, n * source.steps) as advance:
-        return np.concatenate(list(draw(source, batches, advance)))
-
-
-def _write(folder: Path, source: Source, images: Pixels) -> None:
-    """Grid, PNGs and samples.npz, all of them or none."""
-    import numpy as np
-    from PIL import Image
-
-    from genlab.media import pictures
-
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        grid = pictures.grid(
-            images.transpose(0, 3, 1, 2),
-            columns=_columns(len(images), len(source.classes)),
-            caption=source.caption,
+    if out is None:
+        refuse_links(run, ("samples",))
+        names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+        folder = next(path for n in names if not (path := run / "samples" / n).exists())
+    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(
+            f"--out {out} holds other files, which are never overwritten; give a new folder"
         )
-        pictures.save_png(unfinished / "grid.png", grid)
-        (unfinished / "images").mkdir()
-        digits = len(str(len(images) - 1))
-        for i, image in enumerate(images):
-            pixels = image[:, :, 0] if image.shape[2] == 1 else image
-            # not by `save_png`, which waits for the disk each time
-            Image.fromarray(pixels).save(unfinished / "images" / f"{i:0{digits}}.png")
-        np.savez_compressed(
-            unfinished / "samples.npz",
-            images=images,
-            labels=source.labels(range(len(images))),
-            digest=source.digest,
-            **source.facts,
-        )
-        unfinished.replace(folder)
+    else:
+        folder = out
+    try:
+        folder.mkdir(parents=True, exist_ok=out is not None)
+        yield folder
     except OSError as error:
         raise RunDirectoryError(
             f"{folder} cannot be written ({error.strerror}): give --out a folder that can"
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if out is None:
+            with suppress(OSError):  # it holds files
+                folder.rmdir()
+
+
+def _write(folder: Path, way: Way, images: Pixels, caption: str, facts: dict[str, Any]) -> None:
+    """Write PNGs, grid and, last, samples.npz, which exists only if all others do."""
+    import numpy as np
+    from PIL import Image
+
+    from genlab.media import pictures
+
+    folder.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".") as name:
+        unfinished = Path(name)
+        columns = _columns(len(images), len(way.classes))
+        grid = pictures.grid(images.transpose(0, 3, 1, 2), columns, caption)
+        pictures.save_png(unfinished / "grid.png", grid)
+        (unfinished / "images").mkdir()
+        digits = len(str(len(images) - 1))
+        for i, image in enumerate(images):
+            pixels = image[:, :, 0] if image.shape[2] == 1 else image
+            # not by `save_png`, which syncs to the disk each time
+            Image.fromarray(pixels).save(unfinished / "images" / f"{i:0{digits}}.png")
+        labels = way.labels(len(images))
+        np.savez_compressed(unfinished / "samples.npz", images=images, labels=labels, **facts)
+        for part in ("images", "grid.png", "samples.npz"):
+            (unfinished / part).replace(folder / part)
 
 
 def _columns(n: int, classes: int) -> int | None:
-    """Columns of a grid in which each holds one class; None for any number."""
+    """Return the columns of a grid with one class per column; None for any number."""
     if not 1 < classes <= min(_COLUMNS, n):
         return None
     return classes * max(1, round(math.sqrt(n) / classes))
 
 
-def _write_trajectory(path: Path, source: Source, n: int) -> None:
+def _write_trajectory(path: Path, model: Any, way: Way, n: int, seed: int, caption: str) -> None:
     from genlab.callbacks.diffusion import trajectory
     from genlab.media import pictures
 
-    picture = trajectory(
-        source.diffusion,
-        lambda keep: source.images(range(min(n, _TRAJECTORIES)), keep),
-        source.steps,
-        _TIMES,
-        source.caption,
-    )
-    pictures.save_png(path, picture)
+    def draw(on_step: Any) -> None:
+        model.sample(min(n, _TRAJECTORIES), seed, **way.arguments, on_step=on_step)
 
-
-def _write_side_by_side(
-    out: Path | None, chosen: Sequence[Source], drawn: Sequence[Pixels]
-) -> Path:
-    """One row for each source; in words beside it what differs, above it what does not."""
-    from genlab.cli.sources import digest
-    from genlab.media import pictures
-
-    labels = {source.module.label() for source in chosen}
-    ways = {source.way for source in chosen}
-    names = [source.run_name if len(ways) == 1 else source.name for source in chosen]
-    common = [word for words in (labels, ways) if len(words) == 1 for word in words]
-    caption = ", ".join(filter(None, [*common, *chosen[0].asked]))
-    shown = [images[:_COLUMNS].transpose(0, 3, 1, 2) for images in drawn]
-    picture = pictures.rows(shown, names, caption=caption)
-    folder = chosen[0].run / "samples" if out is None else out
-    name = f"side-by-side-{digest([source.digest for source in chosen])}.png"
-    return pictures.save_png(folder / name, picture)
+    pictures.save_png(path, trajectory(model, draw, way.steps, _TIMES, caption))

@@ -1,16 +1,15 @@
-"""`genlab video`: what trained models do when their latents or their noise move."""
+"""`genlab video`: make videos of trained models, several of them side by side."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from genlab.cli import trained
-from genlab.errors import DONE, ConfigError, RunDirectoryError
+from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links
 
 if TYPE_CHECKING:
@@ -18,19 +17,21 @@ if TYPE_CHECKING:
     from genlab.media.pictures import Pixels
     from genlab.report import Record
 
-#: Different frames of a diffusion model's walk, unless --seconds and --fps ask for fewer.
+#: Sampled frames of a diffusion model's walk, unless --seconds and --fps give fewer.
 _SAMPLED = 60
+#: Panels of a trajectory, each of two pictures.
+_TRAJECTORIES = 3
 
 
 def add(commands: Any) -> None:
-    """Describe the command to the parser."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "video",
         help="film trained models, several of them side by side",
-        description="Film what trained models do: validation images that turn into one another, "
+        description="Film trained models: validation images that turn into one another, "
         "single latents, a walk through the prior, the way out of noise, the samples of each "
         "validation. Several runs make one video, with the same images and the same noise at every "
-        "moment and the knob's value above each. MP4 needs genlab[video]; WebP is made anyway.",
+        "moment and the setting above each. MP4 needs genlab[video]; WebP is made anyway.",
         epilog="example: genlab video runs/vae-kl_weight --kind interpolation,prior_walk",
     )
     parser.add_argument(
@@ -40,7 +41,7 @@ def add(commands: Any) -> None:
         "--kind",
         metavar="KIND,...",
         help="interpolation, traversal, prior_walk, trajectory, training; by default all that a "
-        "model has, but no walk of a diffusion model, which takes minutes",
+        "model has, except the walk of a diffusion model, which takes minutes",
     )
     parser.add_argument("--n", type=int, help="panels of a run; 9 by default, 3 of a trajectory")
     parser.add_argument("--seconds", type=float, default=6.0, help="length (%(default)s)")
@@ -52,61 +53,56 @@ def add(commands: Any) -> None:
         metavar="DIR",
         help="where the files go, instead of videos/ in the run, or of several beside them",
     )
-    parser.set_defaults(run=_video)
+    parser.set_defaults(command=video)
 
 
-def _video(options: argparse.Namespace) -> int:
+def video(
+    runs: Sequence[Path],
+    kind: str | None,
+    n: int | None,
+    seconds: float,
+    fps: float,
+    seed: int,
+    checkpoint: str,
+    trust: Sequence[str],
+    out: Path | None,
+) -> int:
+    """Film the models of the runs, and write one video of each kind."""
     from genlab.callbacks.videos import KINDS
-    from genlab.checks import whole
-    from genlab.media import videos
 
-    if options.n is not None:
-        whole("--n", options.n, 1)
-    kinds = list(KINDS) if options.kind is None else options.kind.split(",")
-    for kind in kinds:
-        if kind not in KINDS:
-            raise ConfigError(f"--kind {kind}: give one of {', '.join(KINDS)}, or several")
-    chosen = _chosen(options.runs)
-    callbacks = [{k: _callback(k, r.path / "videos", options) for k in kinds} for _, r in chosen]
+    kinds = list(KINDS) if kind is None else kind.split(",")
+    for name in kinds:
+        if name not in KINDS:
+            raise ConfigError(f"--kind {name}: give one of {', '.join(KINDS)}, or several")
+    with trained.naming_flags():
+        if n is not None:
+            whole("n", n, 1)
+        settings = {"seconds": seconds, "fps": fps, "seed": seed}
+        settings |= {} if n is None else {"images": n}
+        chosen = _chosen(runs)
+        folders = [record.path / "videos" for _, record in chosen]
+        callbacks = [_callbacks(path, kinds, settings, kind is not None) for path in folders]
 
     console = Console(soft_wrap=True, highlight=False)
     films: dict[str, dict[str, Pixels]] = {}
     for (label, record), of_run in zip(chosen, callbacks, strict=True):
         with console.status(f"{label or record.run_id} ..."):
-            made = _film(record.path, of_run, options)
-        for kind, film in made.items():
-            films.setdefault(kind, {})[label] = film
-        said = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
-        console.print(f"{label or record.run_id}: {said}", markup=False)
-    for kind, by_label in films.items():
-        if options.out is not None:
-            stem = options.out / kind
-        elif len(chosen) == 1:
-            stem = chosen[0][1].path / "videos" / f"{kind}-final"
-        else:
-            sweep = chosen[0][1].path.parent
-            refuse_links(sweep, ("videos",))
-            stem = sweep / "videos" / kind
-        film = next(iter(by_label.values()))
-        if len(chosen) > 1:
-            film = videos.beside(list(by_label.values()), list(by_label))
-        title = ": ".join(filter(None, [kind.replace("_", " "), ", ".join(by_label)]))
-        try:
-            written = videos.save(stem, film, options.fps, title)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"{stem.parent} cannot be written ({error.strerror}): give --out a folder that can"
-            ) from error
-        for path in written:
+            made = _films(record.path, of_run, checkpoint, trust, kind is not None)
+        for name, film in made.items():
+            films.setdefault(name, {})[label] = film
+        names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
+        console.print(f"{label or record.run_id}: {names}", markup=False)
+    for name, by_label in films.items():
+        for path in _save(name, by_label, [record.path for _, record in chosen], fps, out):
             console.print(f"  {path}", markup=False)
     return DONE
 
 
 def _chosen(paths: Sequence[Path]) -> list[tuple[str, Record]]:
-    """The runs with their labels; the label of the only one is empty.
+    """Read the runs with their labels; a single run has an empty label.
 
     Raises:
-        RunDirectoryError: nothing to film there.
+        RunDirectoryError: there is no run with a model.
     """
     from genlab.report import collect
     from genlab.report.collect import swept_keys
@@ -131,46 +127,84 @@ def _chosen(paths: Sequence[Path]) -> list[tuple[str, Record]]:
     return list(zip(labels, records, strict=True))
 
 
-def _callback(kind: str, folder: Path, options: argparse.Namespace) -> VideoCallback:
-    """What films this kind during training, with what was asked for here."""
-    from genlab.callbacks.videos import KINDS, PriorWalkVideo
+def _callbacks(
+    folder: Path, kinds: Sequence[str], settings: Mapping[str, Any], is_asked: bool
+) -> list[VideoCallback]:
+    """Make the callbacks that film these kinds during training.
 
-    given: dict[str, Any] = {"images": options.n} if options.n is not None else {}
-    if kind == "trajectory":
-        given.setdefault("images", 3)
-    if KINDS[kind] is PriorWalkVideo and options.kind is not None:
-        given["sampled_frames"] = _SAMPLED
-    try:
-        return KINDS[kind](
-            folder, **given, seconds=options.seconds, fps=options.fps, seed=options.seed
-        )
-    except ConfigError as error:
-        # said of the option that the person has typed, not of the key that it stands for
-        raise ConfigError(str(error).replace(f"callbacks.video_{kind}.", "--")) from error
+    Args:
+        is_asked: True if the user named the kinds; else a walk that is sampled step by step,
+            which takes minutes, is left out.
+    """
+    from genlab.callbacks.videos import KINDS
+
+    own: dict[str, dict[str, Any]] = {"trajectory": {"images": _TRAJECTORIES}}
+    own["prior_walk"] = {"sampled_frames": _SAMPLED if is_asked else 0}
+    return [KINDS[kind](folder, **{**own.get(kind, {}), **settings}) for kind in kinds]
 
 
-def _film(
-    run: Path, callbacks: dict[str, VideoCallback], options: argparse.Namespace
+def _films(
+    run: Path,
+    callbacks: Sequence[VideoCallback],
+    checkpoint: str,
+    trust: Sequence[str],
+    is_asked: bool,
 ) -> dict[str, Pixels]:
+    """Draw the films of a run, by kind.
+
+    Raises:
+        ConfigError: the model lacks the ability for a requested kind.
+    """
     import torch
 
-    from genlab.callbacks.pictures import encoded
-    from genlab.training import weights as checkpoints
+    from genlab.callbacks.base import first_images
 
-    module, data = checkpoints.load(run, options.checkpoint)
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    model, data = trained.load(run, checkpoint, trust)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
 
     def inputs(count: int) -> torch.Tensor:
         data.prepare_data()
-        data.setup("fit")
-        return encoded(module, data.pixels("val")[:count])
+        return first_images(data, "val" if data.val_images else "test", count).to(device)
 
-    made = {kind: callback.film(module, inputs) for kind, callback in callbacks.items()}
-    missing = [kind for kind, film in made.items() if film is None]
-    if missing and options.kind is not None:
-        raise ConfigError(
-            f"--kind {missing[0]}: {run} has none, being a {type(module).__name__}"
-            f"{' without the frames of two validations' if missing[0] == 'training' else ''}; "
-            "leave it out"
-        )
-    return {kind: film for kind, film in made.items() if film is not None}
+    films: dict[str, Pixels] = {}
+    for callback in callbacks:
+        film = callback.film(model, inputs)
+        if film is not None:
+            films[callback.kind] = film
+        elif is_asked:
+            reason = " without the frames of two validations" if callback.kind == "training" else ""
+            raise ConfigError(
+                f"--kind {callback.kind}: {run} has none, being a {type(model).__name__}{reason}; "
+                "leave it out"
+            )
+    return films
+
+
+def _save(
+    kind: str, films: Mapping[str, Pixels], runs: Sequence[Path], fps: float, out: Path | None
+) -> list[Path]:
+    """Write films of one kind, labelled by run, as one video, and return its files.
+
+    Raises:
+        RunDirectoryError: the folder cannot be written, or is a link out of the sweep.
+    """
+    from genlab.media import videos
+
+    if out is not None:
+        stem = out / kind
+    elif len(runs) == 1:
+        stem = runs[0] / "videos" / f"{kind}-final"
+    else:
+        refuse_links(runs[0].parent, ("videos",))
+        stem = runs[0].parent / "videos" / kind
+    film = next(iter(films.values()))
+    if len(runs) > 1:
+        film = videos.beside(list(films.values()), list(films))
+    title = ": ".join(filter(None, [kind.replace("_", " "), ", ".join(films)]))
+    try:
+        return videos.save(stem, film, fps, title)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{stem.parent} cannot be written ({error.strerror}): give --out a folder that can"
+        ) from error

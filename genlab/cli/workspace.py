@@ -1,8 +1,7 @@
-"""`genlab workspace`: the dashboard on W&B that compares the runs of a sweep."""
+"""`genlab workspace`: make the dashboard on W&B that compares the runs of a sweep."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -14,81 +13,84 @@ from genlab.errors import DONE, RunDirectoryError
 if TYPE_CHECKING:
     from genlab.report import Record
     from genlab.runs.manifest import Manifest
-    from genlab.tracking.workspace import Comparison, Knob
+    from genlab.tracking.workspace import Comparison, Setting
 
-#: In a sweep's directory: where its views on W&B are, by entity and project.
+#: File in a sweep's directory with the addresses of its W&B views, by entity and project.
 _VIEWS = "wandb_views.json"
-#: Between the largest and the smallest value of a knob, from which on its axis is logarithmic.
+#: Ratio of the largest to the smallest value of a setting from which its axis is logarithmic.
 _WIDE = 50
 
 
 def add(commands: Any) -> None:
-    """Describe the command to the parser."""
-    workspace = commands.add_parser(
+    """Add the command to the parser."""
+    parser = commands.add_parser(
         "workspace",
         help="the dashboard on W&B that compares the runs of a sweep",
-        description="Build a W&B workspace that shows the runs of a sweep alone, by the knob that "
-        "it turns: reconstruction against KL, the negative ELBO, curves over training, pictures "
-        "and videos side by side. The same command again updates it. Without a W&B key it is kept "
-        "as JSON in the sweep's directory.",
+        description="Build a W&B workspace that shows the runs of a sweep alone, by the setting "
+        "that it varies: reconstruction against KL, the negative ELBO, curves over training, "
+        "pictures and videos side by side. The same command again updates it. Without a W&B key "
+        "it is kept as JSON in the sweep's directory.",
         epilog="example: genlab workspace runs/vae-kl_weight --report",
     )
-    workspace.add_argument("directory", type=Path, help="a sweep's directory")
-    workspace.add_argument("--entity", help="user or team on W&B; else the runs' or the key's own")
-    workspace.add_argument("--project", help="project on W&B; else the runs' own")
-    workspace.add_argument(
+    parser.add_argument("directory", type=Path, help="a sweep's directory")
+    parser.add_argument("--entity", help="user or team on W&B; else the runs' or the key's own")
+    parser.add_argument("--project", help="project on W&B; else the runs' own")
+    parser.add_argument(
         "--report", action="store_true", help="make a W&B report of the same panels too"
     )
-    workspace.add_argument(
+    parser.add_argument(
         "--dry", action="store_true", help="send nothing: keep what would be sent as JSON"
     )
-    workspace.set_defaults(run=_workspace)
+    parser.set_defaults(command=send_workspace)
 
 
-def _workspace(options: argparse.Namespace) -> int:
+def send_workspace(
+    directory: Path, entity: str | None, project: str | None, report: bool, dry: bool
+) -> int:
+    """Build the workspace of a sweep and send it, or keep it as JSON."""
     from dataclasses import replace
 
     from genlab.report import answer, collect
-    from genlab.runs.files import write_json_atomically
+    from genlab.runs.files import write_atomically
     from genlab.runs.manifest import Manifest
     from genlab.tracking import workspace
     from genlab.tracking.account import key_is_configured
 
     workspace.require()
-    records = collect(options.directory)
-    manifest = Manifest.read(options.directory)
-    sweep = comparison(records, manifest, options.directory, options.project, options.entity)
-    keep, why = options.dry, "nothing was sent"
+    records = collect(directory)
+    manifest = Manifest.read(directory)
+    sweep = comparison(records, manifest, directory, project, entity)
+    keep, why = dry, "nothing was sent"
     if not keep and not key_is_configured():
         keep, why = True, "no W&B key is configured (`wandb login` makes one), so nothing was sent"
     if not keep:
         sweep = replace(sweep, entity=sweep.entity or workspace.default_entity())
     question = manifest.question if manifest is not None else None
     views: dict[str, Any] = {"workspace": workspace.build_workspace(sweep)}
-    if options.report:
-        # Without an entity the client asks no server which project is meant.
+    if report:
+        # Without an entity the client does not query a server for the project.
         of = replace(sweep, entity="") if keep else sweep
         views["report"] = workspace.build_report(of, question, answer(records))
     where = f"{sweep.entity}/{sweep.project}"
-    addresses = _addresses(options.directory)
+    addresses = _addresses(directory)
     for name, view in views.items():
         if keep:
-            path = options.directory / f"wandb_{name}.json"
-            write_json_atomically(path, workspace.spec_of(view))
+            path = directory / f"wandb_{name}.json"
+            write_atomically(path, workspace.spec_of(view))
             print(f"{name:<10} {path} ({why})")
         else:
             mine = addresses.setdefault(where, {})
             mine[name], became = workspace.save(view, mine.get(name))
-            write_json_atomically(options.directory / _VIEWS, addresses)
+            write_atomically(directory / _VIEWS, addresses)
             print(f"{name:<10} {mine[name]} ({became})")
     return DONE
 
 
 def _addresses(directory: Path) -> dict[str, dict[str, str]]:
-    """Of the views of before: entity and project, then workspace or report, to an address."""
+    """Read the addresses of earlier views: by entity and project, then workspace or report."""
     try:
         content = json.loads((directory / _VIEWS).read_bytes())
-    except (OSError, ValueError):  # none yet, or damaged: then they are made anew
+    except (OSError, ValueError):  # absent or damaged: then the views are created again
         return {}
     return {
         where: {name: url for name, url in views.items() if isinstance(url, str)}
@@ -104,29 +106,30 @@ def comparison(
     project: str | None = None,
     entity: str | None = None,
 ) -> Comparison:
-    """What the runs of a sweep left to be compared; the keys are its manifest's, else those in
-    which the runs' configs differ.
+    """Describe a sweep for its workspace: settings, metrics and media that its runs have.
+
+    The settings are its manifest's, else the keys in which the runs' configs differ.
 
     Raises:
         RunDirectoryError: there are no runs.
     """
     from genlab.report import swept_keys
-    from genlab.tracking.workspace import METRICS, Comparison
+    from genlab.tracking.workspace import COMPARED, Comparison
 
     if not records:
         raise RunDirectoryError(f"{directory} holds no runs: give the directory of a sweep")
     keys = list(manifest.swept) if manifest is not None else swept_keys(records)
-    knobs = _knobs(records, keys)
+    settings = _settings(records, keys)
     logger: dict[str, Any] = next(
-        (r.config["logger"] for r in records if r.config.get("logger")), {}
+        (found for r in records if (found := (r.config.get("logger") or {}).get("wandb"))), {}
     )
-    metrics = [m for m in METRICS if any(r.metric(f"test/{m}") is not None for r in records)]
+    metrics = [m for m in COMPARED if any(r.metric(f"test/{m}") is not None for r in records)]
     points = [tuple(str(_value(r, key)) for key in keys if key != "seed") for r in records]
     return Comparison(
         name=records[0].group,
         project=project or os.environ.get("WANDB_PROJECT") or logger.get("project") or "genlab",
         entity=entity or logger.get("entity") or "",
-        knobs=knobs,
+        settings=settings,
         metrics=metrics or ("reconstruction", "kl", "neg_elbo", "bits_per_dim"),
         pictures=_media(records, "pictures", ".png"),
         videos=_media(records, "videos", ".mp4"),
@@ -134,12 +137,12 @@ def comparison(
     )
 
 
-def _knobs(records: Sequence[Record], keys: Sequence[str]) -> list[Knob]:
+def _settings(records: Sequence[Record], keys: Sequence[str]) -> list[Setting]:
     from genlab.runs.points import column_names
-    from genlab.tracking.workspace import Knob
+    from genlab.tracking.workspace import Setting
 
     return [
-        Knob(column, _axis([_value(r, key) for r in records]))
+        Setting(column, _axis([_value(r, key) for r in records]))
         for key, column in column_names(keys).items()
     ]
 
@@ -158,6 +161,6 @@ def _axis(values: Sequence[Any]) -> Literal["linear", "logarithmic", "words"]:
 
 
 def _media(records: Sequence[Record], folder: str, ending: str) -> list[str]:
-    """The keys under which the runs logged what lies in one of their folders."""
+    """Return the keys under which the runs logged the files of one of their folders."""
     found = (path for r in records for path in (r.path / folder).glob(f"*-final{ending}"))
     return sorted({f"{folder}/{path.name.removesuffix(f'-final{ending}')}" for path in found})
