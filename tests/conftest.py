@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, no network, no dependence on time or chance."""
+"""Common state of all tests: one thread, no network, no dependence on time or chance."""
 
 from __future__ import annotations
 

@@ -29,16 +29,18 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from genlab.config import compose as composition
-from genlab.config import configs
+from genlab.config.check import from_yaml, resolve, to_yaml
+from genlab.config.compose import compose
+from genlab.config.trust import received
 from genlab.data.cifar import _extract
 from genlab.data.idx import read_idx
 from genlab.errors import GenlabError
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import Job, Manifest
-from genlab.training import weights as checkpoints
-from genlab.vae.kl_weight import KLDialect
+from genlab.training import weights
+from genlab.training.run_config import check_model
+from genlab.vae.kl import KLConvention
 
 AWKWARD = [
     *(b"", b"\0", b"\xff" * 8, b"\x7f\xff\xff\xff", b"-1", b"NaN", b"1e999", b"null", b"[]", b"{}"),
@@ -108,7 +110,7 @@ def checkpoint(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        checkpoints.read(path)
+        weights.read(path)
 
     return path.read_bytes(), read
 
@@ -148,16 +150,16 @@ def run_directory(name: str) -> Callable[[Path], tuple[bytes, Callable[[bytes], 
 
 def run_config(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
     """The config of a received run, from which a module would be built."""
-    text = configs.to_yaml(configs.resolve(composition.compose(["model.latent_dim=3"])))
+    text = to_yaml(resolve(compose(["model.latent_dim=3"])))
 
     def read(data: bytes) -> None:
-        config = configs.from_yaml(data.decode("utf-8", "replace"), "config.yaml")
-        configs.need(config.get("model"), torch.nn.Module, "model")
+        config = from_yaml(data.decode("utf-8", "replace"), "config.yaml")
+        check_model(config.get("model"), received())
 
     return text.encode(), read
 
 
-def kl_dialect(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
+def kl_convention(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
     def read(data: bytes) -> None:
         try:
             given = yaml.safe_load(data.decode("utf-8", "replace"))
@@ -165,7 +167,7 @@ def kl_dialect(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
             return
         if isinstance(given, dict):
             known = {k: v for k, v in given.items() if k in ("error", "reconstruction", "kl")}
-            str(KLDialect(**known).beta(0.1, 784, 20))
+            str(KLConvention(**known).beta(0.1, 784, 20))
 
     return b"error: squared\nreconstruction: mean\nkl: sum\n", read
 
@@ -173,7 +175,7 @@ def kl_dialect(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
 def override(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
     def read(data: bytes) -> None:
         given = data.decode("utf-8", "replace").split("\n")
-        configs.resolve(composition.compose(given))
+        resolve(compose(given))
 
     text = "model.kl_weight=0.5\nmodel/likelihood=bernoulli\n+trainer.min_steps=1\ntags=[a,b]"
     return text.encode(), read
@@ -183,7 +185,7 @@ def override(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
 TARGETS: dict[str, tuple[Callable[[Path], tuple[bytes, Callable[[bytes], object]]], float]] = {
     "idx": (idx, 0.35),
     "idx, gzipped": (idx_gzipped, 0.3),
-    "kl_dialect": (kl_dialect, 0.2),
+    "kl_convention": (kl_convention, 0.2),
     "cifar archive": (cifar, 0.05),
     "checkpoint": (checkpoint, 0.0475),
     "status.json": (run_directory("status.json"), 0.01),
@@ -198,7 +200,7 @@ TARGETS: dict[str, tuple[Callable[[Path], tuple[bytes, Callable[[bytes], object]
 
 
 def fuzz(name: str, inputs: int, seed: int) -> int:
-    """How many of the inputs ended in an error that is not genlab's."""
+    """Count the inputs that ended in an error that is not genlab's."""
     make, _ = TARGETS[name]
     failures = refused = 0
     with tempfile.TemporaryDirectory() as folder:

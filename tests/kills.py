@@ -20,12 +20,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from test_resume import MODELS, assert_same, empty, finish, flip, start, truncate
+from interruption import MODELS, assert_same, empty, finish, flip, start, truncate
 
 from genlab.errors import RunDirectoryError
 from genlab.runs.directory import Run, find_runs
 from genlab.runs.files import before
-from genlab.training import weights as checkpoints
+from genlab.training import weights
 
 EPOCHS = 20
 #: Every step writes a checkpoint; the undisturbed run writes none but at the ends of epochs.
@@ -38,7 +38,7 @@ DAMAGES = (truncate, flip, empty)
 
 def is_whole(checkpoint: Path) -> bool:
     try:
-        checkpoints.read(checkpoint)
+        weights.read(checkpoint)
     except RunDirectoryError:
         return False
     return True
@@ -64,7 +64,7 @@ def killed(model: str, runs_dir: Path, delay: float) -> Run | None:
 
 
 def torment(model: str, kills: int, seed: int, folder: Path) -> Counter[str]:
-    """What happened, counted; AssertionError where a run is not the undisturbed one."""
+    """Count what happened; raise AssertionError if a run differs from the undisturbed one."""
     chance = random.Random(f"{seed} {model}")
     reference = finish(model, folder / "undisturbed", *LONG)
     assert reference.result is not None
@@ -78,7 +78,7 @@ def torment(model: str, kills: int, seed: int, folder: Path) -> Counter[str]:
             if run is None:
                 break
             seen["kills"] += 1
-            seen["in the middle of a checkpoint"] += any(run.checkpoints.glob(".*.tmp"))
+            seen["in the middle of a checkpoint"] += any(run.weights.glob(".*.tmp"))
             last = run.checkpoints / "last.ckpt"
             if seen["kills"] % 5 == 0 and is_whole(last) and is_whole(before(last)):
                 damage = chance.choice(DAMAGES)

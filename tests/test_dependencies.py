@@ -44,7 +44,7 @@ _EXCEPTED = re.compile(r"GPL-3\.0(-only|-or-later)?(-with-| WITH )GCC-exception[
 
 
 def direct() -> list[Requirement]:
-    """What pyproject.toml asks for, with all that the lock is made of."""
+    """Return the requirements of pyproject.toml, with all extras in the lock."""
     extras = PROJECT["optional-dependencies"]
     asked = [*PROJECT["dependencies"]]
     for text in extras["dev"]:
@@ -69,7 +69,7 @@ of_the_lock = pytest.mark.skipif(
 
 
 def needed(*texts: str) -> dict[str, Requirement]:
-    """What requirements take, directly or not, by what the installed packages say of themselves."""
+    """Return all direct and indirect requirements, from the metadata of installed packages."""
     found: dict[str, Requirement] = {}
     done: set[str] = set()
     open_ = [Requirement(text) for text in texts]
@@ -204,7 +204,7 @@ def test_no_bad_version_is_locked_or_admitted(name: str) -> None:
 
 
 def licence(distribution: importlib.metadata.Distribution) -> str:
-    """What a package says of itself: an expression, else its classifiers, else its first line."""
+    """Return a package's license: its expression, else its classifiers, else its first line."""
     said = distribution.metadata
     if "License-Expression" in said:
         return str(said["License-Expression"])

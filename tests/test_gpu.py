@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_resume import (
+from interruption import (
     EPOCHS,
     MODELS,
     ROOT,

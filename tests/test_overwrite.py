@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from genlab.config import configs
-from genlab.modules.vae import VAE
+from genlab.config.compose import compose
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import Run, find_runs
 from genlab.training import run
+from genlab.vae.model import VAE
 
 STEPS = 16
 SMALL = [
@@ -34,7 +34,7 @@ SMALL = [
 
 def train(tmp_path: Path, *overrides: str) -> Run:
     chosen = [*SMALL, f"runs_dir={tmp_path}", "group=demo", *overrides]
-    outcome = run.run(configs.compose(chosen))
+    outcome = run.run(compose(chosen))
     assert outcome.path is not None
     return Run(outcome.path)
 
@@ -86,15 +86,15 @@ def test_without_overwrite_a_completed_run_is_neither_trained_nor_renamed(tmp_pa
 def test_overwrite_of_an_interrupted_run_begins_at_its_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    objective, seen = VAE.objective, []
+    loss, seen = VAE.loss, []
 
-    def fail(self: VAE, x: Any, labels: Any, step: int) -> Any:
+    def fail(self: VAE, x: Any, labels: Any, step: int, noise: Any) -> Any:
         seen.append(step)
         if step == 11:
             raise RuntimeError("the power went")
-        return objective(self, x, labels, step)
+        return loss(self, x, labels, step, noise)
 
-    monkeypatch.setattr(VAE, "objective", fail)
+    monkeypatch.setattr(VAE, "loss", fail)
     with pytest.raises(RuntimeError, match="the power went"):
         train(tmp_path)
     (broken,) = find_runs(tmp_path)
@@ -109,7 +109,7 @@ def test_overwrite_of_an_interrupted_run_begins_at_its_first_step(
 
     # the same without it goes on from the checkpoint
     seen.clear()
-    monkeypatch.setattr(VAE, "objective", objective)
+    monkeypatch.setattr(VAE, "loss", loss)
     capsys.readouterr()
     resumed = train(tmp_path)
     assert "(going on)" in capsys.readouterr().out

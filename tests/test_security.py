@@ -1,9 +1,9 @@
-"""What SECURITY.md promises, each line with a planted attack.
+"""Test each promise of SECURITY.md with a planted attack.
 
-Beside these: planted targets and YAML tags in tests/config/test_configs.py, pickles of every kind in
-tests/training/test_bad_input.py, members of archives that leave their folder in tests/data/test_download.py,
-markup in every name that a report shows, in a browser, in tests/report/test_html.py; and a million
-damaged files by `make fuzz`.
+Beside these: planted targets and YAML tags in tests/config/test_configs.py, pickles of every
+kind in tests/training/test_bad_input.py, members of archives that leave their folder in
+tests/data/test_download.py, markup in every name that a report shows, in a browser, in
+tests/report/test_html.py; and a million damaged files by `make fuzz`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import yaml
 from PIL import Image
 
 from genlab import cli
-from genlab.config import configs
-from genlab.errors import REFUSED, ConfigError, RunDirectoryError
+from genlab.config.check import resolve, to_yaml
+from genlab.config.compose import compose
+from genlab.errors import DONE, REFUSED, ConfigError, RunDirectoryError
 from genlab.media import pictures
 from genlab.report import collect, write_sweep
 from genlab.runs import files
@@ -36,7 +37,7 @@ from genlab.runs.locks import Lock
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.sweeps import job
 from genlab.training import run
-from genlab.training import weights as checkpoints
+from genlab.training.weights import read
 
 ROOT = Path(__file__).parent.parent
 QUICK = [
@@ -46,7 +47,7 @@ QUICK = [
 
 
 def train(runs_dir: Path, *overrides: str) -> Path:
-    path = run.run(configs.compose([*QUICK, *overrides, f"runs_dir={runs_dir}"])).path
+    path = run.run(compose([*QUICK, *overrides, f"runs_dir={runs_dir}"])).path
     assert path is not None
     return path
 
@@ -59,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def received(trained: Path, tmp_path: Path) -> Path:
-    """What a stranger sent."""
+    """Copy a trained run, as if received from a stranger."""
     path = tmp_path / "received" / "sweep" / trained.name
     shutil.copytree(trained, path)
     return path
@@ -113,12 +114,15 @@ TARGETS = (
     *("os.system", "builtins.eval", "builtins.exec", "torch.load", "torch.hub.load"),
     *("hydra.utils.get_method", "hydra.utils.instantiate", "subprocess.Popen", "shutil.rmtree"),
     *("genlab.training.run.os.system", "genlab.cli.main", "genlab.runs.files.write_atomically"),
-    *("lightning.pytorch.callbacks.LambdaCallback", "genlab.modules.vae.VAE.load_from_checkpoint"),
+    *(
+        "lightning.pytorch.callbacks.LambdaCallback",
+        "genlab.modules.vae.VAEModule.load_from_checkpoint",
+    ),
 )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("place", ["model", "model.prior", "data.source", "callbacks.planted"])
+@pytest.mark.parametrize("place", ["model", "model.prior", "data.source"])
 def test_a_planted_target_is_not_built(
     received: Path, owned: Path, command: str, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,22 +140,40 @@ def test_a_planted_target_is_not_built(
     assert not owned.exists()
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("group", ["callbacks", "logger", "metrics", "trainer"])
+def test_of_a_received_config_only_model_and_data_are_looked_at(
+    received: Path, owned: Path, command: str, group: str
+) -> None:
+    path = received / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config[group] = {
+        f"planted_{i}": {"_target_": target, "command": f"touch {owned}", "f": str(owned)}
+        for i, target in enumerate(TARGETS)
+    }
+    path.write_text(yaml.safe_dump(config))
+    assert cli.main(COMMANDS[command](received)) == DONE
+    assert not owned.exists()
+
+
 def test_a_planted_job_of_a_manifest_is_not_run(received: Path, owned: Path) -> None:
-    config = configs.to_yaml(configs.resolve(configs.compose(QUICK)))
+    config = to_yaml(resolve(compose(QUICK)))
     planted = yaml.safe_load(config)
-    planted["callbacks"] = {"x": {"_target_": "os.system", "command": f"touch {owned}"}}
+    popen = {"_target_": "subprocess.Popen", "args": ["touch", str(owned)]}
+    hook = {"_target_": "lightning.pytorch.callbacks.LambdaCallback", "on_fit_start": popen}
+    planted["callbacks"] = {"x": hook}
     planted["hydra"] = {"overrides": {"task": []}, "runtime": {"choices": {}}}
     Manifest("s", (), (Job("run", (), {}, 0, planted),)).write(received.parent)
-    with pytest.raises(SystemExit) as caught:
-        job.main([str(received.parent / FILE_NAME), "run"])
-    assert caught.value.code == REFUSED and not owned.exists()
+    with pytest.raises(RunDirectoryError, match="started by the launcher of its sweep alone"):
+        job.run_job([str(received.parent / FILE_NAME), "run"])
+    assert not owned.exists()
 
 
 @pytest.mark.parametrize(
     "name", ["../x", "a/b", "/tmp/x", "..", ".", "", "a b", "~", "$HOME", "x\n"]
 )
 def test_a_group_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
-    config = configs.resolve(configs.compose(QUICK))
+    config = resolve(compose(QUICK))
     with pytest.raises(ConfigError, match="a name of letters, digits"):
         run.RunConfig.of({**config, "group": name})
 
@@ -164,7 +186,7 @@ def test_a_run_of_a_manifest_stays_in_its_sweep(received: Path, name: Any) -> No
 
 
 def test_a_value_cannot_lead_a_run_out_of_its_group(tmp_path: Path) -> None:
-    config = {**configs.resolve(configs.compose(QUICK)), "runs_dir": str(tmp_path)}
+    config = {**resolve(compose(QUICK)), "runs_dir": str(tmp_path)}
     for value in ("../../../x", "/etc/passwd", "..", "a\0b", "x\n", "\u202e"):
         path = run.run_path(config, "group", [f"notes={value}", f"model.x={value}"])
         assert path.parent == tmp_path / "group" and path.name.isprintable()
@@ -451,4 +473,4 @@ def test_reports_and_forecasts_import_nothing_that_talks(received: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    assert checkpoints.read(received / "checkpoints" / "best.ckpt")
+    assert read(received / "checkpoints" / "best.ckpt")

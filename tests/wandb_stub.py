@@ -50,7 +50,7 @@ _USER = {
 
 @dataclass
 class StubRun:
-    """What the server was told of one run, over all the times that it was started.
+    """The data that the server received about one run, over all of its starts.
 
     A run of a sweep is there before it is started: `sweep` is the name that the server gave it to.
     """
@@ -73,12 +73,12 @@ class StubRun:
 
     @property
     def config(self) -> dict[str, Any]:
-        """As last sent, each key with its value."""
+        """Return the config as last sent, each key with its value."""
         sent = self.told("config")
         return {k: v["value"] for k, v in json.loads(sent).items()} if sent else {}
 
     def told(self, key: str) -> Any:
-        """What was last said under a name, such as `groupName`; None if nothing was."""
+        """Return the last value sent under a name, such as `groupName`; None if there is none."""
         return next((s[key] for s in reversed(self.starts) if s.get(key)), None)
 
 

@@ -1,4 +1,4 @@
-"""What a sampler is worth: a distance that is zero for one distribution alone, and its cost."""
+"""Test the measures of a sampler: a distance that is 0 only for equal distributions, and cost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlab.callbacks.sampling import energy_distance
-from genlab.config import configs
+from genlab.config import compose
+from genlab.metrics.distances import energy_distance
 from genlab.report import answer, collect
 from genlab.training import run
 
@@ -41,7 +41,7 @@ def test_samplers_are_compared_by_their_samples(tmp_path: Path) -> None:
     evaluations = {}
     for sampler, steps in (("ddim", 4), ("heun", 4)):
         chosen = [f"model/sampler={sampler}", f"model.sampler.steps={steps}"]
-        outcome = run.run(configs.compose([*small, *chosen, f"runs_dir={tmp_path}", "group=s"]))
+        outcome = run.run(compose.compose([*small, *chosen, f"runs_dir={tmp_path}", "group=s"]))
         assert outcome.result is not None and outcome.path is not None
         metrics = outcome.result["metrics"]
         evaluations[sampler] = metrics["test/evaluations"]

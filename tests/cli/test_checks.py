@@ -157,6 +157,27 @@ def test_refusals(arguments: list[str], said: str, capsys: pytest.CaptureFixture
     assert not list(Path().iterdir())
 
 
+def test_a_package_in_the_working_directory_is_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    folder = Path("lab_of_checks/conf/model/noise_schedule")
+    folder.mkdir(parents=True)
+    for package in ("lab_of_checks", "lab_of_checks/conf"):
+        Path(package, "__init__.py").touch()
+    Path("lab_of_checks/schedules.py").write_text(
+        "from genlab.diffusion.schedules import NoiseSchedule\n\n\n"
+        "class Straight(NoiseSchedule):\n"
+        "    def curve(self, u):\n"
+        "        return 9 - 21 * u\n"
+    )
+    (folder / "straight.yaml").write_text("_target_: lab_of_checks.schedules.Straight\n")
+    search = "hydra.searchpath=[pkg://lab_of_checks.conf]"
+    rows, _ = run(capsys, "check-schedule", search, "model/noise_schedule=straight,linear")
+    assert [row["schedule"] for row in rows] == ["straight", "linear"]
+    assert float(rows[0]["to"]) == -12
+
+
 def test_without_diffusers_the_remedy_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

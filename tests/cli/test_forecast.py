@@ -36,7 +36,7 @@ def forecast(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[s
 
 
 @pytest.mark.parametrize(
-    ("overrides", "dialect", "factor"),
+    ("overrides", "convention", "factor"),
     [
         # b / 2 a sigma^2 of a * error + weight * b * KL
         (GAUSSIAN, "{error: squared, reconstruction: sum, kl: sum}", 1 / (2 * 0.25)),
@@ -47,13 +47,13 @@ def forecast(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[s
     ids=["sum", "half sum", "means", "cross entropy"],
 )
 def test_a_quoted_weight_has_the_forecast_of_its_canonical_weight(
-    capsys: pytest.CaptureFixture[str], overrides: list[str], dialect: str, factor: float
+    capsys: pytest.CaptureFixture[str], overrides: list[str], convention: str, factor: float
 ) -> None:
     canonical = [0.5, 4.0] if overrides else [0.5, 28.0]
     expected = forecast(capsys, *overrides, f"model.kl_weight={canonical[0]},{canonical[1]}")
     quoted = [f"{beta / factor:.17g}" for beta in canonical]
     weights = f"model.kl_weight={','.join(quoted)}"
-    found = forecast(capsys, *overrides, f"model.kl_dialect={dialect}", weights)
+    found = forecast(capsys, *overrides, f"model.kl_convention={convention}", weights)
     assert len(found) == len(expected) == 2
     for row, same, beta in zip(found, expected, canonical, strict=True):
         assert float(row.pop("kl_weight")) == pytest.approx(beta / factor, rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,16 @@ import torch
 from PIL import Image
 
 from genlab import cli
-from genlab.cli.sources import class_number
-from genlab.config import configs
+from genlab.cli.drawing import class_number
+from genlab.config.compose import compose
 from genlab.diffusion.inpainting import inpaint
-from genlab.diffusion.samplers import ImageNoise
+from genlab.diffusion.model import DDPM
 from genlab.errors import DONE, REFUSED, ConfigError
-from genlab.modules.ddpm import DDPM
 from genlab.runs.directory import Run
+from genlab.seeding import ImageNoise
+from genlab.tensors import to_pixels
 from genlab.training import run
-from genlab.training import weights as checkpoints
+from genlab.training.load import load
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -39,7 +41,7 @@ CONDITIONAL = ["model.conditional=true", "model.optimizer.lr=0.01"]
 
 
 def train(folder: Path, *overrides: str) -> Path:
-    outcome = run.run(configs.compose([*TINY, f"runs_dir={folder}", *overrides]))
+    outcome = run.run(compose([*TINY, f"runs_dir={folder}", *overrides]))
     assert outcome.path is not None
     return outcome.path
 
@@ -110,8 +112,7 @@ def test_seed_0_is_what_training_pictures(
     model: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     path = request.getfixturevalue(model)
-    module, _ = checkpoints.load(path)
-    expected = module.codec.decode(module.sample(N, seed=0)).permute(0, 2, 3, 1).numpy()  # type: ignore[operator]
+    expected = to_pixels(load(path).sample(N, seed=0)).permute(0, 2, 3, 1).numpy()  # type: ignore[operator]
     assert difference(sample(tmp_path / "a", path), expected) <= 1
 
 
@@ -160,20 +161,23 @@ def test_the_files_hold_the_same_images_and_what_made_them(
         assert trajectory.height > 8 * 58 and trajectory.width > 5 * 58
 
 
-def test_the_same_command_finds_its_images_again(
+def test_each_call_writes_a_folder_of_its_own(
     unconditional: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sample", str(unconditional), "--n", "2"]
     assert cli.main(command) == DONE
     (folder,) = (unconditional / "samples").iterdir()
-    assert folder.name.startswith("ddim-5-n2-seed0-") and str(folder) in capsys.readouterr().out
+    assert folder.name == "ddim-5-n2-seed0" and str(folder) in capsys.readouterr().out
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     assert cli.main([*command, "--batch-size", "1"]) == DONE
-    assert "drawn before" in capsys.readouterr().out
+    again = unconditional / "samples" / "ddim-5-n2-seed0-2"
+    assert str(again) in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    with np.load(folder / "samples.npz") as first, np.load(again / "samples.npz") as second:
+        assert difference(first["images"], second["images"]) <= 1
     assert cli.main([*command, "--checkpoint", "last", "--seed", "1"]) == DONE
-    (other,) = {*(unconditional / "samples").iterdir()} - {folder}
-    assert other.name.startswith("ddim-5-n2-seed1-last-")
+    (other,) = {*(unconditional / "samples").iterdir()} - {folder, again}
+    assert other.name == "ddim-5-n2-seed1-last"
     shutil.rmtree(unconditional / "samples")
 
 
@@ -230,8 +234,7 @@ def test_nothing_else_is_overwritten(
 
 def side_by_side(folder: Path, n: int) -> list[Pixels]:
     """The rows of a comparison as they are seen: every second pixel, right of the names."""
-    (path,) = folder.glob("side-by-side-*.png")
-    with Image.open(path) as picture:
+    with Image.open(folder / "side-by-side.png") as picture:
         seen = np.asarray(picture)
     right = seen[:, -6 - (n * 58 - 2) : -6]
     rows = (len(seen) - 6) // 58
@@ -253,24 +256,14 @@ def test_samplers_side_by_side_start_from_the_same_noise(
     assert cli.main(list(map(str, said))) == DONE
     rows = side_by_side(tmp_path / "out", 16)
     assert len(rows) == 6
-    folders = [*(tmp_path / "out").glob("*-n20-seed0-*")]
-    assert len(folders) == 6
+    folders = [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    ways = [f"{name}-{steps}" for name in ("ddim", "dpm_solver", "own") for steps in (1, 7)]
+    assert sorted(folders) == sorted(ways)
     for row in rows[2], rows[4]:
         assert difference(rows[0], row) <= 1
     assert not np.array_equal(rows[0], rows[1])
-    (folder,) = (tmp_path / "out").glob("ddim-7-*")
-    with np.load(folder / "samples.npz") as content:
+    with np.load(tmp_path / "out" / "ddim-7" / "samples.npz") as content:
         assert np.array_equal(rows[1], content["images"][:16])
-
-
-def test_models_side_by_side(vae: Path, unconditional: Path, tmp_path: Path) -> None:
-    said = ["sample", vae, unconditional, "--n", 3, "--out", tmp_path]
-    assert cli.main(list(map(str, said))) == DONE
-    rows = side_by_side(tmp_path, 3)
-    for path, row in zip((vae, unconditional), rows[-2:], strict=True):
-        (file,) = (tmp_path / path.name).glob("*/samples.npz")
-        with np.load(file) as content:
-            assert np.array_equal(row, content["images"])
 
 
 def test_a_class_is_its_name_before_it_is_its_number() -> None:
@@ -343,13 +336,59 @@ def test_runs_that_cannot_be_read_are_refused(
 
 
 def test_inpainting_keeps_what_is_known(unconditional: Path) -> None:
-    module, _ = checkpoints.load(unconditional)
-    assert isinstance(module, DDPM)
+    model = load(unconditional)
+    assert isinstance(model, DDPM)
     known = torch.rand(2, 1, 28, 28)
     mask = torch.zeros(1, 1, 28, 28)
     mask[..., :14] = 1
-    keep = inpaint(2 * known - 1, mask, ImageNoise(1, range(2), known.shape[1:]))
-    images = module.sample_with(range(2), 0, project=keep)
-    free = module.sample_with(range(2), 0)
+    other = ImageNoise(1, "noise", indices=range(2))
+    keep = inpaint(2 * known - 1, mask, lambda: other.normal(*known.shape[1:]))
+    images = model.sample(2, seed=0, project=keep)
+    free = model.sample(2, seed=0)
     torch.testing.assert_close(images[..., :14], known[..., :14])
     assert not torch.allclose(images[..., 14:], free[..., 14:])
+
+
+PRIOR = '''
+from genlab.vae.priors import StandardNormal
+
+
+class Mine(StandardNormal):
+    """A prior of another package."""
+'''
+
+
+@pytest.mark.parametrize("command", ["sample", "video"])
+def test_a_class_of_another_package_needs_trust(
+    command: str,
+    vae: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The package lies in the working directory, and nothing of it is imported before."""
+    name = f"lab_for_{command}"
+    path = tmp_path / "received"
+    shutil.copytree(vae, path)
+    config = (path / "config.yaml").read_text()
+    known = "genlab.vae.priors.StandardNormal"
+    assert known in config
+    (path / "config.yaml").write_text(config.replace(known, f"{name}.Mine"))
+    (tmp_path / f"{name}.py").write_text(PRIOR)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    asked = {
+        "sample": [str(path), "--n", "2"],
+        "video": [str(path), "--kind", "prior_walk", "--seconds", "0.2", "--n", "1"],
+    }[command]
+    for trust in ([], ["--trust", "another"]):
+        assert cli.main([command, *asked, *trust, "--out", str(tmp_path / "out")]) == REFUSED
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"model.prior._target_='{name}.Mine'" in line and "--trust PACKAGE" in line
+        assert name not in sys.modules and not (tmp_path / "out").exists()
+    trust = ["--trust", "another", "--trust", name]
+    assert cli.main([command, *asked, *trust, "--out", str(tmp_path / "out")]) == DONE
+    assert any((tmp_path / "out").iterdir())
+    if command == "sample":
+        with np.load(tmp_path / "out" / "samples.npz") as content:
+            assert difference(content["images"], sample(tmp_path / "own", vae, "--n", 2)) == 0

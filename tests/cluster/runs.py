@@ -23,7 +23,7 @@ TIMES = ("images_per_second", "mfu", "wall_seconds")
 
 
 def differences(run: Run, reference: Run, within: float) -> list[str]:
-    """What is wrong with a run, in sentences; none if nothing is."""
+    """List what is wrong with a run, in sentences; empty if nothing is."""
     if run.state != "completed" or reference.state != "completed":
         return [f"is {run.state}, the undisturbed one {reference.state}"]
     assert run.result is not None

@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from test_data_idx import idx_bytes, write_source
+from idx_files import idx_bytes, write_source
 
-from genlab.data.download import store
 from genlab.data.sources import CIFAR10
 from genlab.errors import DataError
+from genlab.runs.files import replacing
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (4000, 2, 3), dtype=np.uint8)
@@ -167,8 +167,8 @@ def test_no_network_is_one_clear_error(tmp_path, source):
         source.prepare(tmp_path)
 
 
-def test_an_interrupted_store_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), store(tmp_path / "file") as out:
+def test_an_interrupted_write_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "file") as out:
         out.write(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import struct
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from idx_files import idx_bytes, write_source
 
 from genlab.data.idx import read_idx
-from genlab.data.sources import MNIST, FashionMNIST, IDXSource, MNISTMini
+from genlab.data.sources import MNIST, FashionMNIST, MNISTMini
 from genlab.errors import DataError
-from genlab.protocols import ImageSpec
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.tobytes()
-
-
-def write_source(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> type[IDXSource]:
-    """A data set of the same images for train and test, and its class."""
-    folder.mkdir(parents=True, exist_ok=True)
-    digests = {}
-    for prefix in ("train", "t10k"):
-        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
-            content = idx_bytes(array)
-            name = f"{prefix}-{kind}-ubyte"
-            (folder / name).write_bytes(content)
-            digests[name] = hashlib.sha256(content).hexdigest()
-
-    class Small(IDXSource):
-        name = folder.name
-        image_spec = ImageSpec(1, 2, 3, classes=("a", "b"))
-        mirrors = ()
-        sha256: ClassVar[dict[str, str]] = digests
-
-    return Small
-
 
 ARRAY = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3)
 

@@ -65,7 +65,7 @@ def test_ranks_are_dealt_the_rows_of_each_training_batch_in_turn(images, size, w
 
 @given(SIZES, BATCHES, WORLDS)
 def test_ranks_are_dealt_the_rows_of_each_evaluation_batch_in_turn(images, size, world):
-    """Of the last, short one too, which may leave a rank without a row."""
+    """Every batch is split, also a short last one, which may leave a rank without a row."""
     one = positions(EvalOrder(images, size * world))
     for rank in range(world):
         mine = positions(EvalOrder(images, size, rank, world))
@@ -156,7 +156,7 @@ def record(folder, workers, *callbacks, limit=1.0, ckpt=None, plans_ahead=False,
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """What an uninterrupted run sees: 7 batches an epoch, or 5 of them."""
+    """Record the batches of an uninterrupted run: 7 per epoch, or 5 of them."""
     folder = tmp_path_factory.mktemp("straight")
     return {limit: record(folder, 0, limit=limit) for limit in (1.0, 5)}
 

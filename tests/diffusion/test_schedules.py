@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 from scipy.stats import truncnorm
 from torch import Tensor
 
-from genlab.config import compose as composition
-from genlab.config import configs
-from genlab.diffusion import beta_tables, schedules
+from genlab.config.build import build
+from genlab.config.check import Config, check
+from genlab.config.compose import compose
+from genlab.diffusion import schedules
 from genlab.diffusion.beta_tables import BetaTable, CosineBetas, LinearBetas, ScaledLinearBetas
 from genlab.diffusion.process import Process
-from genlab.diffusion.schedules import NoiseSchedule, ZeroTerminalSNR
-from genlab.errors import ConfigError
+from genlab.diffusion.schedules import Between, NoiseSchedule, ZeroTerminalSNR
 
 FOLDER = Path(__file__).parents[2] / "conf/model/noise_schedule"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -31,20 +31,16 @@ INSIDE = (torch.arange(20, 980, 17, dtype=torch.float64) + 0.5) / T
 TIMES = torch.arange(1, T + 1, dtype=torch.float64) / T
 
 
-def build(name: str, *overrides: str) -> NoiseSchedule:
-    return configs.build(node(name, *overrides), "model.noise_schedule")
+def component(name: str, *overrides: str) -> NoiseSchedule:
+    return build(node(name, *overrides), "model.noise_schedule")
 
 
 @cache
-def node(name: str, *overrides: str) -> configs.Config:
+def node(name: str, *overrides: str) -> Config:
     chosen = [f"+model.steps={T}", *(f"model.noise_schedule.{o}" for o in overrides)]
-    composed = composition.compose(chosen, f"model/noise_schedule/{name}")
+    composed = compose(chosen, f"model/noise_schedule/{name}")
     config = OmegaConf.to_container(composed, resolve=True)
-    return configs.check(config["model"]["noise_schedule"], "model.noise_schedule")
-
-
-def takes_ends(name: str) -> bool:
-    return configs.takes(node(name), "log_snr_max")
+    return check(config["model"]["noise_schedule"], "model.noise_schedule")
 
 
 def alpha_bar(schedule: NoiseSchedule, t: Tensor = TIMES) -> Tensor:
@@ -53,7 +49,7 @@ def alpha_bar(schedule: NoiseSchedule, t: Tensor = TIMES) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_log_snr_falls_from_data_to_noise(name: str) -> None:
-    schedule = build(name)
+    schedule = component(name)
     values = schedule.log_snr(torch.linspace(0, 1, 5001, dtype=torch.float64))
     assert values.dtype == torch.float64
     assert (values[1:] < values[:-1]).all()
@@ -67,7 +63,7 @@ def test_the_log_snr_falls_from_data_to_noise(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_slope_is_the_derivative(name: str) -> None:
-    schedule, step = build(name), 1e-6
+    schedule, step = component(name), 1e-6
     rise = schedule.log_snr(INSIDE + step) - schedule.log_snr(INSIDE - step)
     torch.testing.assert_close(schedule.slope(INSIDE), rise / (2 * step), rtol=1e-6, atol=0)
     with torch.inference_mode():
@@ -76,13 +72,13 @@ def test_the_slope_is_the_derivative(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_time_at_is_the_inverse(name: str) -> None:
-    schedule = build(name)
+    schedule = component(name)
     torch.testing.assert_close(schedule.time_at(schedule.log_snr(INSIDE)), INSIDE)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_in_half_precision_keeps_its_schedule(name: str) -> None:
-    schedule = build(name)
+    schedule = component(name)
     before = schedule.log_snr(INSIDE)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(schedule.log_snr(INSIDE), before)
@@ -90,24 +86,55 @@ def test_a_module_in_half_precision_keeps_its_schedule(name: str) -> None:
     torch.testing.assert_close(after, before, rtol=0, atol=0.1 if name == "learned" else 0)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if takes_ends(name)])
+@pytest.mark.parametrize("name", NAMES)
 def test_schedules_share_the_ends_that_they_are_given(name: str) -> None:
-    schedule = build(name, "log_snr_max=8", "log_snr_min=-5")
+    whole = component(name)
+    schedule = Between(whole, log_snr_max=8, log_snr_min=-5)
     ends = schedule.log_snr(torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(ends, torch.tensor([8.0, -5.0]).double(), rtol=0, atol=1e-9)
     assert torch.isfinite(schedule.slope(torch.linspace(0, 1, 101))).all()
     assert not Process(schedule, None).is_discrete
-    if name not in ("linear_log_snr", "learned", "edm"):
-        whole = build(name)
-        t = whole.time_at(torch.tensor([8.0, -5.0]))
-        share = torch.linspace(0, 1, 11, dtype=torch.float64)
-        part = whole.log_snr(t[0] + (t[1] - t[0]) * share)
-        torch.testing.assert_close(schedule.log_snr(share), part)
+    assert schedule.name == whole.name
+    t = whole.time_at(torch.tensor([8.0, -5.0]))
+    share = torch.linspace(0, 1, 11, dtype=torch.float64)
+    part = whole.log_snr(t[0] + (t[1] - t[0]) * share)
+    torch.testing.assert_close(schedule.log_snr(share), part)
+
+
+@pytest.mark.parametrize("name", ["linear_log_snr", "edm", "learned"])
+def test_a_schedule_with_ends_of_its_own_is_itself_between_them(name: str) -> None:
+    whole = component(name)
+    high, low = whole.log_snr(torch.tensor([0.0, 1.0])).tolist()
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert torch.equal(Between(whole, high, low).log_snr(t), whole.log_snr(t))
+    moved = component(name, "log_snr_max=8", "log_snr_min=-5").log_snr(t)
+    torch.testing.assert_close(moved[[0, -1]], torch.tensor([8.0, -5.0]).double())
+
+
+def test_the_cut_ends_of_a_learned_schedule_stay_where_they_are_in_value_and_gradient() -> None:
+    schedule = Between(schedules.Learned(hidden=16), 5, -4)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in schedule.parameters():
+            weight.add_(3 * torch.randn_like(weight))
+    values = schedule.log_snr(torch.tensor([0.0, 0.5, 1.0]))
+    torch.testing.assert_close(values[[0, 2]], torch.tensor([5.0, -4.0]).double())
+    at_ends = torch.autograd.grad(values[[0, 2]].sum(), schedule.parameters(), retain_graph=True)
+    inside = torch.autograd.grad(values[1], schedule.parameters())
+    assert max(float(g.abs().max()) for g in at_ends) < 1e-6
+    assert all((g != 0).any() for g in inside)
+
+
+def test_a_cut_of_a_cut_is_the_inner_cut() -> None:
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    cosine = schedules.Cosine()
+    twice = Between(Between(cosine, log_snr_min=-20), 8, -5)
+    torch.testing.assert_close(twice.log_snr(t), Between(cosine, 8, -5).log_snr(t))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_schedule_bends_to_a_zero_terminal_snr(name: str) -> None:
-    straight = build(name)
+    straight = component(name)
     bent = ZeroTerminalSNR(straight)
     assert bent.log_snr(torch.ones(1)) == -torch.inf
     begin = torch.tensor([straight.first], dtype=torch.float64)
@@ -268,7 +295,12 @@ def test_a_learned_schedule_learns_between_its_ends() -> None:
         (lambda: schedules.EDM(sigma_max=0.001), "sigma_max=0.001: .* above 0.002"),
         (lambda: schedules.Learned(hidden=0), "hidden=0"),
         (lambda: schedules.LinearLogSNR(-9, 13), "log_snr_max=-9, log_snr_min=13"),
-        (lambda: schedules.Linear(log_snr_max=math.nan), "log_snr_max=nan"),
+        (lambda: Between(schedules.Linear(), math.nan), "log_snr_max=nan"),
+        (lambda: Between(schedules.Linear(), -9, 13), "log_snr_max=-9, log_snr_min=13"),
+        (
+            lambda: Between(schedules.LinearLogSNR(), 14),
+            "log_snr_max=14: LinearLogSNR runs",
+        ),
         (lambda: LinearBetas(0), "steps=0: give a whole number of at least 1"),
         (lambda: LinearBetas(beta_start=0), "beta_start=0: a beta is above 0 and below 1"),
         (lambda: LinearBetas(beta_start=-0.1), "beta_start=-0.1: a beta"),
@@ -281,13 +313,12 @@ def test_a_learned_schedule_learns_between_its_ends() -> None:
     ],
 )
 def test_a_wrong_value_is_refused_by_name(make: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^model.noise_schedule[.:] ?{message}"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         make()
 
 
 def test_ends_beyond_the_curve_are_refused() -> None:
-    early = beta_tables.ScaledLinearBetas(log_snr_min=-9)
     with pytest.raises(
-        ConfigError, match=r"log_snr_min=-9: this schedule runs from inf to -5\.364"
+        ValueError, match=r"^log_snr_min=-9: ScaledLinearBetas runs from inf to -5\.364"
     ):
-        Process(early, T)
+        Between(ScaledLinearBetas(), log_snr_min=-9)

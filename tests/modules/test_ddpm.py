@@ -1,4 +1,4 @@
-"""The DDPM as a module: its loss, its bound and its samples, against networks that are known."""
+"""The loss, the bound and the samples of a DDPM, against networks that are known."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from genlab.config import configs
+from genlab.config.compose import compose
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.gaussian import GaussianData
+from genlab.diffusion.model import DDPM
 from genlab.diffusion.parameterizations import X0, Epsilon, Parameterization, V, eps_from_x0
 from genlab.diffusion.samplers import DDIM, Ancestral
 from genlab.diffusion.schedules import (
     EDM,
+    Between,
     Cosine,
     Linear,
     LinearLogSNR,
@@ -35,14 +37,15 @@ from genlab.diffusion.time_samplers import LowDiscrepancy, TimeSampler, Uniform
 from genlab.diffusion.variances import FixedLarge, FixedSmall, Optimal, ReverseVariance
 from genlab.diffusion.variances import Learned as LearnedVariance
 from genlab.diffusion.weightings import VLB, MinSNR, Simple
-from genlab.errors import ConfigError, TrainingError
-from genlab.modules.ddpm import DDPM
-from genlab.modules.optimization import Adam
+from genlab.errors import TrainingError
+from genlab.metrics.measures import Evaluation
+from genlab.modules.ddpm import DDPMModule
 from genlab.nets.unet import UNet
 from genlab.protocols import CanSample, HasBound, ImageSpec
-from genlab.runs.directory import Run
+from genlab.runs.directory import Run, RunDirectory
+from genlab.seeding import Noise
 from genlab.training import run
-from genlab.training import weights as checkpoints
+from genlab.training.load import load_with_data
 
 SPEC = ImageSpec(1, 4, 4, classes=("zero", "one", "two"))
 STD = 0.3
@@ -61,7 +64,7 @@ class Guess(nn.Module):
 
 
 class Lines(nn.Module):
-    """As many straight lines through each pixel of x_t, one for each output."""
+    """Linear functions of each pixel of x_t, one for each output."""
 
     def __init__(self, outputs: int = 1) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ def build(net: nn.Module | None = None, **changes: Any) -> DDPM:
     defaults: dict[str, Any] = {
         "spec": SPEC,
         "steps": 20,
-        "noise_schedule": Cosine(log_snr_min=-20.0),
+        "noise_schedule": Between(Cosine(), log_snr_min=-20.0),
         "weighting": Simple(),
         "time_sampler": LowDiscrepancy(),
         "reverse_variance": FixedLarge(),
@@ -99,8 +102,6 @@ def build(net: nn.Module | None = None, **changes: Any) -> DDPM:
         "clip": True,
         "val_draws": 4,
         "test_draws": None,
-        "optimizer": Adam(),
-        "seed": 0,
     }
     return DDPM(**{**defaults, **changes})
 
@@ -128,19 +129,32 @@ def trainer(**options: Any) -> pl.Trainer:
     )
 
 
-def evaluated(
-    module: DDPM, split: str = "val", images: Tensor = IMAGES, seed: int = 0
-) -> dict[str, float]:
-    """The metrics of a validation or a test on these images."""
-    batches: Any = [{"image": batch} for batch in images.split(250)]
+def evaluation(
+    model: DDPM, split: str = "val", images: Tensor = IMAGES, seed: int = 0, size: int = 250
+) -> Evaluation:
+    """A validation or a test on these images, in batches of this size."""
+    places = torch.arange(len(images))
+    batches: Any = [
+        {"image": image, "index": index}
+        for image, index in zip(images.split(size), places.split(size), strict=True)
+    ]
     loader: DataLoader[Any] = DataLoader(batches, batch_size=None)
-    module.seed = seed
-    engine = trainer()
-    if split == "test":
-        engine.test(module, loader, verbose=False)
-        return dict(module.final_metrics)
-    engine.validate(module, loader, verbose=False)
-    return {k.removeprefix("val/"): float(v) for k, v in engine.callback_metrics.items()}
+    module = DDPMModule(model, torch.optim.Adam, seed=seed)
+    (trainer().test if split == "test" else trainer().validate)(module, loader, verbose=False)
+    return module.evaluations[split]
+
+
+def evaluated(model: DDPM, split: str = "val", **options: Any) -> dict[str, float]:
+    return evaluation(model, split, **options).metrics
+
+
+def plain(curves: dict[str, list[float]], folder: Path) -> dict[str, Any]:
+    """Curves as a run directory keeps them."""
+    with RunDirectory(folder / "run") as directory:
+        directory.write_bound(curves)
+    found = Run(folder / "run").bound
+    assert found is not None
+    return found
 
 
 def spread(values: list[float]) -> tuple[float, float]:
@@ -156,7 +170,7 @@ def test_what_the_network_predicts_does_not_change_the_loss(
 ) -> None:
     losses = []
     for kind in (Epsilon(), X0(), V()):
-        schedule = Cosine(log_snr_max=13.0, log_snr_min=-9.0)
+        schedule = Between(Cosine(), 13.0, -9.0)
         module = build(
             parameterization=kind,
             weighting=weighting,
@@ -165,7 +179,7 @@ def test_what_the_network_predicts_does_not_change_the_loss(
             test_draws=4,
         )
         torch.manual_seed(0)
-        losses.append(float(module.objective(X, None, 0)["loss"]))
+        losses.append(float(module.loss(X, None, 0)["loss"]))
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-10)
 
 
@@ -176,7 +190,7 @@ class At(TimeSampler):
         super().__init__()
         self.u = u
 
-    def sample(self, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Noise) -> tuple[Tensor, Tensor]:
         return self.u, torch.ones_like(self.u)
 
 
@@ -195,10 +209,10 @@ def test_the_loss_in_nats_is_that_of_the_paper_step_by_step() -> None:
         reverse_variance=FixedSmall(),
     )
     torch.manual_seed(0)
-    loss = float(module.objective(x, None, 0)["loss"])
+    loss = float(module.loss(x, None, 0)["loss"])
 
     torch.manual_seed(0)
-    noise = torch.randn_like(x)
+    noise = torch.randn(x.shape).double()
     total = 0.0
     for x0, eps, t in zip(2 * x - 1, noise, range(2, steps + 1), strict=True):
         bar, before, beta = bars[t], bars[t - 1], float(betas[t - 1])
@@ -232,7 +246,7 @@ def test_the_loss_of_a_validation_is_the_loss_of_training(options: dict[str, Any
         module.clip = False
     torch.manual_seed(1)
     with torch.no_grad():
-        training = [float(module.objective(X.float(), None, 0)["loss"]) for _ in range(40)]
+        training = [float(module.loss(X.float(), None, 0)["loss"]) for _ in range(40)]
     validation = [evaluated(module, seed=seed)["loss"] for seed in range(10)]
     (ours, our_error), (theirs, their_error) = spread(training), spread(validation)
     assert abs(ours - theirs) < 3 * math.hypot(our_error, their_error) + 1e-4 * ours
@@ -262,16 +276,15 @@ def test_the_standard_error_is_that_of_other_images() -> None:
 
 @pytest.mark.parametrize("steps", [1, 20, None])
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_the_terms_sum_to_the_bound(steps: int | None, split: str) -> None:
+def test_the_terms_sum_to_the_bound(steps: int | None, split: str, tmp_path: Path) -> None:
     module = build(
         steps=steps,
         noise_schedule=LinearLogSNR(),
         test_draws=None if steps else 8,
         sampler=DDIM(steps=1),
     )
-    metrics = evaluated(module, split)
-    curves: dict[str, Any] = module.final_curves
-    json.dumps(curves, allow_nan=False)
+    found = evaluation(module, split)
+    metrics, curves = found.metrics, plain(found.curves, tmp_path)
     neg_elbo, kl = metrics["neg_elbo"], metrics["kl"]
     assert neg_elbo == pytest.approx(metrics["reconstruction"] + kl, rel=1e-6)
     assert kl == pytest.approx(metrics["kl_prior"] + metrics["kl_diffusion"], rel=1e-6)
@@ -283,17 +296,20 @@ def test_the_terms_sum_to_the_bound(steps: int | None, split: str) -> None:
     assert len(curves["nats"]) == (steps if split == "test" and steps else min(40, steps or 40))
 
 
-def test_a_bound_at_zero_terminal_snr_is_plain_json() -> None:
+def test_a_bound_at_zero_terminal_snr_is_plain_json(tmp_path: Path) -> None:
     module = build(parameterization=V(), noise_schedule=ZeroTerminalSNR(Linear()))
-    assert evaluated(module, "test")["kl_prior"] == 0
-    json.dumps(module.final_curves, allow_nan=False)
+    found = evaluation(module, "test")
+    assert found.metrics["kl_prior"] == 0
+    assert plain(found.curves, tmp_path)["log_snr"][-1] is None
 
 
 def test_in_continuous_time_the_bound_does_not_depend_on_the_schedule() -> None:
     """Between the same ends, with the same network (Kingma et al. 2021, VDM, section 5.1)."""
     ends = {"log_snr_max": 8.0, "log_snr_min": -9.0}
     schedules: list[NoiseSchedule] = [
-        kind(**ends) for kind in (LinearLogSNR, Cosine, Sigmoid, Linear, EDM)
+        LinearLogSNR(**ends),
+        EDM(**ends),
+        *(Between(curve, **ends) for curve in (Cosine(), Sigmoid(), Linear())),
     ]
     bent = LearnedSchedule(hidden=4, **ends)
     nn.init.constant_(bent.height, 3.0)
@@ -307,7 +323,8 @@ def test_in_continuous_time_the_bound_does_not_depend_on_the_schedule() -> None:
             test_draws=32,
         )
         metrics = [
-            evaluated(module, "test", IMAGES[:250], seed)["kl_diffusion"] for seed in range(4)
+            evaluated(module, "test", images=IMAGES[:250], seed=seed)["kl_diffusion"]
+            for seed in range(4)
         ]
         found.append(spread(metrics))
     reference, its_error = found[0]
@@ -330,7 +347,7 @@ def test_a_learned_schedule_keeps_its_ends_and_lowers_the_variance_of_the_loss()
     def losses() -> Tensor:
         torch.manual_seed(5)
         with torch.no_grad():
-            return torch.stack([module.objective(x[i::500], None, 0)["loss"] for i in range(500)])
+            return torch.stack([module.loss(x[i::500], None, 0)["loss"] for i in range(500)])
 
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     before, ends_before = losses(), schedule.log_snr(ends).detach()
@@ -338,7 +355,7 @@ def test_a_learned_schedule_keeps_its_ends_and_lowers_the_variance_of_the_loss()
     for step in range(300):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        module.objective(x[:128], None, step)["loss"].backward()
+        module.loss(x[:128], None, step)["loss"].backward()
         optimizer.step()
     after = losses()
     torch.testing.assert_close(schedule.log_snr(ends), ends_before, rtol=0, atol=1e-12)
@@ -358,7 +375,7 @@ def test_a_network_is_trained_by_the_loss_and_the_schedule_by_its_variance() -> 
         module = build(net, steps=None, noise_schedule=schedule, weighting=VLB(), test_draws=4)
         schedule.requires_grad_(learns)
         torch.manual_seed(1)
-        module.objective(X, None, 0)["loss"].backward()
+        module.loss(X, None, 0)["loss"].backward()
         gradients.append([p.grad for p in net.parameters()])
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=0)
 
@@ -394,7 +411,7 @@ def test_the_mean_is_not_trained_by_the_term_of_the_variance() -> None:
         net = Lines(2)
         module = build(net, reverse_variance=LearnedVariance(), variance_loss_weight=weight)
         torch.manual_seed(1)
-        terms = module.objective(X.float(), None, 0)
+        terms = module.loss(X.float(), None, 0)
         torch.testing.assert_close(
             terms["loss"], terms["error_loss"] + weight * terms["variance_loss"]
         )
@@ -413,7 +430,7 @@ def test_classes_are_hidden_as_often_as_asked(drop: float, conditional: bool) ->
     module = build(net, conditional=conditional, label_drop=drop)
     labels = torch.arange(3).repeat(400)
     torch.manual_seed(0)
-    module.objective(X[:1].expand(1200, -1, -1, -1), labels, 0)
+    module.loss(X[:1].expand(1200, -1, -1, -1), labels, 0)
     if not conditional:
         assert net.labels is None
         return
@@ -440,17 +457,13 @@ def random_unet(classes: int = 0) -> UNet:
 def test_an_image_is_the_same_in_whatever_batch_it_is_drawn(sampler: Any) -> None:
     module = build(random_unet(3), conditional=True, sampler=sampler)
     assert isinstance(module, CanSample) and isinstance(module, HasBound)
-    labels = torch.tensor([0, 1, 2, 0, -1, 2])
-    together = module.sample_with(range(6), seed=3, labels=labels, guidance=2.0)
-    apart = [
-        module.sample_with(part, seed=3, labels=labels[list(part)], guidance=2.0)
-        for part in (range(0, 1), range(1, 4), [5, 4])
-    ]
-    torch.testing.assert_close(apart[0], together[:1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(apart[1], together[1:4], rtol=0, atol=1e-5)
-    torch.testing.assert_close(apart[2], together[[5, 4]], rtol=0, atol=1e-5)
+    asked: dict[str, Any] = {"classes": [0, 1, 2, 0, -1, 2], "guidance": 2.0}
+    together = module.sample(6, 3, **asked)
+    for first, n in ((0, 1), (1, 3), (4, 2)):
+        part = module.sample(n, 3, first, **asked)
+        torch.testing.assert_close(part, together[first : first + n], rtol=0, atol=1e-5)
     assert ((together >= 0) & (together <= 1)).all()
-    other = module.sample_with(range(6), seed=4, labels=labels, guidance=2.0)
+    other = module.sample(6, 4, **asked)
     assert (other - together).abs().amax() > 0.01
     torch.testing.assert_close(module.sample(2, 3), module.sample(7, 3)[:2], rtol=0, atol=1e-5)
 
@@ -458,38 +471,37 @@ def test_an_image_is_the_same_in_whatever_batch_it_is_drawn(sampler: Any) -> Non
 def test_the_class_and_the_guidance_change_the_image() -> None:
     module = build(random_unet(3), conditional=True)
     images = {
-        (label, guidance): module.sample_with(
-            range(2), 0, labels=torch.full((2,), label), guidance=guidance
-        )
+        (label, guidance): module.sample(2, classes=[label], guidance=guidance)
         for label, guidance in ((0, 1.0), (1, 1.0), (0, 3.0), (-1, 1.0), (-1, 3.0))
     }
     for other in ((1, 1.0), (0, 3.0), (-1, 1.0)):
         assert (images[0, 1.0] - images[other]).abs().amax() > 1e-3
     # without a class there is nothing to be guided to
     torch.testing.assert_close(images[-1, 1.0], images[-1, 3.0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(images[-1, 1.0], module.sample_with(range(2), 0))
+    free = module.sample(2, classes=[-1])
+    torch.testing.assert_close(images[-1, 1.0], free)
 
 
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({"labels": torch.tensor([0, 3])}, "class=3: this model knows the classes 0 to 2"),
-        ({"labels": torch.tensor([-2, 0])}, "class=-2: this model knows the classes 0 to 2"),
-        ({"guidance": 2.0}, "guidance=2: this model has no class to be guided to"),
-        ({"labels": torch.tensor([0, 1]), "guidance": -1.0}, "guidance=-1.0: give .* at least 0"),
+        ({"classes": [0, 3]}, "class=3: this model knows the classes 0 to 2"),
+        ({"classes": [-2, 0]}, "class=-2: this model knows the classes 0 to 2"),
+        ({"guidance": 2.0, "classes": []}, "guidance=2: this model has no class to be guided to"),
+        ({"classes": [0, 1], "guidance": -1.0}, "guidance=-1.0: give .* at least 0"),
     ],
 )
 def test_a_request_that_the_model_cannot_meet_is_refused(
     request_: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
-        build(Witness(), conditional=True).sample_with(range(2), 0, **request_)
-    with pytest.raises(ConfigError, match=r"trained without classes|no class to be guided"):
-        build(Witness()).sample_with(range(2), 0, **request_)
+    with pytest.raises(ValueError, match=said):
+        build(Witness(), conditional=True).sample(2, **request_)
+    with pytest.raises(ValueError, match=r"trained without classes|no class to be guided"):
+        build(Witness()).sample(2, **request_)
 
 
 def test_classes_that_the_data_do_not_have_are_refused() -> None:
-    with pytest.raises(ConfigError, match="model.conditional=true: these data have no classes"):
+    with pytest.raises(ValueError, match="conditional=true: these data have no classes"):
         build(spec=ImageSpec(1, 4, 4), conditional=True)
 
 
@@ -511,7 +523,9 @@ def test_a_step_in_bf16_is_that_of_float32_but_for_rounding(learns: bool) -> Non
     module = build(
         random_unet(),
         steps=None if learns else 1000,
-        noise_schedule=LearnedSchedule(hidden=4) if learns else Cosine(log_snr_min=-20.0),
+        noise_schedule=LearnedSchedule(hidden=4)
+        if learns
+        else Between(Cosine(), log_snr_min=-20.0),
         weighting=VLB() if learns else Simple(),
         parameterization=V(),
         test_draws=4,
@@ -520,7 +534,7 @@ def test_a_step_in_bf16_is_that_of_float32_but_for_rounding(learns: bool) -> Non
     for enabled in (False, True):
         torch.manual_seed(0)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            loss = module.objective(X.float(), None, 0)["loss"]
+            loss = module.loss(X.float(), None, 0)["loss"]
         assert loss.dtype == torch.float32
         losses.append(float(loss.detach()))
         loss.backward()
@@ -547,7 +561,7 @@ TINY = [
 
 
 def train(tmp_path: Path, *overrides: str) -> Run:
-    outcome = run.run(configs.compose([*TINY, f"runs_dir={tmp_path}", *overrides]))
+    outcome = run.run(compose([*TINY, f"runs_dir={tmp_path}", *overrides]))
     assert outcome.path is not None
     return Run(outcome.path)
 
@@ -570,7 +584,7 @@ def test_every_part_trains_and_is_rebuilt_from_its_directory(tmp_path: Path, cho
     trained = train(tmp_path, "callbacks=none", *choice.split())
     assert trained.result is not None
     assert all(math.isfinite(value) for value in trained.result["metrics"].values())
-    module, _ = checkpoints.load(trained.path)
+    module, _ = load_with_data(trained.path)
     assert isinstance(module, DDPM)
     images = module.sample(3, seed=1)
     assert images.shape == (3, 1, 28, 28)
@@ -591,18 +605,19 @@ def test_colour_images_of_a_folder_are_learned(tmp_path: Path) -> None:
     )
     assert trained.result is not None
     assert trained.result["metrics"]["test/bits_per_dim"] > 8  # noise has 8 bits
-    module, _ = checkpoints.load(trained.path)
+    module, _ = load_with_data(trained.path)
     assert module.spec.classes == ("a", "b")
 
 
 def test_averaged_weights_and_the_measured_variance_belong_together(tmp_path: Path) -> None:
-    """What best.ckpt holds is what a validation of its own weights measures."""
+    """best.ckpt holds the values that a validation of its own weights measures."""
     trained = train(tmp_path, "ema_decay=0.9", "model/reverse_variance=optimal", "callbacks=none")
-    module, data = checkpoints.load(trained.path)
+    module, data = load_with_data(trained.path)
     assert isinstance(module, DDPM) and isinstance(module.reverse_variance, Optimal)
     kept = {name: value.clone() for name, value in module.reverse_variance.state_dict().items()}
     assert module.reverse_variance.is_measured
-    trainer(limit_val_batches=2).validate(module, datamodule=data, verbose=False)
+    trained_again = DDPMModule(module, torch.optim.Adam)
+    trainer(limit_val_batches=2).validate(trained_again, datamodule=data, verbose=False)
     for name, value in module.reverse_variance.state_dict().items():
         torch.testing.assert_close(value, kept[name], rtol=1e-6, atol=1e-9)
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab.config import configs
+from genlab.config.compose import compose
 from genlab.diffusion.bound import prior_kl
-from genlab.modules.ddpm import DDPM
-from genlab.modules.vae import VAE
+from genlab.diffusion.model import DDPM
 from genlab.runs.directory import Run
+from genlab.tensors import to_unit_interval
 from genlab.training import run
-from genlab.training import weights as checkpoints
+from genlab.training.load import load_with_data
+from genlab.vae.model import VAE
 
 BASE = [
     *("logger=none", "callbacks=none", "forecast=false", "trainer.log_every_n_steps=1"),
@@ -37,7 +38,7 @@ FROZEN = ["model.optimizer.lr=1e-30"]
 
 
 def train(runs_dir: Path, *overrides: str) -> Run:
-    outcome = run.run(configs.compose([*BASE, f"runs_dir={runs_dir}", *overrides]))
+    outcome = run.run(compose([*BASE, f"runs_dir={runs_dir}", *overrides]))
     assert outcome.path is not None
     return Run(outcome.path)
 
@@ -97,10 +98,10 @@ def test_the_short_last_batch_counts_by_its_images(
 ) -> None:
     """10 images in batches of 4: a mean over the images, not over the three batches."""
     trained = train(tmp_path, *varied, *MODELS[model])
-    module, data = checkpoints.load(trained.path, "last")
+    module, data = load_with_data(trained.path, "last")
     for split in ("val", "test"):
         data.setup("fit" if split == "val" else "test")
-        x = module.codec.encode(torch.from_numpy(data.pixels(split).copy()))
+        x = to_unit_interval(torch.from_numpy(data.pixels(split).copy()))
         assert len(x) == 10
         (found,) = evaluations(trained, split)
         if isinstance(module, VAE):
@@ -160,3 +161,15 @@ def test_draws_differ_between_splits_and_between_batches_of_equal_images(
     (fewer,) = evaluations(half, "val")
     assert val[same] == pytest.approx(fewer[same], rel=1e-6)
     assert val[NOISY[model]] != pytest.approx(fewer[NOISY[model]], rel=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_batch_size_of_an_evaluation_changes_nothing(
+    tmp_path: Path, varied: list[str], model: str
+) -> None:
+    frozen = [*varied, *MODELS[model], *FROZEN]
+    whole, parts = (
+        train(tmp_path / size, *frozen, f"data.eval_batch_size={size}") for size in ("10", "3")
+    )
+    for split in ("val", "test"):
+        assert evaluations(whole, split)[0] == pytest.approx(evaluations(parts, split)[0], rel=1e-5)

@@ -33,6 +33,7 @@ from genlab.report import (
 from genlab.report.naming import run_label
 from genlab.runs.directory import RunDirectory
 
+TARGETS = {"VAE": "genlab.vae.model.VAE", "DDPM": "genlab.diffusion.model.DDPM"}
 BITS_PER_NAT = 1 / (784 * math.log(2))
 EDGES = list(range(-20, 21, 2))
 SCHEDULES = {"Cosine": 640.25, "Linear": 655.5, "LinearLogSNR": 641.0, "Sigmoid": 643.0}
@@ -50,7 +51,7 @@ def recipe(family: str, **model: Any) -> dict[str, Any]:
             "source": {"_target_": "genlab.data.sources.MNISTMini"},
         },
         "trainer": {"max_epochs": 40 if is_vae else 20, "precision": "32-true"},
-        "model": {"_target_": f"genlab.modules.{family.lower()}.{family}", **model},
+        "model": {"_target_": TARGETS[family], **model},
     }
 
 
@@ -111,7 +112,7 @@ def write(
 
 
 def shares(kl_diffusion: float) -> list[float]:
-    """Of 20 bins the inner 10, the last of which has what is left."""
+    """Return 20 bins: the inner 10 are filled, the last of them with the remainder."""
     inner = [0.0, *(10.0 * i for i in range(1, 9))]
     return [0.0] * 5 + [*inner, kl_diffusion - sum(inner)] + [0.0] * 5
 

@@ -39,7 +39,7 @@ def config(kl_weight: float, seed: int = 0, **top: Any) -> dict[str, Any]:
         "group": "demo",
         "data": {"name": "mnist_mini"},
         "model": {
-            "_target_": "genlab.modules.vae.VAE",
+            "_target_": "genlab.vae.model.VAE",
             "kl_weight": kl_weight,
             "latent_dim": 20,
             "likelihood": {

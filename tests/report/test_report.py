@@ -19,7 +19,6 @@ from PIL import Image
 from rich.console import Console
 
 import genlab
-from genlab.config.configs import NOT_IDENTITY
 from genlab.errors import RunDirectoryError
 from genlab.report import (
     Record,
@@ -33,6 +32,7 @@ from genlab.report import (
 )
 from genlab.report.naming import number_text, short_names
 from genlab.runs.directory import RunDirectory
+from genlab.runs.identity import NOT_IDENTITY
 
 SWEEP = {
     0.0: (722.1034567, 180.2345, 20, 20, math.inf, 726.2),
@@ -49,7 +49,7 @@ def config(kl_weight: float = 1.0, latent_dim: int = 20, **top: Any) -> dict[str
         "data": {"name": "mnist_mini", "data_dir": "data"},
         "trainer": {"accelerator": "cpu", "max_epochs": 3},
         "model": {
-            "_target_": "genlab.modules.vae.VAEModule",
+            "_target_": "genlab.vae.model.VAE",
             "kl_weight": kl_weight,
             "latent_dim": latent_dim,
             "kl_schedule": {"_target_": "genlab.vae.kl_schedules.Constant", "weight": kl_weight},

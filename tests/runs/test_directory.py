@@ -257,9 +257,9 @@ def test_the_heartbeat_is_throttled_and_keeps_the_status(
     now = [100.0]
     monkeypatch.setattr(results.time, "monotonic", lambda: now[0])
     written: list[Path] = []
-    real = results.write_json_atomically
+    real = results.write_atomically
     monkeypatch.setattr(
-        results, "write_json_atomically", lambda path, d: (written.append(path), real(path, d))
+        results, "write_atomically", lambda path, d: (written.append(path), real(path, d))
     )
     with RunDirectory(tmp_path, heartbeat_seconds=5) as run:
         run.write_status("running", note="x")

@@ -22,8 +22,8 @@ from rich.console import Console
 from genlab.runs.directory import Run, RunDirectory, find_runs
 from genlab.runs.manifest import Job, Manifest
 from genlab.sweeps.display import display
-from genlab.sweeps.progress import Progress
 from genlab.sweeps.resources import Settings
+from genlab.sweeps.run_progress import RunProgress
 from genlab.sweeps.supervisor import Task, _resident_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ class Fault(pl.Callback):
         time.sleep(self.faults.get("seconds", 0))
         if trainer.global_step != 15:
             return
-        match self.faults.get(f"{pl_module.weight.quoted:g}"):
+        match self.faults.get(f"{pl_module.model.kl_penalty.weight.quoted:g}"):
             case "raise":
                 raise ValueError("the dog ate it")
             case "raise once":
@@ -107,7 +107,6 @@ class Place:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(self.path), str(self.root)]),
-                "GENLAB_PLUGINS": "faults",
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -479,7 +478,7 @@ def test_progress_is_that_of_the_process_that_runs_now(tmp_path: Path) -> None:
         directory.write_status("running", step=0, total_steps=30)
         directory.append_metrics(10, 0, {"val/reconstruction": 90.5, "val/kl": 7.0})
         directory.append_metrics(12, 1, {"train/loss": 99.0, "train/images_per_second": 1e4})
-        other, mine = (Progress(directory.path, pid) for pid in (1, os.getpid()))
+        other, mine = (RunProgress(directory.path, pid) for pid in (1, os.getpid()))
         for progress in (other, mine):
             progress.look()
         assert (other.step, other.total, other.metrics) == (None, None, {})

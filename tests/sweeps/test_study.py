@@ -16,6 +16,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from scipy import stats
 
@@ -25,7 +26,7 @@ from genlab.report import Record
 from genlab.report.replicates import Estimate, has_replicates, summarise, to_csv, to_text
 from genlab.runs.directory import find_runs
 from genlab.runs.manifest import Manifest
-from genlab.sweeps.request import command_line, request
+from genlab.sweeps.request import expand, request
 from genlab.sweeps.study import Study, StudyJob, value_as_override
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,12 @@ def test_the_jobs_are_the_product_with_every_seed(
     grid = {key: data.draw(lists) for key in keys}
     rows = data.draw(st.integers(1, 3))
     block = {"x": list(range(rows)), "y": [f"v{i}" for i in range(rows)]}
-    study = Study("s", grid=grid, zip=[block], points=[{"z": 1}], seeds=seeds)
+    study = Study(
+        params={key: as_typed(values) for key, values in grid.items()},
+        zip=[{key: as_typed(values) for key, values in block.items()}],
+        points=[{"z": 1}],
+        seeds=seeds,
+    )
     jobs = study.jobs()
     points = math.prod(map(len, grid.values())) * rows + 1
     assert len(jobs) == points * max(1, len(seeds))
@@ -68,6 +74,10 @@ def test_the_jobs_are_the_product_with_every_seed(
     assert all(found == by_seed[0] for found in by_seed)
     assert [job.seed for job in jobs[::points]] == (seeds or [None])
     assert study.swept == [*keys, "x", "y", "z", *(["seed"] if len(seeds) > 1 else [])]
+
+
+def as_typed(values: list[Any]) -> str:
+    return ",".join(map(str, values))
 
 
 values = st.recursive(
@@ -91,20 +101,25 @@ def test_a_value_survives_the_command_line(value: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ({"zip": [{"a": [1, 2], "b": [1]}]}, r"zip\[0\].*a has 2, b has 1"),
-        ({"grid": {"a": [1]}, "zip": [{"a": [1]}]}, r"zip\[0\]\.a: the key is in another axis"),
-        ({"grid": {"a": []}}, r"grid\.a=\[\]: give at least one value"),
-        ({"grid": {"a": 3}}, r"grid\.a=3: a list is needed"),
-        ({"grid": {"a": [1, 1.0]}}, "the point a=1.0 is there twice"),
-        ({"grid": {"a": [1]}, "points": [{"a": 1}]}, "the point a=1 is there twice"),
+        ({"zip": [{"a": "1,2", "b": "1"}]}, r"zip: .*a has 2, b has 1"),
+        ({"params": {"a": 1}, "zip": [{"a": 1}]}, "zip: a has its values in two places"),
+        ({"params": {"a": []}}, r"a=\[\]: write values as on the command line"),
+        ({"params": {"a": [1, "x y"]}}, r"a: 1,'x y'"),
+        ({"params": {"a": "1,,2"}}, "a='1,,2': a value, or values such as"),
+        ({"params": {"a": "interval(0,1)"}}, "search.space of its file"),
+        ({"params": [1]}, r"params=\[1\]: a mapping"),
+        ({"params": {"a": "1,1.0"}}, "the point a=1.0 is there twice"),
+        ({"params": {"a": 1}, "points": [{"a": 1}]}, "the point a=1 is there twice"),
         ({"points": [{"a": 1}, {"a": 1.0}]}, "the point a=1.0 is there twice"),
-        ({"grid": {"seed": [0, 1]}}, r"grid\.seed: a seed is no knob"),
-        ({"points": [{"seed": 1}]}, r"points\[0\]\.seed: a seed is no knob"),
-        ({"points": [3]}, r"points\[0\]=3: a mapping is needed"),
-        ({"seeds": [0, 0]}, r"seeds=\[0, 0\]: each seed once"),
-        ({"seeds": [-1]}, r"seeds=\[-1\]: whole numbers"),
-        ({"gird": {"a": [1]}}, "gird: there is no such key of a study; did you mean grid"),
-        ({"search": {"metric": "m"}}, r"search\.space: it is needed"),
+        ({"params": {"seed": "0,1"}}, r"params\.seed: seeds are replicates"),
+        ({"points": [{"seed": 1}]}, r"points\[0\]\.seed: seeds are replicates"),
+        ({"points": [3]}, r"points\[0\]=3: a mapping"),
+        ({"points": 3}, "points=3: a list is needed"),
+        ({"seeds": [0, 0]}, r"sweep\.seeds=\[0, 0\]: give each seed once"),
+        ({"seeds": [-1]}, r"seeds=-1: give a whole number"),
+        ({"seeds": [0.5]}, r"seeds\[0\]=0.5: a whole number"),
+        ({"parms": {"a": 1}}, r"sweep\.parms=.*: there is no such key; did you mean params"),
+        ({"search": {"metric": "m"}}, "missing a required argument: 'space'"),
         ({"search": {"metric": "m", "space": {}}}, r"search\.space=\{\}: give at least one key"),
         ({"search": {"metric": "m", "space": {"a": {"low": 1}}}}, "give {low, high}"),
         ({"search": {"metric": "m", "space": {"a": {"low": 2, "high": 1}}}}, "low must be below"),
@@ -113,13 +128,13 @@ def test_a_value_survives_the_command_line(value: Any) -> None:
             "a low above 0",
         ),
         (
-            {"search": {"metric": "m", "space": {"a": {"choices": [1]}}}, "grid": {"b": [1]}},
-            "leave out grid",
+            {"search": {"metric": "m", "space": {"a": {"choices": [1]}}}, "params": {"b": 1}},
+            "leave out params",
         ),
         ({"search": {"metric": "m", "space": {"a": {"choices": []}}}}, "nothing to choose from"),
         (
             {"search": {"metric": "m", "direction": "up", "space": {"a": {"choices": [1]}}}},
-            "choose minimize or maximize",
+            "choose one of minimize, maximize",
         ),
     ],
     ids=str,
@@ -130,19 +145,19 @@ def test_what_makes_no_sense_is_refused(content: dict[str, Any], complaint: str)
 
 
 CONTENT = {
-    "grid": {"model.kl_weight": [0, 1, 30]},
-    "zip": [{"model.latent_dim": [2, 20], "trainer.max_epochs": [1, 2]}],
+    "params": {"model.kl_weight": "0,1,30"},
+    "zip": [{"model.latent_dim": "2,20", "trainer.max_epochs": "1,2"}],
     "seeds": [0, 1],
 }
 
 
-def test_the_command_line_turns_and_fixes_the_knobs() -> None:
+def test_the_command_line_replaces_and_fixes_the_settings_of_a_study() -> None:
     same = request("s", CONTENT, ["sweep=s", "data.batch_size=64"])
     assert len(same.study.jobs()) == 3 * 2 * 2 and same.overrides == ["data.batch_size=64"]
 
-    turned = request("s", CONTENT, ["model.kl_weight=2,4.5", "seed=7,8,9"]).study
-    assert {job.point["model.kl_weight"] for job in turned.jobs()} == {2, 4.5}
-    assert {job.seed for job in turned.jobs()} == {7, 8, 9}
+    other = request("s", CONTENT, ["model.kl_weight=2,4.5", "seed=7,8,9"]).study
+    assert {job.point["model.kl_weight"] for job in other.jobs()} == {2, 4.5}
+    assert {job.seed for job in other.jobs()} == {7, 8, 9}
 
     fixed = request("s", CONTENT, ["model.kl_weight=4", "seed=3"])
     assert fixed.overrides == ["model.kl_weight=4"]
@@ -151,6 +166,13 @@ def test_the_command_line_turns_and_fixes_the_knobs() -> None:
 
     more = request("s", CONTENT, ["model/net=mlp,conv", "model.latent_dim=5"]).study
     assert more.swept == ["model.kl_weight", "model/net", "trainer.max_epochs", "seed"]
+    search = {"search": {"metric": "m", "space": {"a": {"choices": [1]}}}}
+    with pytest.raises(ConfigError, match=r"sweep\.search\.space=\{\}: give at least one key"):
+        request("s", search, ["a=3"])
+    with pytest.raises(ConfigError, match=r"sweep\.search\.trials=0: 1 or more"):
+        Study.of("s", search).with_trials(0)
+    with pytest.raises(ConfigError, match="seeds='x': give a whole number"):
+        request("s", {}, ["seed=0,x"])
     with pytest.raises(ConfigError, match="model.latent_dim has 3, trainer.max_epochs has 2"):
         request("s", CONTENT, ["model.latent_dim=1,2,3"])
     with pytest.raises(ConfigError, match="give one value to fix it"):
@@ -158,17 +180,22 @@ def test_the_command_line_turns_and_fixes_the_knobs() -> None:
     assert request("s", {"points": [{"a": 1}, {"a": 2}]}, ["a=3"]).study.jobs() == [
         StudyJob({}, None)
     ]
-    both = {"grid": {"a": [1, 2], "b": [3]}, "points": [{"a": 1, "b": 4}]}
+    assert request("s", {}, ["model/sampler=glob(*,exclude=[d*])"]).study.all_points() == [
+        {"model/sampler": "ancestral"},
+        {"model/sampler": "heun"},
+    ]
+    assert request("s", {}, ["a=range(0,3)"]).study.all_points() == [{"a": i} for i in range(3)]
+    both = {"params": {"a": "1,2", "b": 3}, "points": [{"a": 1, "b": 4}]}
     merged = request("s", both, ["b=9"]).study
     assert [job.point for job in merged.jobs()] == [{"a": 1}, {"a": 2}]
 
 
 @pytest.mark.parametrize("name", composition.options("sweep"))
 def test_every_study_composes_and_every_job_of_it_is_one(name: str) -> None:
-    arguments = command_line([f"sweep={name}", "logger=none"])
+    arguments = expand([f"sweep={name}", "logger=none"])
     overrides = [a for a in arguments if not a.startswith(("-", "hydra.", "sweep="))]
     content = composition.compose([f"sweep={name}"], "sweep", with_hydra=True)
-    study, rest = request(name, dict(content.hydra.sweeper.study), overrides)
+    study, rest = request(name, OmegaConf.to_container(content.hydra.sweeper.study), overrides)  # type: ignore[arg-type]
     assert study.question is not None and study.question.endswith("?")
     assert f"group={name}" in rest
     for job in study.jobs():
@@ -176,10 +203,10 @@ def test_every_study_composes_and_every_job_of_it_is_one(name: str) -> None:
 
 
 def test_whoever_asks_has_the_last_word() -> None:
-    assert "trainer.max_epochs=10" in command_line(["sweep=kl_weight"])
-    assert "trainer.max_epochs=10" not in command_line(["sweep=kl_weight", "trainer.max_epochs=2"])
-    assert "group=kl_weight" in command_line(["sweep=kl_weight"])
-    assert "group=kl_weight" not in command_line(["sweep=kl_weight", "group=mine"])
+    assert "trainer.max_epochs=10" in expand(["sweep=kl_weight"])
+    assert "trainer.max_epochs=10" not in expand(["sweep=kl_weight", "trainer.max_epochs=2"])
+    assert "group=kl_weight" in expand(["sweep=kl_weight"])
+    assert "group=kl_weight" not in expand(["sweep=kl_weight", "group=mine"])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from genlab.report import collect
 from genlab.runs.directory import find_runs
-from genlab.sweeps import group_name, swept_keys
+from genlab.sweeps import group_name, multirun_keys
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -37,9 +37,9 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_multirun_is_named_after_its_knobs() -> None:
+def test_a_multirun_is_named_after_the_keys_it_varies() -> None:
     overrides = ["model.kl_weight=0,1", "seed=3", "model/noise_schedule=linear,cosine"]
-    assert swept_keys(overrides) == ["model.kl_weight", "model/noise_schedule"]
+    assert multirun_keys(overrides) == ["model.kl_weight", "model/noise_schedule"]
     assert group_name(overrides) == "sweep-kl_weight-noise_schedule"
     assert group_name(["seed=3"]) == "sweep"
 

@@ -1,4 +1,4 @@
-"""What W&B was sent, read back by W&B's own reader, is what the run directory holds."""
+"""The data sent to W&B, read back by its own reader, are those of the run directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from genlab.runs.directory import Run, find_runs
-from genlab.tracking.wandb import key_is_configured
+from genlab.tracking.account import key_is_configured
 
 ROOT = Path(__file__).parents[2]
 SMOKE = [

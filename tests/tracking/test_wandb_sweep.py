@@ -18,7 +18,9 @@ from wandb_stub import WandbStub
 
 from genlab.cli import main
 from genlab.cli.workspace import comparison
-from genlab.config import configs
+from genlab.config.check import resolve
+from genlab.config.compose import compose
+from genlab.config.compose import directory as conf_directory
 from genlab.errors import ConfigError
 from genlab.report import collect
 from genlab.runs import points
@@ -31,7 +33,7 @@ from genlab.training.run_config import RunConfig
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb-workspaces
 
 ROOT = Path(__file__).parents[2]
-SWEEPS = sorted((configs.directory() / "wandb_sweep").glob("*.yaml"))
+SWEEPS = sorted((conf_directory() / "wandb_sweep").glob("*.yaml"))
 SMALL = [
     "trainer=smoke",
     "trainer.limit_train_batches=2",
@@ -56,9 +58,9 @@ def server() -> Iterator[WandbStub]:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished offline sweep of two weights and two seeds, and what it printed."""
     runs_dir = tmp_path_factory.mktemp("sweep")
-    knobs = ["model.kl_weight=0,30", "seed=0,1", "group='vae-kl=weights'"]
+    settings = ["model.kl_weight=0,30", "seed=0,1", "group='vae-kl=weights'"]
     done = subprocess.run(
-        [sys.executable, "train.py", "-m", *SMALL, *knobs, f"runs_dir={runs_dir}"],
+        [sys.executable, "train.py", "-m", *SMALL, *settings, f"runs_dir={runs_dir}"],
         cwd=ROOT,
         env={**os.environ, "WANDB_MODE": "offline"},
         capture_output=True,
@@ -149,7 +151,7 @@ def panels(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
-def test_the_workspace_compares_the_knob(sweep: tuple[Path, str], server: WandbStub) -> None:
+def test_the_workspace_compares_the_setting(sweep: tuple[Path, str], server: WandbStub) -> None:
     directory, _ = sweep
     compared = comparison(collect(directory), None, directory, "a-project", "me")
     spec = workspace.spec_of(workspace.build_workspace(compared))
@@ -292,10 +294,10 @@ def noise_schedules(directory: Path) -> None:
             "group": directory.name,
             "seed": 0,
             "model": {
-                "_target_": "genlab.modules.ddpm.DDPM",
+                "_target_": "genlab.diffusion.model.DDPM",
                 "noise_schedule": {"_target_": f"genlab.diffusion.schedules.Schedule{number}"},
             },
-            "logger": {"project": "diffusion"},
+            "logger": {"wandb": {"project": "diffusion"}},
         }
         with RunDirectory(directory / f"run-{name}") as run:
             run.write_config(yaml.safe_dump(config))
@@ -306,7 +308,7 @@ def noise_schedules(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])
-def test_a_knob_of_words_has_a_column_but_no_axis_of_numbers(
+def test_a_setting_of_words_has_a_column_but_no_axis_of_numbers(
     tmp_path: Path, with_manifest: bool
 ) -> None:
     directory = tmp_path / "schedules"
@@ -314,7 +316,7 @@ def test_a_knob_of_words_has_a_column_but_no_axis_of_numbers(
     manifest = Manifest.read(directory) if with_manifest else None
     compared = comparison(collect(directory), manifest, directory)
     assert compared.project == "diffusion"
-    assert compared.knobs == [workspace.Knob("sweep/noise_schedule", "words")]
+    assert compared.settings == [workspace.Setting("sweep/noise_schedule", "words")]
     assert not compared.has_replicates
     shown = panels(workspace.spec_of(workspace.build_workspace(compared)))
     scatter, parallel = shown["What noise_schedule does"]
@@ -356,10 +358,10 @@ def test_a_sweep_of_wandbs_own_agent_turns_real_keys(path: Path) -> None:
     assert swept == [key for key in values if key != "seed"]
     for chosen in itertools.product(*values.values()):
         arguments = [f"{key}={value}" for key, value in zip(values, chosen, strict=True)]
-        cfg = configs.compose([*after[:-1], *arguments])
-        config = configs.resolve(cfg)
+        cfg = compose([*after[:-1], *arguments])
+        config = resolve(cfg)
         config.pop("hydra", None)
-        assert RunConfig.of(config).logger["mode"] == "online"
+        assert RunConfig.of(config).logger["wandb"]["mode"] == "online"
         assert config["seed"] == chosen[-1]
     if "model.kl_weight" in values:
         assert config["model"]["kl_weight"] == values["model.kl_weight"][-1]
@@ -424,7 +426,7 @@ def test_wandbs_own_agent_runs_the_points_that_it_is_handed(
         assert tested["test/neg_elbo"] == online.summary["test/neg_elbo"]
     directory = tmp_path / "runs" / "vae-kl_weight"
     compared = comparison(collect(directory), None, directory)
-    assert [knob.column for knob in compared.knobs] == ["sweep/kl_weight"]
+    assert [setting.column for setting in compared.settings] == ["sweep/kl_weight"]
 
 
 def split(words: list[str], at: str) -> tuple[list[str], list[str]]:

@@ -24,12 +24,13 @@ import torch
 from PIL import Image
 
 from genlab import cli
-from genlab.config import configs
+from genlab.config.compose import compose
 from genlab.data.sources import CIFAR10, MNIST
 from genlab.errors import REFUSED, ConfigError, DataError, GenlabError, RunDirectoryError
 from genlab.runs.directory import Run
 from genlab.training import run
-from genlab.training import weights as checkpoints
+from genlab.training.load import load_with_data
+from genlab.training.weights import read
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "genlab" / "data" / "mnist_mini"
@@ -48,11 +49,11 @@ GAUSSIAN = [
 
 
 def train(runs_dir: Path, *overrides: str) -> run.Outcome:
-    return run.run(configs.compose([*overrides, f"runs_dir={runs_dir}"]))
+    return run.run(compose([*overrides, f"runs_dir={runs_dir}"]))
 
 
 def refusal(runs_dir: Path, *overrides: str, kind: type[GenlabError] = ConfigError) -> str:
-    """What a run is refused with; nothing was trained, and it is one sentence for a person."""
+    """Return the message that refuses a run; nothing was trained, and it is one sentence."""
     with pytest.raises(kind) as caught:
         train(runs_dir, *overrides)
     message = str(caught.value)
@@ -62,7 +63,7 @@ def refusal(runs_dir: Path, *overrides: str, kind: type[GenlabError] = ConfigErr
     return message
 
 
-WRONG_KNOBS = [
+WRONG_SETTINGS = [
     # the KL weight
     (["model.kl_weight=-1"], ["model.kl_weight=-1", "at least 0"]),
     (["model.kl_weight=much"], ["model.kl_weight='much'", "a number"]),
@@ -71,29 +72,35 @@ WRONG_KNOBS = [
     (["model.kl_weight=null"], ["model.kl_weight=null", "a number"]),
     (["model.kl_weight=true"], ["model.kl_weight=true", "a number"]),
     (["model.kl_weight=[1]"], ["model.kl_weight=[1]", "a number"]),
-    # its dialect
-    (["model.kl_dialect={}"], ["model.kl_dialect.error is not stated", "squared, cross_entropy"]),
+    # its convention
     (
-        ["model.kl_dialect={error: squared, kl: sum}"],
-        ["model.kl_dialect.reconstruction is not stated", "sum, half_sum, mean"],
+        ["model.kl_convention={}"],
+        ["model.kl_convention.error is not stated", "squared, cross_entropy"],
     ),
     (
-        ["model.kl_dialect={error: squared, reconstruction: mean}"],
-        ["model.kl_dialect.kl is not stated", "sum, mean"],
+        ["model.kl_convention={error: squared, kl: sum}"],
+        ["model.kl_convention.reconstruction is not stated", "sum, half_sum, mean"],
     ),
     (
-        ["model/kl_dialect=mean_squared_error", "model.kl_dialect.kl=max"],
-        ["model.kl_dialect.kl='max'", "sum, mean"],
+        ["model.kl_convention={error: squared, reconstruction: mean}"],
+        ["model.kl_convention.kl is not stated", "sum, mean"],
     ),
     (
-        ["model/kl_dialect=mean_squared_error", "model/likelihood=bernoulli", "data=mnist_mini"],
-        ["model.kl_dialect.error='squared'", "is Bernoulli", "use model/likelihood=gaussian"],
+        ["model/kl_convention=mean_squared_error", "model.kl_convention.kl=max"],
+        ["model.kl_convention.kl='max'", "sum, mean"],
     ),
     (
-        ["model/kl_dialect=mean_cross_entropy"],
-        ["model.kl_dialect.error='cross_entropy'", "use model/likelihood=bernoulli"],
+        ["model/kl_convention=mean_squared_error", "model/likelihood=bernoulli", "data=mnist_mini"],
+        ["model.kl_convention.error='squared'", "is Bernoulli", "use model/likelihood=gaussian"],
     ),
-    (["model.kl_dialect=mean_squared_error"], ["model/kl_dialect=NAME", "mean_squared_error"]),
+    (
+        ["model/kl_convention=mean_cross_entropy"],
+        ["model.kl_convention.error='cross_entropy'", "use model/likelihood=bernoulli"],
+    ),
+    (
+        ["model.kl_convention=mean_squared_error"],
+        ["model/kl_convention=NAME", "mean_squared_error"],
+    ),
     # components
     (["model/likelihood=bernouli"], ["model/likelihood=bernouli", "did you mean bernoulli?"]),
     (["model.likelihood=poisson"], ["model.likelihood='poisson'", "model/likelihood=NAME"]),
@@ -114,15 +121,18 @@ WRONG_KNOBS = [
     (["model.latent_dim=nan"], ["model.latent_dim=nan", "a whole number"]),
     (["model.net.encoder.hidden=[0]"], ["model.net.encoder.hidden=[0]", "start at 1"]),
     (["model/net=conv", "model.net.encoder.channels=[]"], ["channels=[]", "at least one"]),
-    (["model/net=conv", "model.net.decoder.blocks=-1"], ["decoder.blocks=-1", "0 or more"]),
+    (["model/net=conv", "model.net.decoder.blocks=-1"], ["decoder.blocks=-1", "at least 0"]),
     (["model.free_bits.kind=some"], ["model.free_bits.kind='some'", "per_dimension"]),
     (["model.free_bits.nats=x"], ["model.free_bits.nats='x'", "a number"]),
     (["model.free_bits.nats=-1"], ["model.free_bits.nats=-1", "at least 0"]),
     (["model.log_var_range=[1,0]"], ["model.log_var_range=[1.0, 0.0]", "low, then high"]),
-    (["model.optimizer.lr=0"], ["model.optimizer.lr=0", "above 0"]),
-    (["model.optimizer.eps=nan"], ["model.optimizer.eps=nan", "above 0"]),
-    (["model.optimizer.weight_decay=nan"], ["weight_decay=nan", "0 or more"]),
-    (["model.optimizer.decay=linear"], ["decay='linear'", "constant, cosine"]),
+    (["model.optimizer.lr=-1"], ["model.optimizer.lr=-1", "Invalid learning rate"]),
+    (["model.optimizer.eps=nan"], ["model.optimizer.eps=nan", "Invalid epsilon"]),
+    (
+        ["model.optimizer.weight_decay=nan"],
+        ["model.optimizer.weight_decay=nan", "Invalid weight_decay"],
+    ),
+    (["model.lr_schedule.cosine=x"], ["model.lr_schedule.cosine='x'", "true or false"]),
     (["seed=-1"], ["seed=-1", "0 or more"]),
     (["seed=x"], ["seed='x'", "a whole number"]),
     (["ema_decay=1"], ["ema_decay=1.0", "between 0 and 1"]),
@@ -160,7 +170,7 @@ WRONG_KNOBS = [
     (["data.source.eigenvalues=[1]"], ["data.source.eigenvalues=[1.0]", "give 8"]),
     (["data.source=mnist"], ["data.source='mnist'", "ImageSource"]),
     # a likelihood that does not fit
-    (["model/likelihood=bernoulli"], ["model/likelihood=bernoulli", "real numbers", "gaussian"]),
+    (["model/likelihood=bernoulli"], ["model.likelihood: bernoulli", "real numbers", "gaussian"]),
     (["model/likelihood=discretized_logistic"], ["8-bit pixels", "use gaussian"]),
     (["model/likelihood=continuous_bernoulli"], ["on [0, 1]", "use gaussian"]),
     # keys
@@ -187,7 +197,9 @@ WRONG_KNOBS = [
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"), WRONG_KNOBS, ids=[" ".join(overrides) for overrides, _ in WRONG_KNOBS]
+    ("overrides", "said"),
+    WRONG_SETTINGS,
+    ids=[" ".join(overrides) for overrides, _ in WRONG_SETTINGS],
 )
 def test_a_wrong_setting_is_refused_by_name(
     tmp_path: Path, overrides: list[str], said: list[str]
@@ -195,7 +207,7 @@ def test_a_wrong_setting_is_refused_by_name(
     base = [] if any(o.startswith("data=") for o in overrides) else GAUSSIAN
     if overrides[0].startswith("runs_dir"):
         with pytest.raises(ConfigError) as caught:
-            run.run(configs.compose(overrides))
+            run.run(compose(overrides))
         message = str(caught.value)
     else:
         message = refusal(tmp_path, *base, *overrides)
@@ -231,23 +243,23 @@ WRONG_DIFFUSION = [
         ["log_snr_max=-10.0, log_snr_min=-9.0", "falls from data to noise"],
     ),
     (
-        ["model.noise_schedule.log_snr_min=-30"],
-        ["log_snr_min=-30", "runs from inf to -10.05", "between, or null"],
+        ["model.log_snr_min=-30"],
+        ["model.log_snr_min=-30", "runs from inf to -10.05", "between, or null"],
     ),
     (["model/noise_schedule=cosin"], ["model/noise_schedule=cosin", "did you mean cosine?"]),
     (["model.noise_schedule=cosine"], ["model/noise_schedule=NAME", "cosine_betas", "sigmoid"]),
     (
         ["model/noise_schedule=learned"],
-        ["model/noise_schedule=learned", "model/weighting=vlb", "model.steps=null"],
+        ["model.noise_schedule: one that is learned", "model/weighting=vlb", "model.steps=null"],
     ),
     # what is predicted
     (
         ["model/noise_schedule=zero_terminal_snr"],
-        ["model.parameterization=Epsilon", "SNR of 0", "model/parameterization=v"],
+        ["model.parameterization: Epsilon", "SNR of 0", "model/parameterization=v"],
     ),
     (
         ["model/noise_schedule=cosine", "model.noise_schedule.log_snr_min=null"],
-        ["model.parameterization=Epsilon", "log_snr_min, for instance -20"],
+        ["model.parameterization: Epsilon", "log_snr_min, for instance -20"],
     ),
     # continuous time
     (["model.steps=null"], ["model.test_draws=null", "for instance 64"]),
@@ -261,7 +273,7 @@ WRONG_DIFFUSION = [
     ),
     (
         [*CONTINUOUS, "model/reverse_variance=learned"],
-        ["model/reverse_variance=learned", "set model.steps", "reverse_variance=fixed_large"],
+        ["model.reverse_variance: learned", "set model.steps", "reverse_variance=fixed_large"],
     ),
     # samplers and variances
     (["model.steps=20"], ["model.sampler.steps=50", "model.steps=20", "give at most 20"]),
@@ -270,7 +282,7 @@ WRONG_DIFFUSION = [
     (["model.sampler.eta=2"], ["model.sampler.eta=2", "at most 1"]),
     (
         ["model.steps=1", "model.sampler.steps=1", "model/reverse_variance=fixed_small"],
-        ["reverse_variance=fixed_small", "model.steps=1", "reverse_variance=fixed_large"],
+        ["reverse_variance: fixed_small", "model.steps=1", "reverse_variance=fixed_large"],
     ),
     (["model.val_draws=0"], ["model.val_draws=0", "at least 1"]),
     (["model.test_draws=0"], ["model.test_draws=0", "at least 1"]),
@@ -307,7 +319,7 @@ WRONG_DIFFUSION = [
     (["model/likelihood=gaussian"], ["model/likelihood=gaussian", "no such part"]),
     (["model.kl_weight=3"], ["model.kl_weight=3", "there is no such key"]),
     (["model.net.attention=[5]"], ["model.net.attention=[5]", "28, 14, 7"]),
-    (["callbacks=pictures", "callbacks.forward.steps=1"], ["forward.steps=1", "both ends make 2"]),
+    (["callbacks=pictures", "callbacks.forward.steps=1"], ["forward.steps=1", "at least 2"]),
 ]
 
 
@@ -342,12 +354,10 @@ def test_a_schedule_that_ends_too_early_is_warned_of_by_how_much(
 def test_bernoulli_takes_colour_by_binarisation_or_as_a_stated_choice(tmp_path: Path) -> None:
     grey_levels = ["data=cifar10", f"data.data_dir={tmp_path}", "model/likelihood=bernoulli"]
     message = refusal(tmp_path, *grey_levels)
-    assert message.startswith("model/likelihood=bernoulli: 3 channels of 256 levels")
+    assert message.startswith("model.likelihood: bernoulli: 3 channels of 256 levels")
     for remedy in ("data.binarisation=static", "model.likelihood.colour_targets=true"):
-        assert remedy in message
-        config = configs.resolve(configs.compose([*grey_levels, remedy]))
-        data = configs.build(config["data"])
-        configs.build(config["model"], spec=data.spec, seed=0)
+        assert remedy.removeprefix("model.likelihood.") in message
+        run.assemble(run.plan(compose([*grey_levels, remedy]), []))
 
 
 def command(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -393,7 +403,10 @@ def script(
         (["model/likelihood=bernouli"], "did you mean bernoulli"),
         (["data=mnist", "data.data_dir=empty"], "train-images-idx3-ubyte .*data.data_dir"),
         (["data=cifar10", "data.binarisation=static"], "cifar-10.* could not be downloaded"),
-        (["model.net.encoder._target_=os.system"], "model.net.encoder._target_='os.system' is ref"),
+        (
+            ["model.net.encoder._target_=os.system"],
+            "model.net.encoder._target_='os.system': this is",
+        ),
         (["data=folder"], "no value for data.source.root"),
         (["trainer=null"], "trainer=null: a choice is needed"),
         (["model=ddpm", "model.steps=0"], "model.steps=0: give a whole number of at least 1"),
@@ -435,7 +448,7 @@ def test_one_refused_job_of_a_multirun_leaves_the_others_whole(tmp_path: Path) -
     assert done.stderr.count("error: model.kl_weight=-1") == 1
     (trained,) = (p for p in (tmp_path / "runs/two").iterdir() if p.is_dir())
     assert Run(trained).is_completed
-    assert checkpoints.load(trained)[0].weight.quoted == 1.0  # type: ignore[union-attr]
+    assert load_with_data(trained)[0].kl_penalty.weight.quoted == 1.0  # type: ignore[union-attr]
     table = done.stdout[done.stdout.rindex("--- job 1") :]
     assert "neg_elbo" in table and trained.name in table
     assert "refused: model.kl_weight=-1" in table
@@ -451,7 +464,7 @@ def test_one_refused_job_of_a_multirun_leaves_the_others_whole(tmp_path: Path) -
         (["forecast", "model.kl_weight=much"], "model.kl_weight=much"),
         (["forecast", "model.kl_weight=-1"], "model.kl_weight=-1"),
         (["forecast", "model.kl_wieght=1"], "did you mean model.kl_weight?"),
-        (["forecast", "data=gaussian"], "model/likelihood=bernoulli"),
+        (["forecast", "data=gaussian"], "model.likelihood: bernoulli"),
         (["forecast", "model=ddpm"], "model=ddpm: a DDPM has no KL weight; give model=vae"),
         (["report", "nowhere"], "nowhere"),
     ],
@@ -700,7 +713,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, trained: Pa
 
 
 class Command:
-    """What a pickle may hide."""
+    """Object whose unpickling runs code."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -755,4 +768,4 @@ def test_a_checkpoint_that_says_it_is_compressed_is_refused(tmp_path: Path, meth
             content[start - 1 + offset] = method
     path.write_bytes(content)
     with pytest.raises(RunDirectoryError, match="is no readable checkpoint"):
-        checkpoints.read(path)
+        read(path)

@@ -14,11 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.distributions import Normal
 
-from genlab import seeding
 from genlab.runs.directory import Run, find_runs
 
 ROOT = Path(__file__).parents[2]
@@ -43,30 +39,6 @@ MODELS = {
         *("model.conditional=true", "trainer.limit_test_batches=1"),
     ],
 }
-DRAWS: dict[str, Callable[[int], torch.Tensor]] = {
-    "randn": lambda n: torch.randn(n, 3, dtype=torch.float64),
-    "rand of a tuple": lambda n: torch.rand((n, 2)),
-    "randn_like": lambda n: torch.randn_like(torch.zeros(n, 5)),
-    "rand_like": lambda n: torch.rand_like(torch.zeros(n, 1)),
-    "rsample": lambda n: Normal(torch.zeros(n, 4), torch.ones(n, 4)).rsample(),
-    "uniform_": lambda n: torch.empty(n).uniform_(),
-    "batch_fractions": lambda n: seeding.batch_fractions(n),
-    "several a row": lambda n: torch.randn(1000, n, 2).transpose(0, 1),
-}
-
-
-@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-@given(rows=st.integers(1, 40), world=st.integers(1, 5), seed=st.integers(0, 5))
-def test_processes_draw_their_shares_of_what_one_would_draw(
-    draw: Callable[[int], torch.Tensor], rows: int, world: int, seed: int
-) -> None:
-    seeding.reseed(seed)
-    whole = draw(rows)
-    for rank in range(min(world, rows)):
-        seeding.reseed(seed)
-        with seeding.dealt(rank, world, rows):
-            mine = draw(len(range(rank, rows, world)))
-        assert torch.equal(mine, whole[rank::world])
 
 
 def command(model: str, runs_dir: Path, *overrides: str) -> list[str]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from genlab.errors import ConfigError
 from genlab.training.checkpoints import best_checkpoint
 from genlab.training.ema import WeightAverage
 
@@ -144,5 +143,5 @@ def test_with_accumulated_gradients_the_average_follows_once_a_step(tmp_path: Pa
 
 
 def test_a_decay_outside_its_range_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"ema_decay=1\.5"):
+    with pytest.raises(ValueError, match=r"decay=1\.5"):
         WeightAverage(1.5)

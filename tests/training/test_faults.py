@@ -1,4 +1,4 @@
-"""What machines do to a training: it ends in one sentence, keeps what it had, and can go on."""
+"""A training that the machine stops ends in one sentence, keeps its files, and can resume."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import assert_same, finish, start, stop_after
+from interruption import assert_same, finish, start, stop_after
 
-from genlab.config import configs
+from genlab.config.compose import compose
 from genlab.errors import RunDirectoryError, TrainingError
 from genlab.runs.directory import Run, RunDirectory, find_runs
 from genlab.training import run
-from genlab.training import weights as checkpoints
 from genlab.training.faults import explanation
+from genlab.training.weights import read
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["trainer=smoke", "callbacks=none", "logger=none", "forecast=false", "data.batch_size=32"]
@@ -119,7 +119,7 @@ def test_a_full_disk_ends_a_run_in_one_sentence_and_loses_nothing(
     assert "Traceback" not in output
     (stopped,) = find_runs(disk.path / "runs")
     assert stopped.state in ("failed", "running") and not stopped.is_completed
-    steps = checkpoints.read(stopped.checkpoints / "last.ckpt")["global_step"]
+    steps = read(stopped.checkpoints / "last.ckpt")["global_step"]
     assert steps >= 10
     assert max(row["step"] for row in stopped.metrics()) >= steps - 1
     disk.free()
@@ -138,7 +138,7 @@ def limited(what: int, soft: int) -> Iterator[None]:
 
 
 def train(runs_dir: Path, *overrides: str) -> run.Outcome:
-    return run.run(configs.compose([*QUICK, *overrides, f"runs_dir={runs_dir}"]))
+    return run.run(compose([*QUICK, *overrides, f"runs_dir={runs_dir}"]))
 
 
 def test_pictures_and_videos_that_find_no_room_are_passed_over(
@@ -230,7 +230,7 @@ def test_a_read_only_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_trainings_in_one_directory_are_refused(tmp_path: Path) -> None:
-    path = run.plan(configs.compose([*QUICK, f"runs_dir={tmp_path}"]), []).path
+    path = run.plan(compose([*QUICK, f"runs_dir={tmp_path}"]), []).path
     with RunDirectory(path) as first:
         first.write_status("running")
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

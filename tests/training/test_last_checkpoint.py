@@ -17,7 +17,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import genlab
-from genlab.config import configs
+from genlab.config.compose import compose
 from genlab.runs.directory import Run, find_runs
 from genlab.training import run
 from genlab.training.checkpoints import AtomicCheckpointIO
@@ -34,7 +34,7 @@ SMALL = [
 def train(runs_dir: Path, *overrides: str) -> int:
     """Start a run or go on with it; its exit code."""
     try:
-        outcome = run.train(configs.compose([*SMALL, f"runs_dir={runs_dir}", *overrides]))
+        outcome = run.train(compose([*SMALL, f"runs_dir={runs_dir}", *overrides]))
     except SystemExit as end:
         return int(str(end.code))
     return outcome.exit_code

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from genlab.training.checkpoints import LastCheckpoint, StopOnSignal, Stopped
+from genlab.training.checkpoints import LastCheckpoint
+from genlab.training.signals import StopOnSignal, Stopped
 
 #: What `scontrol show job` says of a job, and whether it must queue itself.
 JOBS = {
@@ -29,7 +30,7 @@ def trainer() -> Any:
     return SimpleNamespace(
         world_size=1,
         is_global_zero=True,
-        is_last_batch=False,
+        accumulate_grad_batches=1,
         saved=saved,
         save_checkpoint=saved.append,
     )
@@ -78,7 +79,7 @@ def test_a_job_whose_node_is_taken_is_queued_again_by_one(
     in_a_job(monkeypatch, tmp_path, answer)
     with pytest.raises(SystemExit if must else Stopped), stop.listening():
         os.kill(os.getpid(), signal.SIGTERM)
-        stop.on_train_batch_end(trainer, None, None, None, 0)
+        stop.on_train_batch_start(trainer, None, None, 1)
     assert len(trainer.saved) == 1
     assert queued == ([signal.SIGTERM] if must else [])
 
@@ -89,7 +90,7 @@ def test_outside_of_slurm_nobody_is_asked(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(Stopped), stop.listening():
         os.kill(os.getpid(), signal.SIGTERM)
-        stop.on_train_batch_end(trainer, None, None, None, 0)
+        stop.on_train_batch_start(trainer, None, None, 1)
     assert queued == []
 
 

@@ -1,4 +1,4 @@
-"""What a run computes and records, in process and on a tiny budget."""
+"""Check the computations and records of a run, in process and on a tiny budget."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from genlab.config import configs
+from genlab.config.compose import compose
 from genlab.errors import TrainingError
-from genlab.modules.vae import VAE
 from genlab.runs.directory import Run, find_runs
+from genlab.seeding import BatchNoise
+from genlab.tensors import to_unit_interval
 from genlab.training import run
-from genlab.training import weights as checkpoints
+from genlab.training.load import load_with_data
+from genlab.vae.model import VAE
 
 TINY = [
     "data.train_images=512",
@@ -29,7 +31,7 @@ TINY = [
 
 
 def train(tmp_path: Path, *overrides: str) -> Run:
-    outcome = run.run(configs.compose([*TINY, f"runs_dir={tmp_path}", *overrides]))
+    outcome = run.run(compose([*TINY, f"runs_dir={tmp_path}", *overrides]))
     assert outcome.path is not None
     return Run(outcome.path)
 
@@ -44,10 +46,10 @@ def result(of: Run) -> dict[str, Any]:
 def test_the_result_is_that_of_the_best_checkpoint_on_the_test_set(tmp_path: Path) -> None:
     trained = train(tmp_path)
     metrics = result(trained)
-    module, data = checkpoints.load(trained.path)
+    module, data = load_with_data(trained.path)
     assert isinstance(module, VAE)
     data.setup("test")
-    x = module.codec.encode(torch.from_numpy(data.pixels("test").copy()))
+    x = to_unit_interval(torch.from_numpy(data.pixels("test").copy()))
     with torch.no_grad():
         kl = float(module.prior.kl_per_dim(module.encode(x)).sum(1).double().mean())  # type: ignore[union-attr]
         torch.manual_seed(5)
@@ -64,10 +66,10 @@ def test_the_result_is_that_of_the_best_checkpoint_on_the_test_set(tmp_path: Pat
 
 def test_the_kl_of_each_unit_is_that_of_the_whole_test_set(tmp_path: Path) -> None:
     trained = train(tmp_path, "model/likelihood=gaussian", "model.kl_weight=0.5")
-    module, data = checkpoints.load(trained.path)
+    module, data = load_with_data(trained.path)
     assert isinstance(module, VAE) and trained.bound is not None
     data.setup("test")
-    x = module.codec.encode(torch.from_numpy(data.pixels("test").copy()))
+    x = to_unit_interval(torch.from_numpy(data.pixels("test").copy()))
     with torch.no_grad():
         q = module.encode(x)
     unit = Normal(torch.zeros(()), torch.ones(()))
@@ -112,12 +114,12 @@ def test_validation_is_judged_at_the_weight_that_the_schedule_ends_at(tmp_path: 
             )
 
 
-def test_a_dialect_is_the_same_training_as_its_canonical_weight(tmp_path: Path) -> None:
+def test_a_convention_is_the_same_training_as_its_canonical_weight(tmp_path: Path) -> None:
     gaussian = ["model/likelihood=gaussian", "model.likelihood.scale=0.5"]
     quoted = train(
         tmp_path,
         *gaussian,
-        "model.kl_dialect={error: squared, reconstruction: sum, kl: mean}",
+        "model.kl_convention={error: squared, reconstruction: sum, kl: mean}",
         "model.kl_weight=3",
     )
     beta = 3 * (1 / 20) / (2 * 0.5**2)
@@ -150,7 +152,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path) -> No
 def test_the_best_checkpoint_is_that_of_the_lowest_loss_with_free_bits_and_capacity(
     tmp_path: Path,
 ) -> None:
-    """Where they hold the KL up, the bound itself is at its best in another validation."""
+    """The bound itself is best in another validation where these terms keep the KL up."""
     chosen = {
         "model.free_bits.kind=total model.free_bits.nats=1000 model.optimizer.lr=0.03": (
             lambda row: row["val/reconstruction"] + max(1000, row["val/kl"])
@@ -178,7 +180,7 @@ ACCUMULATED = ["data.train_images=320", "trainer.accumulate_grad_batches=2"]
 def test_with_accumulated_gradients_each_step_has_its_learning_rate_and_the_last_is_counted(
     tmp_path: Path,
 ) -> None:
-    recipe = ["model.optimizer.warmup_steps=2", "model.optimizer.decay=cosine"]
+    recipe = ["model/lr_schedule=warmup_cosine", "model.lr_schedule.warmup_steps=2"]
     trained = train(tmp_path, *ACCUMULATED, *recipe, "model.optimizer.lr=0.01")
     rates = {r["step"]: r["train/learning_rate"] for r in trained.metrics() if "train/loss" in r}
     # a row of step n is about the n-th, which follows n - 1; the cosine would be 0 after the last
@@ -191,7 +193,7 @@ def test_a_step_of_accumulated_gradients_is_taken_at_the_learning_rate_of_its_pl
     tmp_path: Path,
 ) -> None:
     once = ["data.train_images=128", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=1"]
-    warm = ["model.optimizer.warmup_steps=10", "model.optimizer.lr=0.01"]
+    warm = ["model.lr_schedule.warmup_steps=10", "model.optimizer.lr=0.01"]
     weights = [
         torch.load(of.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
         for of in (train(tmp_path, *once, *warm), train(tmp_path, *once, "model.optimizer.lr=1e-3"))
@@ -200,20 +202,22 @@ def test_a_step_of_accumulated_gradients_is_taken_at_the_learning_rate_of_its_pl
         torch.testing.assert_close(weights[0][name], value, msg=name)
 
 
-def test_batches_whose_gradients_are_accumulated_have_noise_of_their_own(tmp_path: Path) -> None:
-    seen: set[bytes] = set()
+def test_batches_whose_gradients_are_accumulated_have_noise_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[bytes] = []
+    normal = BatchNoise.normal
 
-    def look(network: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled() and inputs[0].device.type == "cpu":
-            seen.add(torch.get_rng_state().numpy().tobytes())
+    def record(noise: BatchNoise, *shape: int) -> torch.Tensor:
+        made = normal(noise, *shape)
+        if made.device.type == "cpu":
+            drawn.append(made.numpy().tobytes())
+        return made
 
-    looking = torch.nn.modules.module.register_module_forward_pre_hook(look)
-    try:
-        train(tmp_path, *ACCUMULATED, "forecast=false")
-    finally:
-        looking.remove()
-    # the generator before z is drawn and after it, in each batch of both epochs
-    assert len(seen) == 2 * 5 * 2
+    monkeypatch.setattr(BatchNoise, "normal", record)
+    train(tmp_path, *ACCUMULATED, "forecast=false")
+    # z of each batch of both epochs
+    assert len(drawn) == len(set(drawn)) == 2 * 5
 
 
 def test_importance_samples_tighten_the_bound(tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ def test_every_part_trains_and_is_rebuilt_from_its_directory(tmp_path: Path, cho
     trained = train(tmp_path, "trainer.max_epochs=1", *choice.split())
     metrics = result(trained)
     assert all(value is not None and math.isfinite(value) for value in metrics.values())
-    module, _ = checkpoints.load(trained.path)
+    module, _ = load_with_data(trained.path)
     assert isinstance(module, VAE)
     images = module.sample(3, seed=1)
     assert images.shape == (3, 1, 28, 28)

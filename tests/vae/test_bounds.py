@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
+from genlab.seeding import BatchNoise, ImageNoise
 from genlab.tensors import nats_to_bits_per_dim
-from genlab.vae.bounds import check_free_bits, elbo_terms, free_bits, gaussian_kl
+from genlab.vae.bounds import elbo_terms, gaussian_kl
 from genlab.vae.bounds import iwae_log_likelihood as iwae
+from genlab.vae.kl import FreeBits
 from genlab.vae.likelihoods import GaussianLikelihood
 from genlab.vae.posterior import clamped_fraction, diagonal_gaussian
 from genlab.vae.priors import StandardNormal, VampPrior
@@ -52,7 +54,7 @@ def test_the_posterior_s_log_variance_is_clamped_and_the_clamp_is_counted() -> N
     torch.testing.assert_close(q.mean, parameters[:, :2])
     expected = torch.tensor([[-20.0, 0.5], [10.0, 10.0]])
     torch.testing.assert_close(2 * q.scale.log(), expected)
-    assert float(clamped_fraction(parameters, (-20.0, 10.0))) == 0.5
+    assert clamped_fraction(parameters, (-20.0, 10.0)).tolist() == [0.5, 0.5]
 
 
 def test_the_posterior_is_float32_under_half_precision() -> None:
@@ -78,6 +80,11 @@ def test_the_terms_are_per_image_and_the_monte_carlo_kl_is_unbiased() -> None:
     )
     assert drawn.kl_per_dim is None
     assert float(drawn.kl.mean()) == pytest.approx(float(closed.kl.mean()), abs=0.03)
+
+
+def free_bits(kl_per_dim: Tensor, kind: Any, nats: float) -> Tensor:
+    free = FreeBits(kind, nats)
+    return free.combine(free.rows(kl_per_dim.sum(1), kl_per_dim).mean(0))
 
 
 # Three images fall below half a nat in the second dimension, and one above it.
@@ -110,8 +117,8 @@ def test_free_bits_have_no_gradient_where_they_are_free() -> None:
 
 @pytest.mark.parametrize(("kind", "nats"), [("dimension", 0.5), ("total", -1.0)])
 def test_wrong_free_bits_are_refused(kind: str, nats: float) -> None:
-    with pytest.raises(ConfigError, match=r"model\.free_bits"):
-        check_free_bits(kind, nats)
+    with pytest.raises(ValueError, match=f"^(kind={kind!r}|nats={nats}): "):
+        FreeBits(kind, nats)  # type: ignore[arg-type]
 
 
 class LinearGaussian:
@@ -143,7 +150,8 @@ class LinearGaussian:
         return Normal(mean, precision.rsqrt().expand_as(mean))
 
     def bound(self, q: Normal, k: int, chunk: int = 100) -> Tensor:
-        return iwae(self.x, q, self.log_prob_x_given_z, self.prior, k, chunk)
+        noise = BatchNoise(len(self.x))
+        return iwae(self.x, q, self.log_prob_x_given_z, self.prior, k, chunk, noise)
 
 
 def test_with_the_exact_posterior_every_weight_is_the_likelihood() -> None:
@@ -195,11 +203,11 @@ def test_autocast_does_not_reach_the_bound() -> None:
         return model.log_prob_x_given_z(x, z)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        iwae(model.x, model.posterior(), log_prob, model.prior, 2, 2)
+        iwae(model.x, model.posterior(), log_prob, model.prior, 2, 2, BatchNoise(5))
     assert seen == [torch.float32]
 
 
-def test_a_generator_makes_the_bound_repeatable() -> None:
+def test_a_seed_makes_the_bound_repeatable() -> None:
     model = LinearGaussian()
     q = Normal(torch.zeros(5, 3).double(), torch.ones(5, 3).double())
     runs = [
@@ -210,7 +218,7 @@ def test_a_generator_makes_the_bound_repeatable() -> None:
             model.prior,
             6,
             4,
-            torch.Generator().manual_seed(1),
+            BatchNoise(5, 1),
         )
         for _ in range(2)
     ]
@@ -220,5 +228,17 @@ def test_a_generator_makes_the_bound_repeatable() -> None:
 @pytest.mark.parametrize(("k", "chunk"), [(0, 5), (5, 0)])
 def test_no_samples_are_refused(k: int, chunk: int) -> None:
     model = LinearGaussian()
-    with pytest.raises(ConfigError, match="=0"):
+    with pytest.raises(ValueError, match="=0"):
         model.bound(model.posterior(), k, chunk)
+
+
+def test_the_bound_of_an_image_does_not_depend_on_its_batch() -> None:
+    model = LinearGaussian()
+    q = Normal(torch.zeros(5, 3).double(), torch.ones(5, 3).double())
+
+    def bound(rows: list[int]) -> Tensor:
+        part, noise = Normal(q.loc[rows], q.scale[rows]), ImageNoise(7, indices=rows)
+        return iwae(model.x[rows], part, model.log_prob_x_given_z, model.prior, 6, 4, noise)
+
+    apart = torch.cat([bound([0, 1]), bound([2, 3, 4])])
+    torch.testing.assert_close(apart, bound([0, 1, 2, 3, 4]), rtol=1e-12, atol=0)

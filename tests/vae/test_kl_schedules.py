@@ -10,33 +10,34 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from genlab.config import configs
-from genlab.errors import ConfigError
+from genlab.config.build import build
+from genlab.config.check import check
 from genlab.vae import kl_schedules
-from genlab.vae.kl_schedules import KLSchedule, objective
+from genlab.vae.kl import KLPenalty, KLWeight
+from genlab.vae.kl_schedules import KLSchedule
 
 FILES = sorted((Path(__file__).parents[2] / "conf/model/kl_schedule").glob("*.yaml"))
 FAR = 10**9
 
 
-def build(path: Path) -> KLSchedule:
-    node = configs.check(OmegaConf.to_container(OmegaConf.load(path)), "model.kl_schedule")
-    schedule: KLSchedule = configs.build(node)
+def component(path: Path) -> KLSchedule:
+    node = check(OmegaConf.to_container(OmegaConf.load(path)), "model.kl_schedule")
+    schedule: KLSchedule = build(node)
     return schedule
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_schedule_is_a_pure_function_of_the_step(path: Path) -> None:
-    schedule, steps = build(path), [0, 7, 999, 3, 7, 5000, 0]
+    schedule, steps = component(path), [0, 7, 999, 3, 7, 5000, 0]
     state = dict(vars(schedule))
     values = [(schedule.weight(s), schedule.capacity(s)) for s in steps]
-    assert values == [(build(path).weight(s), build(path).capacity(s)) for s in steps]
+    assert values == [(component(path).weight(s), component(path).capacity(s)) for s in steps]
     assert dict(vars(schedule)) == state
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_schedule_stays_in_range_and_ends_at_its_final_values(path: Path) -> None:
-    schedule = build(path)
+    schedule = component(path)
     weights = [schedule.weight(s) for s in range(5000)]
     assert all(0 <= w <= 1 for w in weights)
     assert schedule.final_weight == schedule.weight(FAR) == 1
@@ -83,20 +84,25 @@ def test_no_steps_means_the_full_weight_at_once() -> None:
     assert kl_schedules.Capacity(nats=5, steps=0).capacity(0) == 5
 
 
-def test_the_objective_weighs_the_kl_and_is_judged_at_the_end() -> None:
-    reconstruction, kl = torch.tensor(100.0), torch.tensor(8.0)
-    linear = kl_schedules.Linear(steps=10)
-    assert float(objective(reconstruction, kl, 3.0, linear, 5)) == pytest.approx(112)
-    assert float(objective(reconstruction, kl, 3.0, linear, None)) == pytest.approx(124)
-    assert float(objective(reconstruction, kl, 0.0, linear, None)) == 100
+def penalty(schedule: KLSchedule, weight: float) -> KLPenalty:
+    return KLPenalty(KLWeight(weight, weight, None, ""), schedule)
+
+
+def test_the_penalty_is_the_weighted_kl_and_is_judged_at_the_end() -> None:
+    kl = torch.tensor([8.0])
+    linear = penalty(kl_schedules.Linear(steps=10), 3.0)
+    assert float(linear(kl, 5)) == pytest.approx(12)
+    assert float(linear(kl, None)) == pytest.approx(24)
+    assert linear.at(5) == {"kl_weight": 1.5, "beta_effective": 1.5}
+    assert linear.at(None) == {"kl_weight": 3.0, "beta_effective": 3.0}
+    assert float(penalty(kl_schedules.Linear(steps=10), 0.0)(kl, None)) == 0
 
 
 def test_capacity_holds_the_mean_kl_not_that_of_each_image() -> None:
-    schedule = kl_schedules.Capacity(nats=10, steps=10)
-    kl_per_image = torch.tensor([2.0, 18.0])
-    loss = objective(torch.tensor(0.0), kl_per_image.mean(), 30.0, schedule, None)
-    assert float(loss) == 0
-    assert float(objective(torch.tensor(0.0), kl_per_image.mean(), 30.0, schedule, 4)) == 180
+    held = penalty(kl_schedules.Capacity(nats=10, steps=10), 30.0)
+    mean_rows = held.rows(torch.tensor([2.0, 18.0]), None).mean(0)
+    assert float(held(mean_rows, None)) == 0
+    assert float(held(mean_rows, 4)) == 180
 
 
 @pytest.mark.parametrize(
@@ -115,5 +121,5 @@ def test_capacity_holds_the_mean_kl_not_that_of_each_image() -> None:
 def test_a_wrong_value_is_refused_by_name(
     name: str, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"model.kl_schedule.{message}"):
+    with pytest.raises(ValueError, match=f"^{message}: "):
         getattr(kl_schedules, name)(**arguments)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.check import resolve
+from genlab.config.compose import compose
 from genlab.training import run
-from genlab.training import weights as checkpoints
+from genlab.training.load import load_with_data
 from genlab.vae.forecast import water_filling
 from genlab.vae.posterior import DiagonalGaussian
 from genlab.vae.spectrum import spectrum
@@ -20,7 +22,7 @@ LATENTS = 5
 
 def trained(tmp_path: Path, kl_weight: float, scale: float) -> tuple[float, float, int, float]:
     """Rate, E SSE and active units on the training images, and the forecast's theta."""
-    cfg = configs.compose(
+    cfg = compose(
         [
             "data=gaussian",
             f"data.source.eigenvalues={EIGENVALUES}",
@@ -35,6 +37,7 @@ def trained(tmp_path: Path, kl_weight: float, scale: float) -> tuple[float, floa
             f"model.latent_dim={LATENTS}",
             f"model.kl_weight={kl_weight}",
             "model/optimizer=adamw",
+            "model/lr_schedule=warmup_cosine",
             "model.optimizer.lr=0.02",
             "model.optimizer.weight_decay=0",
             "trainer.max_epochs=200",
@@ -48,16 +51,16 @@ def trained(tmp_path: Path, kl_weight: float, scale: float) -> tuple[float, floa
     )
     outcome = run.run(cfg)
     assert outcome.path is not None
-    module, data = checkpoints.load(outcome.path, "last")
+    model, data = load_with_data(outcome.path, "last")
     data.prepare_data()
     data.setup("fit")
     x = torch.from_numpy(data.pixels("train"))
     torch.manual_seed(0)
     with torch.no_grad():
-        q: DiagonalGaussian = module.encode(x)  # type: ignore[operator]
-        rate = float(module.prior.kl_per_dim(q).sum(1).mean())  # type: ignore[operator, union-attr]
+        q: DiagonalGaussian = model.encode(x)  # type: ignore[operator]
+        rate = float(model.prior.kl_per_dim(q).sum(1).mean())  # type: ignore[operator, union-attr]
         sse = sum(
-            float((module.decode(q.rsample()).mean - x).square().flatten(1).sum(1).mean())  # type: ignore[operator]
+            float((model.decode(q.rsample()).mean - x).square().flatten(1).sum(1).mean())  # type: ignore[operator]
             for _ in range(40)
         )
     active = int((q.loc.double().var(0) > 0.01).sum())
@@ -74,9 +77,9 @@ def test_it_reaches_the_water_filling_optimum(
     tmp_path: Path, kl_weight: float, scale: float
 ) -> None:
     rate, sse, active, theta = trained(tmp_path, kl_weight, scale)
-    source = configs.build(
-        configs.resolve(
-            configs.compose(
+    source = build(
+        resolve(
+            compose(
                 [
                     "data=gaussian",
                     f"data.source.eigenvalues={EIGENVALUES}",

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.check import check
 from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
 from genlab.vae.bounds import gaussian_kl
@@ -22,9 +23,9 @@ FILES = sorted((Path(__file__).parents[2] / "conf/model/prior").glob("*.yaml"))
 SPEC = ImageSpec(1, 4, 4)
 
 
-def build(path: Path, **changes: Any) -> Prior:
+def component(path: Path, **changes: Any) -> Prior:
     node = {**OmegaConf.to_container(OmegaConf.load(path)), **changes}
-    prior: Prior = configs.build(configs.check(node, "model.prior"))(spec=SPEC, latent_dim=3)
+    prior: Prior = build(check(node, "model.prior"), "model.prior")(spec=SPEC, latent_dim=3)
     return prior
 
 
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
 def test_every_prior_scores_and_samples_and_says_whether_its_kl_is_a_closed_form(
     path: Path,
 ) -> None:
-    prior, encode = build(path), Encoder()
+    prior, encode = component(path), Encoder()
     distribution = prior.distribution(encode)
     z = distribution.sample((7,))
     assert z.shape == (7, 3)
@@ -96,5 +97,5 @@ def test_a_vamp_prior_without_an_encoder_is_a_mistake() -> None:
 @pytest.mark.parametrize("changes", [{"components": 0}, {"initial_std": -1.0}])
 def test_a_wrong_value_is_refused_by_name(changes: dict[str, Any]) -> None:
     ((key, value),) = changes.items()
-    with pytest.raises(ConfigError, match=f"model.prior.{key}={value}"):
-        build(FILES[0].with_name("vamp.yaml"), **changes)
+    with pytest.raises(ConfigError, match=f"^model.prior.{key}={value}: "):
+        component(FILES[0].with_name("vamp.yaml"), **changes)

@@ -1,4 +1,4 @@
-"""What a quoted KL weight means: the table of conventions, and the refusals."""
+"""Test the meaning of a quoted KL weight: the table of conventions, and the refusals."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from genlab.errors import ConfigError
 from genlab.protocols import ImageSpec
-from genlab.vae.kl_weight import KLDialect, effective
+from genlab.vae.kl import KLConvention, effective
 from genlab.vae.likelihoods import Bernoulli, GaussianLikelihood, LearnedGaussian, Likelihood
 
 MNIST = ImageSpec(1, 28, 28)
@@ -27,8 +26,8 @@ MNIST = ImageSpec(1, 28, 28)
     ],
 )
 def test_what_30_means_on_mnist(reconstruction: Any, kl: Any, beta: float) -> None:
-    dialect = KLDialect("squared", reconstruction, kl)
-    weight = effective(30, dialect, GaussianLikelihood(1.0), MNIST, latent_dim=16)
+    convention = KLConvention("squared", reconstruction, kl)
+    weight = effective(30, convention, GaussianLikelihood(1.0), MNIST, latent_dim=16)
     assert weight.quoted == 30
     assert weight.beta_effective == pytest.approx(beta)
     assert weight.theta == pytest.approx(beta)
@@ -36,9 +35,9 @@ def test_what_30_means_on_mnist(reconstruction: Any, kl: Any, beta: float) -> No
 
 
 def test_only_theta_is_identifiable_from_a_squared_error() -> None:
-    dialect = KLDialect("squared", "sum", "sum")
+    convention = KLConvention("squared", "sum", "sum")
     for sigma in (0.1, 1.0, 3.0):
-        weight = effective(30, dialect, GaussianLikelihood(sigma), MNIST, 16)
+        weight = effective(30, convention, GaussianLikelihood(sigma), MNIST, 16)
         assert weight.theta == pytest.approx(15)
         assert weight.beta_effective == pytest.approx(15 / sigma**2)
 
@@ -47,13 +46,13 @@ def test_only_theta_is_identifiable_from_a_squared_error() -> None:
     ("reconstruction", "kl", "beta"), [("mean", "sum", 30 * 784), ("sum", "mean", 30 / 16)]
 )
 def test_a_reduced_cross_entropy(reconstruction: Any, kl: Any, beta: float) -> None:
-    dialect = KLDialect("cross_entropy", reconstruction, kl)
-    weight = effective(30, dialect, Bernoulli(), MNIST, latent_dim=16)
+    convention = KLConvention("cross_entropy", reconstruction, kl)
+    weight = effective(30, convention, Bernoulli(), MNIST, latent_dim=16)
     assert weight.beta_effective == pytest.approx(beta)
     assert weight.theta is None
 
 
-def test_without_a_dialect_the_weight_is_canonical() -> None:
+def test_without_a_convention_the_weight_is_canonical() -> None:
     weight = effective(30, None, Bernoulli(), MNIST, 16)
     assert (weight.quoted, weight.beta_effective, weight.theta) == (30, 30, None)
     weight = effective(30, None, GaussianLikelihood(0.5), MNIST, 16)
@@ -74,7 +73,7 @@ def test_the_converted_loss_is_the_quoted_one_up_to_a_factor(reconstruction: Any
     b = rate.sum() if kl == "sum" else rate.mean(1).sum()
     quoted = torch.autograd.grad(a + 7 * b, [output, rate])
     likelihood = GaussianLikelihood(0.3)
-    weight = effective(7, KLDialect("squared", reconstruction, kl), likelihood, MNIST, 16)
+    weight = effective(7, KLConvention("squared", reconstruction, kl), likelihood, MNIST, 16)
     loss = -likelihood.log_prob(output, x).sum() + weight.beta_effective * rate.sum()
     canonical = torch.autograd.grad(loss, [output, rate])
     ratios = [c / q for c, q in zip(canonical, quoted, strict=True)]
@@ -84,7 +83,7 @@ def test_the_converted_loss_is_the_quoted_one_up_to_a_factor(reconstruction: Any
 
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf, "30", None, True])
 def test_a_weight_that_is_no_number_from_0_up_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigError, match=r"model\.kl_weight="):
+    with pytest.raises(ValueError, match=r"^kl_weight="):
         effective(value, None, Bernoulli(), MNIST, 16)
 
 
@@ -103,11 +102,11 @@ def test_a_weight_that_is_no_number_from_0_up_is_refused(value: Any) -> None:
         ),
     ],
 )
-def test_a_dialect_that_does_not_state_its_reductions_is_refused(
+def test_a_convention_that_does_not_state_its_reductions_is_refused(
     arguments: dict[str, Any], missing: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"model.kl_dialect.{missing}"):
-        KLDialect(**arguments)
+    with pytest.raises(ValueError, match=f"^{missing}(=| is )"):
+        KLConvention(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +117,6 @@ def test_a_dialect_that_does_not_state_its_reductions_is_refused(
         ("cross_entropy", GaussianLikelihood(1.0)),
     ],
 )
-def test_a_dialect_of_another_error_is_refused(error: Any, likelihood: Likelihood) -> None:
-    with pytest.raises(ConfigError, match=f"model.kl_dialect.error='{error}'"):
-        effective(1, KLDialect(error, "mean", "sum"), likelihood, MNIST, 16)
+def test_a_convention_of_another_error_is_refused(error: Any, likelihood: Likelihood) -> None:
+    with pytest.raises(ValueError, match=f"^kl_convention.error='{error}'"):
+        effective(1, KLConvention(error, "mean", "sum"), likelihood, MNIST, 16)

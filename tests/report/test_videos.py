@@ -1,0 +1,67 @@
+"""Videos of a sweep's runs side by side."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from frames import psnr, unpadded
+from trained_media import SMALL_VAE, train_videos
+
+from genlab.media import videos
+from genlab.report import collect
+from genlab.report.videos import MOST, compared, write_videos
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three VAEs that differ in their KL weight and seed."""
+    folder = tmp_path_factory.mktemp("runs")
+    for weight, seed in ((0, 0), (30, 0), (30, 1)):
+        settings = [f"model.kl_weight={weight}", f"seed={seed}", "group=weights"]
+        train_videos(folder, *SMALL_VAE, *settings)
+    return folder / "weights"
+
+
+def test_runs_go_side_by_side_below_their_setting(sweep: Path, tmp_path: Path) -> None:
+    records = collect(sweep)
+    labels = [label for label, _ in compared(records)]
+    assert labels == ["kl_weight 0", "kl_weight 30"]  # of two seeds the first
+    written = write_videos(records, tmp_path)
+    assert {path.name for path in written} == {
+        f"{kind}.{suffix}"
+        for kind in ("interpolation", "traversal", "prior_walk", "training")
+        for suffix in ("mp4", "webp")
+    }
+    path = tmp_path / "videos" / "prior_walk.mp4"
+    assert videos.probe(path).title == "prior walk: kl_weight 0, kl_weight 30"
+    both = videos.read_video(path)
+    own = [
+        videos.read_video(record.path / "videos" / "prior_walk-final.mp4")
+        for _, record in compared(records)
+    ]
+    tiled = videos.beside(own, labels)
+    assert psnr(unpadded(both, tiled), tiled) > 33
+
+    times = {path: path.stat().st_mtime_ns for path in written}
+    assert write_videos(records, tmp_path) == written
+    assert {path: path.stat().st_mtime_ns for path in written} == times
+    (record,) = (r for r in records if r.flat["model.kl_weight"] == 0)
+    shutil.copy(
+        record.path / "videos" / "traversal-final.mp4",
+        record.path / "videos" / "prior_walk-final.mp4",
+    )
+    write_videos(records, tmp_path)
+    changed = {path.name for path in written if path.stat().st_mtime_ns != times[path]}
+    assert changed == {"prior_walk.mp4", "prior_walk.webp"}
+
+
+def test_of_many_runs_the_ends_stay(sweep: Path) -> None:
+    (record, *_) = (r for r in collect(sweep) if r.flat["model.kl_weight"] == 0)
+    many = []
+    for weight in range(40):
+        config = {**record.config, "model": {**record.config["model"], "kl_weight": float(weight)}}
+        many.append(type(record)(**{**record.__dict__, "config": config, "run_id": f"r{weight}"}))
+    shown = [label for label, _ in compared(many)]
+    assert len(shown) == MOST and shown[0] == "kl_weight 0" and shown[-1] == "kl_weight 39"

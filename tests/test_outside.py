@@ -1,0 +1,240 @@
+"""A package written from outside, `tests/outside/mylab`, plugs in whatever varies.
+
+It lies in a temporary folder and is named by no environment variable: each part is one class and
+one YAML, and a model family is one module, its LightningModule and one YAML.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from genlab.runs.directory import Run, find_runs
+
+ROOT = Path(__file__).parents[1]
+SEARCH = "hydra.searchpath=[pkg://mylab.conf]"
+SMALL = [
+    *("data=discs", "data.val_images=64", "data.batch_size=32", "data.eval_batch_size=50"),
+    *("trainer.max_epochs=2", "trainer.log_every_n_steps=1", "callbacks=none", "logger=none"),
+    "runs_dir=runs",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory that holds the package."""
+    folder = tmp_path_factory.mktemp("home")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "tests/outside/mylab", folder / "mylab", ignore=ignored)
+    return folder
+
+
+def start(home: Path, *command: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GENLAB")}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=home,
+        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(home: Path, *command: str) -> str:
+    process = start(home, *command)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def train(home: Path, group: str, *overrides: str) -> Run:
+    finish(home, str(ROOT / "train.py"), SEARCH, *SMALL, f"group={group}", *overrides)
+    (run,) = find_runs(home / "runs" / group)
+    return run
+
+
+@pytest.fixture(scope="module")
+def vae(home: Path) -> Run:
+    """A VAE on a source, with every part that a VAE admits, from outside."""
+    return train(
+        home,
+        "vae",
+        *("model/kl_schedule=quadratic", "model.kl_schedule.steps=6", "model.kl_weight=4"),
+        *("model/likelihood=laplace", "model/net=identity", "model.latent_dim=2"),
+        *("model/optimizer=sign", "model/lr_schedule=halving", "metrics=own"),
+        *("callbacks=own", "logger=[lines,csv]", "forecast=false"),
+    )
+
+
+def test_a_kl_schedule_and_a_likelihood_from_outside_make_the_loss(vae: Run) -> None:
+    rows = [row for row in vae.metrics() if "train/loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    for row in rows:
+        # a row carries the number of steps taken, so its own step was the one before
+        weight = 4 * min(1.0, (row["step"] - 1) / 6) ** 2
+        assert row["train/kl_weight"] == pytest.approx(weight)
+        loss = row["train/reconstruction"] + weight * row["train/kl"]
+        assert row["train/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_an_optimizer_and_a_learning_rate_schedule_from_outside_are_used(vae: Run) -> None:
+    rows = [row for row in vae.metrics() if "train/loss" in row]
+    rates = [1e-3 * 0.5 ** (step // 3) for step in range(12)]
+    assert [row["train/learning_rate"] for row in rows] == pytest.approx(rates)
+
+
+def test_metrics_of_torchmetrics_and_from_outside_are_measured(vae: Run) -> None:
+    assert vae.result is not None
+    metrics = vae.result["metrics"]
+    assert 0 < metrics["test/error"] < metrics["test/worst_pixel"]
+    assert any("val/worst_pixel" in row for row in vae.metrics())
+
+
+def test_callbacks_of_lightning_and_from_outside_see_the_run(vae: Run) -> None:
+    assert (vae.pictures / "epochs.txt").read_text() == "2"
+    rows = vae.metrics()
+    assert [row["val/epochs_so_far"] for row in rows if "val/epochs_so_far" in row] == [0, 1]
+    assert any(name.startswith("lr-") for row in rows for name in row)  # LearningRateMonitor
+
+
+def test_loggers_of_lightning_and_from_outside_hold_what_the_record_holds(vae: Run) -> None:
+    record = {
+        (row["step"], name): value
+        for row in vae.metrics()
+        for name, value in row.items()
+        if name not in ("step", "epoch")
+    }
+    lines = [json.loads(line) for line in (vae.path / "lines.jsonl").read_text().splitlines()]
+    seen = {
+        (row["step"], name): value
+        for row in lines
+        for name, value in row.items()
+        if name not in ("step", "epoch")
+    }
+    assert seen == record
+    (table,) = vae.path.glob("csv/*/metrics.csv")
+    with table.open() as file:
+        cells = {
+            (int(row["step"]), name): float(value)
+            for row in csv.DictReader(file)
+            for name, value in row.items()
+            if value and name not in ("step", "epoch")
+        }
+    assert cells == pytest.approx(record)
+    assert json.loads((vae.path / "hyperparameters.json").read_text())["seed"] == 0
+
+
+def test_a_noise_schedule_a_sampler_a_network_and_sgd_make_a_ddpm(home: Path) -> None:
+    run = train(
+        home,
+        "ddpm",
+        *("model=ddpm", "model/noise_schedule=root", "model.noise_schedule.height=9"),
+        *("model/sampler=renoise", "model/net=plain", "model/optimizer=sgd", "model.steps=20"),
+        *("callbacks=pictures", "model/lr_schedule=constant"),
+    )
+    assert run.bound is not None
+    expected = [9 * (1 - 2 * (i / 20) ** 0.5) for i in range(1, 21)]
+    assert run.bound["log_snr"] == pytest.approx(expected)
+    assert list(run.pictures.glob("samples-*.png"))
+    config = yaml.safe_load(run.config_text or "")
+    assert config["model"]["optimizer"]["_target_"] == "torch.optim.SGD"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.optimizer._target_=mylab.parts.Discs", "model.optimizer._target_"),
+        ("+callbacks.x._target_=mylab.parts.Discs", "callbacks.x._target_"),
+        ("+metrics.x._target_=torch.nn.Linear", "metrics.x._target_"),
+        ("+logger.x._target_=mylab.parts.Root", "logger.x._target_"),
+        ("model.kl_schedule._target_=mylab.parts.Root", "model.kl_schedule._target_"),
+    ],
+)
+def test_a_class_of_another_kind_is_refused_before_data_is_read(
+    home: Path, override: str, message: str
+) -> None:
+    process = start(home, str(ROOT / "train.py"), SEARCH, *SMALL, "group=refused", override)
+    output, _ = process.communicate()
+    assert process.returncode == 2, output
+    (line,) = output.strip().splitlines()
+    assert line.startswith(f"error: {message}=") and "is needed" in line
+    assert not (home / "runs/refused").exists()
+
+
+FAMILY = ["model=autoregressive", "data.binarisation=static"]
+
+
+@pytest.fixture(scope="module")
+def family(home: Path) -> Run:
+    return train(home, "family", *FAMILY)
+
+
+def test_a_family_from_outside_trains_with_its_exact_likelihood(home: Path, family: Run) -> None:
+    assert family.result is not None
+    metrics = family.result["metrics"]
+    assert metrics["test/kl"] == 0
+    for name in ("test/reconstruction", "test/loss"):
+        assert metrics["test/neg_elbo"] == pytest.approx(metrics[name], rel=1e-6)
+    assert metrics["test/neg_elbo"] < 144 * 0.6932  # of a fair coin for each pixel
+    assert metrics["test/weight_norm"] > 0
+
+
+def test_a_family_from_outside_resumes_bit_for_bit(home: Path, family: Run) -> None:
+    command = [
+        *(str(ROOT / "train.py"), SEARCH, *SMALL, *FAMILY, "group=killed"),
+        "checkpoint_every_n_steps=1",
+    ]
+    process = start(home, *command)
+    while process.poll() is None:
+        if any(p.read_bytes().count(b"\n") >= 5 for p in home.glob("runs/killed/*/metrics.jsonl")):
+            process.kill()
+            break
+        time.sleep(0.002)
+    process.communicate()
+    finish(home, *command)
+    (run,) = find_runs(home / "runs/killed")
+    ours, theirs = (
+        torch.load(r.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+        for r in (run, family)
+    )
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
+def test_a_family_from_outside_samples_where_its_package_is_trusted(
+    home: Path, family: Run
+) -> None:
+    command = ["-m", "genlab.cli", "sample", str(family.path), "--n", "4"]
+    process = start(home, *command)
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "mylab.autoregressive.Autoregressive" in output and "--trust" in output
+    finish(home, *command, "--trust", "mylab")
+    assert list(family.path.glob("samples/*/grid.png"))
+
+
+def test_a_family_from_outside_is_compared_with_a_vae_on_one_plane(home: Path) -> None:
+    output = finish(
+        home,
+        *(str(ROOT / "train.py"), "-m", SEARCH, *SMALL, "data.binarisation=static"),
+        *("group=compared", "model=autoregressive,vae"),
+    )
+    assert "Autoregressive" in output and "VAE" in output
+    folder = home / "runs/compared"
+    with (folder / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kls = {row["model._target_"].rpartition(".")[2]: float(row["test/kl"]) for row in rows}
+    assert kls["Autoregressive"] == 0 and kls["VAE"] > 0
+    assert (folder / "rate_distortion.png").exists()
+    page = (folder / "report.html").read_text()
+    assert "Autoregressive" in page
