@@ -63,11 +63,13 @@ gpu: $(STAMP) ## what needs a CUDA GPU: its tests, then its speed, into benchmar
 
 audit: $(STAMP) ## bad versions and licences in the locks; online also all known advisories
 	$(BIN)/python -m pytest -q tests/test_dependencies.py
-	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("https://pypi.org/pypi/pip/json", timeout=10)' 2>/dev/null; \
-	then $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install --quiet pip-audit \
-		&& grep -h -o -E '^[a-z0-9-]+==[^ ]+' requirements.lock requirements-torch.lock > build/audit/all \
-		&& build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit/all; \
-	else echo "PyPI does not answer: the published advisories were not looked up"; fi
+	@$(PYTHON) -m venv build/audit
+	@grep -h -o -E '^[a-z0-9-]+==[^ ]+' requirements.lock requirements-torch.lock > build/audit/all
+	@if build/audit/bin/python -m pip install --quiet pip-audit; then \
+		build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit/all \
+			2> build/audit/log; code=$$?; cat build/audit/log >&2; \
+		grep -q -i -E 'connect|timed out|ServiceError|HTTPError' build/audit/log || exit $$code; \
+	fi; echo "the index did not answer: the published advisories were not looked up"
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The limit: genlab's networks in a loop of plain PyTorch, without anything around it.
+"""Measure the limit: genlab's networks in a loop of plain PyTorch, with nothing else.
 
 python benchmarks/bare.py NET MODE IMAGES EPOCHS   prints CPU microseconds per image of each epoch
 """
@@ -13,22 +13,25 @@ import torch
 import torch.nn.functional as F
 from clock import tree_cpu_seconds
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.compose import compose
+from genlab.training.run_config import RunConfig, build_model
 
 BATCH = 128
 
 
 def main(net: str, mode: str, images: int, epochs: int) -> list[float]:
+    """Return CPU microseconds per image of each epoch."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if mode == "medium":
         torch.set_float32_matmul_precision("medium")
-    config = configs.resolve(configs.compose([f"model/net={net}", "data.val_images=1000"]))
-    data = configs.build(config["data"])
+    config = RunConfig.of(compose([f"model/net={net}", "data.val_images=1000"]))
+    data = build(config.data, "data")
     data.prepare_data()
     data.setup("fit")
     pixels = torch.from_numpy(data.pixels("train")[:images].copy())
-    model = configs.build(config["model"], spec=data.spec, seed=0)
+    model = build_model(config.model, data.spec)
     encoder, decoder = model.encoder, model.decoder
     parameters = [*encoder.parameters(), *decoder.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)

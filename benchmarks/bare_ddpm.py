@@ -1,11 +1,11 @@
-"""The limits of a DDPM: its own network in loops of plain PyTorch, without anything around it.
+"""Measure the limits of a DDPM: its network in loops of plain PyTorch, with nothing else.
 
 python benchmarks/bare_ddpm.py train MODE KEY=VALUE...           CPU us per image of each epoch
 python benchmarks/bare_ddpm.py sample IMAGES REPEATS KEY=VALUE...    genlab's sampler and bare
                                                                  forwards, in turns: us per image
 python benchmarks/bare_ddpm.py memory IMAGES KEY=VALUE...        MB that sampling adds to the peak
 
-The keys are those of `train.py`; `model=ddpm` goes without saying.
+The keys are those of `train.py`; `model=ddpm` is implied.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ import torch
 import torch.nn.functional as F
 from clock import tree_cpu_seconds
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.compose import compose
+from genlab.training.run_config import RunConfig, build_model
 
 
-def built(overrides: list[str]) -> tuple[Any, Any, dict[str, Any]]:
-    """Data, module and the resolved config."""
+def built(overrides: list[str]) -> tuple[Any, Any, RunConfig]:
+    """Build the data and the model of a config, and return both with it."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    config = configs.resolve(configs.compose(["model=ddpm", *overrides]))
-    data = configs.build(config["data"])
+    config = RunConfig.of(compose(["model=ddpm", *overrides]))
+    data = build(config.data, "data")
     data.prepare_data()
     data.setup("fit")
-    return data, configs.build(config["model"], spec=data.spec, seed=0), config
+    return data, build_model(config.model, data.spec), config
 
 
 def train(mode: str, overrides: list[str]) -> list[float]:
-    """CPU microseconds per image: forward, backward, fused AdamW."""
+    """Return CPU microseconds per image of forward, backward and fused AdamW."""
     data, model, config = built(overrides)
     pixels = torch.from_numpy(data.pixels("train").copy())
-    batch = config["data"]["batch_size"]
+    batch = config.data["batch_size"]
     net = model.net
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     steps = model.process.steps
     table = model.process.log_snr(torch.arange(1, steps + 1, dtype=torch.float64) / steps).float()
     alpha, sigma = (torch.sigmoid(s * table).sqrt().view(-1, 1, 1, 1) for s in (1, -1))
     taken = []
-    for _ in range(config["trainer"]["max_epochs"]):
+    for _ in range(config.trainer["max_epochs"]):
         order = torch.randperm(len(pixels))
         for step, start in enumerate(range(0, len(pixels) - batch + 1, batch)):
             x = pixels[order[start : start + batch]].float().div_(127.5).sub_(1)
@@ -66,7 +68,7 @@ def train(mode: str, overrides: list[str]) -> list[float]:
 
 
 def sample(images: int, repeats: int, overrides: list[str]) -> dict[str, list[float]]:
-    """CPU microseconds per image of `DDPM.sample_with`, and of as many forward passes alone."""
+    """CPU microseconds per image of `DDPM.sample`, and of as many forward passes alone."""
     _, model, _ = built(overrides)
     model.eval()
     shape = (images, *model.spec.shape)
@@ -78,7 +80,7 @@ def sample(images: int, repeats: int, overrides: list[str]) -> dict[str, list[fl
                 model.net(x, log_snr)
 
     def through_genlab() -> None:
-        model.sample_with(range(images), seed=0)
+        model.sample(images)
 
     ways = {"genlab": through_genlab, "bare forwards": forwards}
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -94,13 +96,13 @@ def sample(images: int, repeats: int, overrides: list[str]) -> dict[str, list[fl
 
 
 def memory(images: int, overrides: list[str]) -> float:
-    """MB by which the sampler of the config lifts the peak (`ru_maxrss`) above one forward pass."""
+    """Return the MB that the config's sampler adds to the peak (`ru_maxrss`) of a forward pass."""
     _, model, _ = built(overrides)
     model.eval()
     with torch.inference_mode():
         model.net(torch.randn(images, *model.spec.shape), torch.zeros(images))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model.sample_with(range(images), seed=0)
+    model.sample(images)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

@@ -1,7 +1,4 @@
-"""A callback that reads the processor's clock: CPU time per image, epoch by epoch.
-
-Only for measurements: `GENLAB_PLUGINS=clock` lets a config name it.
-"""
+"""A callback that reads the processor's clock: CPU time per image, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import lightning.pytorch as pl
 
 
 def tree_cpu_seconds() -> float:
-    """CPU seconds, user and system, of this process and of every process that it started."""
+    """Return the CPU seconds, user and system, of this process and of all that it started."""
     parents, seconds = {}, {}
     tick = os.sysconf("SC_CLK_TCK")
     for entry in Path("/proc").iterdir():

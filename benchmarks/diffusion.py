@@ -1,10 +1,10 @@
-"""Speed of the DDPM, in CPU time per image: training and sampling beside their limits and peers.
+"""Measure the speed of the DDPM, in CPU time per image, against its limits and peers.
 
     python benchmarks/diffusion.py                                  genlab and its limits
     python benchmarks/diffusion.py --peers DIR --peers-python PY    also diffusers and lucidrains
 
 Every variant runs in a fresh process with one thread; rounds are interleaved, so that a machine
-that slows down slows all of them. What counts is the ratio of the medians. genlab trains through
+that slows down slows all of them. The result is the ratio of the medians. genlab trains through
 `train.py`, with its record and W&B (offline) on, on `mnist_mini` at 28 pixels and, padded with
 zeros and as a folder of PNGs, at 32. The limit in training is the same network in a plain loop
 (`bare_ddpm.py`), that in sampling as many forward passes. `--peers` names a folder with the
@@ -26,7 +26,9 @@ import numpy as np
 from PIL import Image
 from rounds import HERE, Job, interleaved, output, peer, save, script, spread, train, written_by
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.compose import compose
+from genlab.training.run_config import RunConfig
 
 BATCH, EPOCHS, SAMPLED = 64, 3, 64
 # The size of the peers' networks; that of diffusers has the same levels, blocks and attention.
@@ -40,12 +42,12 @@ NETS = {
     "2.6M": AS_PEERS,
 }
 PARAMETERS = {"tiny": "0.30 M, 28 px", "small": "1.19 M, 32 px", "2.6M": "2.60 M, 32 px"}
-# How many times fewer batches and samples than with the tiny network are enough.
+# Factor by which batches and samples are fewer than with the tiny network.
 DIVISORS = {"tiny": 1, "small": 2, "2.6M": 3}
 MODES = {"fp32": [], "bf16": ["trainer.precision=bf16-mixed"]}
-# What the experiments add, and what both peers' own trainers do: averaged weights and clipping.
+# Averaged weights and clipping, which the experiments use, and both peers' own trainers.
 AVERAGED = ["ema_decay=0.999", "trainer.gradient_clip_val=784"]
-# As little as possible of what is not measured: validation, test, and the pictures drawn in them.
+# As little as possible of the parts that are not measured: validation, test and their pictures.
 UNMEASURED = [
     *("data.val_images=64", "data.eval_batch_size=64", "trainer.limit_test_batches=1"),
     *("model.val_draws=1", "model.test_draws=1", "callbacks=none"),
@@ -58,8 +60,8 @@ PEERS = {
 
 
 def padded_folder(root: Path, images: int) -> list[str]:
-    """Writes digits of 32 x 32 pixels as PNGs; the config that reads them."""
-    data = configs.build(configs.resolve(configs.compose(["data=mnist_mini"]))["data"])
+    """Write digits of 32 x 32 pixels as PNGs, and return the config that reads them."""
+    data = build(RunConfig.of(compose(["data=mnist_mini"])).data, "data")
     data.prepare_data()
     data.setup("fit")
     digits = np.pad(data.pixels("train")[: images + 64], ((0, 0), (0, 0), (2, 2), (2, 2)))
@@ -75,27 +77,27 @@ def padded_folder(root: Path, images: int) -> list[str]:
 
 
 def loop(mode: str, settings: Sequence[str]) -> list[float]:
-    """CPU microseconds per image of each epoch but the first, of a plain loop."""
+    """Return CPU microseconds per image of each epoch but the first, of a plain loop."""
     epochs: list[float] = script("bare_ddpm.py", "train", mode, *settings)
     return epochs[1:]
 
 
 def peer_loop(python: str, mode: str, batches: int) -> list[float]:
-    """CPU microseconds per image of lucidrains' network in the same plain loop."""
+    """Return CPU microseconds per image of lucidrains' network in the same plain loop."""
     command = [python, str(HERE / "peer_ddpm.py"), mode, *map(str, (BATCH, batches, EPOCHS))]
     epochs: list[float] = json.loads(output(command).splitlines()[-1])
     return epochs
 
 
 def sample(net: str, repeats: int, settings: Sequence[str]) -> dict[str, list[float]]:
-    """CPU microseconds per image of genlab's sampler, and in turns of its forward passes alone."""
+    """Return CPU us per image of genlab's sampler and, in turns, of its forward passes alone."""
     arguments = ["sample", str(SAMPLED), str(repeats)]
     taken: dict[str, list[float]] = script("bare_ddpm.py", *arguments, *settings)
     return {f"{net}|{name}": values for name, values in taken.items()}
 
 
 def memory(images: int, settings: Sequence[str]) -> list[str]:
-    """A line on what the steps of ancestral sampling add to the peak."""
+    """Return a line on the memory that the steps of ancestral sampling add to the peak."""
     megabytes = {
         steps: script(
             *("bare_ddpm.py", "memory", str(images), *settings),
@@ -108,6 +110,7 @@ def memory(images: int, settings: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
+    """Measure everything, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,7 +127,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[str]:
-    """All of it; the lines of the page."""
+    """Measure everything, and return the lines of the page."""
     nets = options.nets.split(",")
     batches = {net: max(3, options.batches // divisor) for net, divisor in DIVISORS.items()}
     padded = padded_folder(folder, max(batches.values()) * BATCH)
@@ -208,7 +211,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[str]:
     for name, values in sampled.items():
         net, variant = name.split("|")
         own = sampled[f"{net}|genlab"]
-        # Neighbours in time share what slows the machine down.
+        # Measurements close in time are slowed down alike.
         pairs = zip(own, values, strict=len(own) == len(values))
         quotient = statistics.median(ours / theirs for ours, theirs in pairs)
         shown = "" if variant == "genlab" else f"{quotient:.3f}"

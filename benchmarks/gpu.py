@@ -1,13 +1,13 @@
-"""Training on one GPU: images per second, MFU and peak memory of the published recipe.
+"""Measure training on one GPU: images per second, MFU and peak memory of the published recipe.
 
     python benchmarks/gpu.py                    into benchmarks/results/gpu_speed.md
     python benchmarks/gpu.py --steps 64 --only 'recipe;bare'
 
-What is trained is `experiment=ddpm/cifar10` through `train.py` (35.7 million parameters, batch 128,
+It trains `experiment=ddpm/cifar10` through `train.py` (35.7 million parameters, batch 128,
 averaged weights, clipping) on as many 32 x 32 colour images, digits of the embedded MNIST in random
-colours: the speed does not depend on what is in them. The limit is the same network in a plain loop
-without anything around it. A row is the median of the last half of a training, in windows of as
-many steps as there are between two rows of metrics, so that compiling does not count.
+colours: the speed does not depend on their content. The limit is the same network in a plain loop
+with nothing else. A row is the median of the last half of a training, in windows of as many steps
+as there are between two rows of metrics, so that compilation is excluded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ import torch.nn.functional as F
 from PIL import Image
 from rounds import HERE, ROOT, machine, save
 
-from genlab.config import configs
+from genlab.config.build import build
+from genlab.config.compose import compose
+from genlab.training.run_config import RunConfig, build_model
 
 BATCH, WINDOW = 128, 16
 VAE = [
@@ -48,7 +50,7 @@ VARIANTS = {
     "not compiled": ["compile=false"],
     "not compiled, channels first": ["compile=false", "channels_last=false"],
 }
-#: As little as possible of what is not measured.
+#: As little as possible of the parts that are not measured.
 UNMEASURED = [
     *("trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "callbacks=none"),
     *("logger=none", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"),
@@ -58,9 +60,7 @@ UNMEASURED = [
 
 def coloured_folder(root: Path, images: int) -> list[str]:
     """Digits of 32 x 32 pixels in random colours as PNGs; the config that reads them."""
-    data = configs.build(
-        configs.resolve(configs.compose(["data=mnist_mini", "logger=none"]))["data"]
-    )
+    data = build(RunConfig.of(compose(["data=mnist_mini", "logger=none"])).data, "data")
     data.prepare_data()
     data.setup("fit")
     digits = np.pad(data.pixels("train")[:, 0], ((0, 0), (2, 2), (2, 2)))
@@ -78,7 +78,7 @@ def coloured_folder(root: Path, images: int) -> list[str]:
 
 
 def through_genlab(*overrides: str) -> dict[str, Any]:
-    """What a training says of itself: of the last half of its rows, and at its end."""
+    """Train through genlab; return the metrics of the last half of its rows, and of its end."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         done = subprocess.run(
@@ -108,13 +108,13 @@ def through_genlab(*overrides: str) -> dict[str, Any]:
 
 
 def bare(overrides: Sequence[str], steps: int) -> dict[str, Any]:
-    """The same network alone: noise, forward, backward, fused Adam, in bf16 and compiled."""
+    """Train the network alone: noise, forward, backward, fused Adam, in bf16 and compiled."""
     torch.manual_seed(0)
-    config = configs.resolve(configs.compose(["model=ddpm", "logger=none", *overrides]))
-    data = configs.build(config["data"])
+    config = RunConfig.of(compose(["model=ddpm", "logger=none", *overrides]))
+    data = build(config.data, "data")
     data.prepare_data()
     data.setup("fit")
-    model = configs.build(config["model"], spec=data.spec, seed=0)
+    model = build_model(config.model, data.spec)
     device = torch.device("cuda")
     net = model.net.to(device, memory_format=torch.channels_last)
     net.compile()
@@ -143,20 +143,20 @@ def bare(overrides: Sequence[str], steps: int) -> dict[str, Any]:
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function in a process of its own, whose memory on the GPU ends with it."""
+    """Call a function in its own process, which frees its GPU memory at its end."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def device_name() -> tuple[str, str]:
-    """The GPU, and the versions of what drives it."""
+    """Return the name of the GPU, and the versions of its driver and libraries."""
     name = torch.cuda.get_device_name()
     return name, f"torch {torch.__version__}, CUDA {torch.version.cuda}"
 
 
 def row(name: str, measured: dict[str, Any], limit: float | None) -> str:
-    """A line of the table."""
+    """Format a line of the table."""
     if "failed" in measured:
         return f"| {name} | failed | | | |"
     rates = measured["rates"]
@@ -170,6 +170,7 @@ def row(name: str, measured: dict[str, Any], limit: float | None) -> str:
 
 
 def main() -> None:
+    """Measure the chosen variants, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -196,7 +197,7 @@ def main() -> None:
 
 
 def page(measured: dict[str, dict[str, Any]], gpu: str, driver: str, steps: int) -> list[str]:
-    """All that is measured so far."""
+    """Return the lines of the page with all measurements so far."""
     limit = statistics.median(measured["bare"]["rates"]) if "bare" in measured else None
     of_recipe = {name: found for name, found in measured.items() if name not in ("bare", "vae")}
     lines = [

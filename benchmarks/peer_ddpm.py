@@ -1,4 +1,4 @@
-"""A training step of denoising-diffusion-pytorch's U-Net at the size of genlab's `unet_small`.
+"""Measure training of denoising-diffusion-pytorch's U-Net at the size of genlab's `unet_small`.
 
     PEERS_PYTHON benchmarks/peer_ddpm.py MODE BATCH BATCHES EPOCHS    CPU us per image of each epoch
                                                                but the first
@@ -20,7 +20,7 @@ from denoising_diffusion_pytorch import Unet
 
 
 def main(mode: str, batch: int, batches: int, epochs: int) -> list[float]:
-    """CPU microseconds per image of forward, backward and fused AdamW."""
+    """Return CPU microseconds per image of forward, backward and fused AdamW."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     net = Unet(dim=24, dim_mults=(1, 2, 3), channels=1)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fresh processes of one thread, taken in turns, and a table of them."""
+"""Shared parts of the benchmarks: fresh processes of one thread, run in turns, and a table."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
-#: What a process measured; a dict, if it measured several variants.
+#: Function that returns the measurements of a process; a dict, if it measured several variants.
 Job = Callable[[], list[float] | dict[str, list[float]]]
 
 
 def environment() -> dict[str, str]:
-    """One thread, and the callback that reads the clock."""
+    """Return the environment for one thread and the clock callback."""
     return {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "WANDB_MODE": "offline",
-        "GENLAB_PLUGINS": "clock",
         "PYTHONPATH": str(HERE),
     }
 
 
 def output(command: Sequence[str], cwd: Path = ROOT, **variables: str) -> str:
-    """What a command prints.
+    """Run a command, and return its output.
 
     Raises:
-        SystemExit: with the end of what it had to say, if it failed.
+        SystemExit: the command failed; the message is the end of its output.
     """
     done = subprocess.run(
         command, cwd=cwd, env={**environment(), **variables}, capture_output=True, text=True
@@ -48,7 +47,7 @@ def output(command: Sequence[str], cwd: Path = ROOT, **variables: str) -> str:
 
 
 def train(*overrides: str) -> list[float]:
-    """CPU microseconds per image of each epoch but the first, through train.py, all records on."""
+    """Return CPU us per image of each epoch but the first, through train.py, all records on."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "clock.jsonl"
         clock = "+callbacks.clock={_target_: clock.Clock}"
@@ -61,19 +60,19 @@ def train(*overrides: str) -> list[float]:
 
 
 def script(name: str, *arguments: str) -> Any:
-    """What a script of this folder prints in its last line, as JSON."""
+    """Run a script of this folder, and return its last output line, parsed as JSON."""
     return json.loads(output([sys.executable, str(HERE / name), *arguments]).splitlines()[-1])
 
 
 def peer(folder: Path, python: str, name: str, *arguments: str) -> list[float]:
-    """CPU microseconds per image of each chunk of one of the peers' benchmarks."""
+    """Return CPU microseconds per image of each chunk of one of the peers' benchmarks."""
     lines = output([python, name, *arguments, "--threads", "1"], cwd=folder).splitlines()
     row = next(line for line in lines if line.startswith("RESULT "))
     return [chunk["cpu_us_img"] for chunk in json.loads(row.removeprefix("RESULT "))["chunks"]]
 
 
 def interleaved(jobs: Mapping[str, Job], rounds: int, unit: str = "us") -> dict[str, list[float]]:
-    """All that the jobs measured, each run once a round: A B C, A B C, ..."""
+    """Return the measurements of all jobs, each run once per round: A B C, A B C, ..."""
     measured: dict[str, list[float]] = {}
     for turn in range(rounds):
         for name, job in jobs.items():
@@ -87,12 +86,12 @@ def interleaved(jobs: Mapping[str, Job], rounds: int, unit: str = "us") -> dict[
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median (lowest to highest)."""
+    """Format values as median (lowest to highest)."""
     return f"{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
 
 
 def machine() -> str:
-    """The processor and the number of its threads that can be used."""
+    """Return the processor and the number of its usable threads."""
     model = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -102,12 +101,12 @@ def machine() -> str:
 
 
 def written_by(command: str) -> str:
-    """The line of a page that says what made it, when and where."""
+    """Return the line of a page with its command, date and machine."""
     return f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine()}."
 
 
 def save(page: Path, lines: Sequence[str]) -> None:
-    """Write a page, and show it."""
+    """Write a page, and print it."""
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,11 +1,11 @@
-"""Training speed of genlab beside a bare PyTorch loop of the same networks, in CPU time per image.
+"""Compare the training speed of genlab with a bare PyTorch loop, in CPU time per image.
 
     python benchmarks/run.py                                  genlab and the bare loop
     python benchmarks/run.py --peers DIR --peers-python PY    also pythae and Lightning, per item
 
 Every variant runs in a fresh process with one thread; rounds are interleaved (A B C, A B C, ...),
 so that a machine that slows down slows all of them. genlab is measured through `train.py`, with its
-record and W&B (offline) on. What counts is the ratio of the medians. `--peers` names a folder with
+record and W&B (offline) on. The result is the ratio of the medians. `--peers` names a folder with
 the `a_vae.py` of the peers' benchmarks, `--peers-python` an interpreter that has them installed.
 """
 
@@ -29,7 +29,7 @@ MODES = {
 
 
 def genlab(net: str, mode: str) -> list[float]:
-    """CPU microseconds per image of each epoch but the first, through train.py."""
+    """Return CPU microseconds per image of each epoch but the first, through train.py."""
     return train(
         *(f"model/net={NETS[net]}", f"data.train_images={IMAGES}", f"data.batch_size={BATCH}"),
         *(f"trainer.max_epochs={EPOCHS}", *MODES[mode]),
@@ -37,13 +37,13 @@ def genlab(net: str, mode: str) -> list[float]:
 
 
 def bare(net: str, mode: str) -> list[float]:
-    """The same of a loop in plain PyTorch: `bare.py`."""
+    """Return the same for a loop in plain PyTorch: `bare.py`."""
     epochs: list[float] = script("bare.py", NETS[net], mode, str(IMAGES), str(EPOCHS))
     return epochs[1:]
 
 
 def pythae(folder: Path, python: str, net: str, variant: str) -> list[float]:
-    """The same of one of the peers."""
+    """Return the same for one of the peers."""
     arguments = ["--net", {"conv": "small"}.get(net, net), "--variant", variant]
     return peer(
         *(folder, python, "a_vae.py", *arguments),
@@ -52,6 +52,7 @@ def pythae(folder: Path, python: str, net: str, variant: str) -> list[float]:
 
 
 def main() -> None:
+    """Measure all variants in turns, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What a sweep costs beside its trainings: `launcher=process` and the same commands by hand.
+"""Measure the overhead of a sweep: `launcher=process` against the same commands by hand.
 
     python benchmarks/sweep_overhead.py
 
@@ -34,7 +34,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def start(*overrides: str) -> subprocess.Popen[bytes]:
-    """`train.py` with these overrides."""
+    """Start `train.py` with these overrides."""
     return subprocess.Popen(
         [sys.executable, "train.py", *overrides, *JOB],
         cwd=ROOT,
@@ -44,14 +44,14 @@ def start(*overrides: str) -> subprocess.Popen[bytes]:
 
 
 def sweep(slots: int, folder: str) -> None:
-    """All weights in one command."""
+    """Run all weights in one command."""
     weights = ",".join(map(str, WEIGHTS))
     slotted = ("-m", "launcher=process", f"hydra.launcher.slots={slots}")
     _succeed(start(*slotted, f"model.kl_weight={weights}", f"runs_dir={folder}"))
 
 
 def by_hand(slots: int, folder: str) -> None:
-    """A command for each weight, `slots` at once; the next starts as soon as one has ended."""
+    """Run a command per weight, `slots` at once; the next starts as soon as one has ended."""
     waiting = iter(WEIGHTS)
     running: list[subprocess.Popen[bytes]] = []
     while True:
@@ -71,13 +71,13 @@ def _succeed(process: subprocess.Popen[bytes]) -> None:
 
 
 def measured(way: Callable[[int, str], None], slots: int) -> dict[str, list[float]]:
-    """Wall and CPU seconds."""
+    """Return wall and CPU seconds."""
     name = way.__name__.replace("_", " ")
     with tempfile.TemporaryDirectory() as folder:
         cpu, wall = _cpu_seconds(), time.perf_counter()
         way(slots, folder)
         wall = time.perf_counter() - wall
-        # a server of forks ends a moment after the command that started it
+        # a forkserver ends a moment after the command that started it
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.wait()
@@ -91,6 +91,7 @@ def _cpu_seconds() -> float:
 
 
 def main() -> None:
+    """Measure both ways in turns, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,12 @@
-"""What logging to W&B costs a training: CPU time of its thread, with W&B offline and with a server
-that stops answering when the training begins.
+"""Measure the CPU time that logging to W&B adds to a training.
+
+W&B is offline, or its server stops answering when the training begins. The time is that of the
+training's thread.
 
     python benchmarks/wandb_cost.py
 
-The default VAE on the embedded MNIST, 10 epochs. CPU time rather than wall time, since a share of
-a per cent is less than what other programs on the machine do to the latter.
+The default VAE on the embedded MNIST, 10 epochs. CPU time rather than wall time, since other
+programs on the machine change the latter by more than a fraction of a per cent.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import lightning.pytorch as pl
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from wandb_stub import WandbStub
 
-from genlab.config import configs
+from genlab.config.compose import compose
 from genlab.tracking.wandb import WandbLogger
 from genlab.training import run
 from genlab.training.checkpoints import LastCheckpoint
@@ -34,7 +36,7 @@ OVERRIDES = ["logger=wandb", "callbacks=none", "forecast=false", "trainer.max_ep
 
 
 class Cost:
-    """Seconds of CPU: of the training, and of what it logs meanwhile."""
+    """CPU seconds of the training, and of its logging."""
 
     def __init__(self, server: WandbStub | None) -> None:
         self.server, self.training = server, 0.0
@@ -62,6 +64,7 @@ ORIGINAL = WandbLogger._log
 
 @contextlib.contextmanager
 def watched(cost: Cost) -> Iterator[None]:
+    """Measure the training and the logging in this context."""
     with (
         mock.patch.object(LastCheckpoint, "on_train_start", lambda *a: cost.begin(*a)),
         mock.patch.object(LastCheckpoint, "on_train_end", lambda *a: cost.end(*a)),
@@ -71,6 +74,7 @@ def watched(cost: Cost) -> Iterator[None]:
 
 
 def measure(server: WandbStub | None) -> Cost:
+    """Train once, with this server or offline, and return the cost."""
     cost = Cost(server)
     given = {"WANDB_MODE": "offline"} if server is None else server.variables
     with (
@@ -79,11 +83,12 @@ def measure(server: WandbStub | None) -> Cost:
         watched(cost),
         contextlib.redirect_stdout(None),
     ):
-        run.run(configs.compose([*OVERRIDES, f"runs_dir={folder}"]))
+        run.run(compose([*OVERRIDES, f"runs_dir={folder}"]))
     return cost
 
 
 def main() -> None:
+    """Measure both cases, and print the shares."""
     with WandbStub() as server:
         for name, chosen in (("online, then stalling", server), ("offline", None)):
             cost = measure(chosen)
