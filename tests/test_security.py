@@ -140,6 +140,34 @@ def test_a_planted_target_is_not_built(
     assert not owned.exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ("model.time_sampler", "anything"),  # takes whatever a module takes
+        ("model.net.encoder", "hidden"),
+        ("model.module", "metrics"),
+        ("model", "unknown"),
+    ],
+)
+def test_a_class_with_side_effects_is_not_built_below_a_harmless_one(
+    received: Path, owned: Path, place: str, key: str
+) -> None:
+    """Also where an annotation leaves open what may stand there."""
+    path = received / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    if place == "model.time_sampler":
+        config["model"] = yaml.safe_load(to_yaml(resolve(compose(["model=ddpm"]))))["model"]
+    node = config
+    for part in place.split("."):
+        node = node[part]
+    logger = "genlab.tracking.mlflow.MLflowLogger"
+    node[key] = {"_target_": logger, "save_dir": str(owned), "experiment_name": "x"}
+    path.write_text(yaml.safe_dump(config))
+    code = cli.main(["sample", str(received), "--n", "1"])
+    assert code == (DONE if place == "model.module" else REFUSED)  # which is not looked at
+    assert not owned.exists()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("group", ["callbacks", "logger", "metrics", "trainer"])
 def test_of_a_received_config_only_model_and_data_are_looked_at(

@@ -27,6 +27,7 @@ from genlab.errors import ConfigError
 Config = dict[str, Any]
 
 _SCALARS = (bool, int, float, str)
+_UNIONS = (Union, types.UnionType)
 
 
 def resolve(cfg: DictConfig) -> Config:
@@ -74,13 +75,35 @@ def _check_target(node: Config, key: str, trust: Trust) -> Config:
         elif name == "_partial_":
             checked[name] = coerce(value, bool, place, trust)
         elif name in parameters:
-            value = check(value, place, trust)
-            checked[name] = coerce(value, hints.get(name, Any), place, trust)
-        elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            hint = hints.get(name, Any)
+            if not trust.is_open:
+                _refuse_open_place(value, hint, place)
+            checked[name] = coerce(check(value, place, trust), hint, place, trust)
+        elif trust.is_open and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             checked[name] = check(value, place, trust)
         else:
             raise ConfigError(f"{place}={value!r}: {unknown(name, parameters)}")
     return checked
+
+
+def _refuse_open_place(value: Any, hint: Any, key: str) -> None:
+    """Refuse a class in a received config where the annotation does not say of which kind it is.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if isinstance(value, dict) and "_target_" in value:
+        members = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+        kinds = [typing.get_args(m)[-1] if typing.get_origin(m) is Callable else m for m in members]
+        if not any(inspect.isclass(kind) and kind not in (Any, object, dict) for kind in kinds):
+            raise ConfigError(
+                f"{key}._target_={value['_target_']!r} is refused: a run directory may name a "
+                "class only where one of a certain kind is needed"
+            )
+    elif isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in parts:
+            _refuse_open_place(part, Any, f"{key}.{name}")
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -110,7 +133,7 @@ def coerce(value: Any, hint: Any, key: str, trust: Trust = OWN) -> Any:
     if hint is Any:
         return value
     origin = typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
+    if origin in _UNIONS:
         return _coerce_to_one_of(value, typing.get_args(hint), key, trust)
     if origin is Literal:
         choices = typing.get_args(hint)
@@ -144,12 +167,15 @@ def coerce(value: Any, hint: Any, key: str, trust: Trust = OWN) -> Any:
     if hint is str and not isinstance(value, str):
         raise ConfigError(f"{key}={shown(value)}: a string is needed")
     if origin is Callable:
-        made = typing.get_args(hint)[-1]
-        return need(value, made if inspect.isclass(made) else object, key, True, trust)
+        made = (typing.get_args(hint) or (Any,))[-1]
+        kind = made if inspect.isclass(made) and made is not Any else object
+        return need(value, kind, key, True, trust)
     if inspect.isclass(hint) and hint.__module__.partition(".")[0] == "genlab":
         if isinstance(value, dict) and "_target_" not in value and not inspect.isabstract(hint):
             name = f"{hint.__module__}.{hint.__qualname__}"
             return _check_target({"_target_": name, **value}, key, trust)
+        return need(value, hint, key, trust=trust)
+    if isinstance(value, dict) and "_target_" in value and inspect.isclass(hint):
         return need(value, hint, key, trust=trust)
     if value is None and inspect.isclass(hint) and hint is not type(None):
         raise ConfigError(f"{key} is null: a {hint.__name__} is needed")

@@ -26,6 +26,11 @@ class Trust:
 
     packages: frozenset[str] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any class may be named."""
+        return self.packages is None
+
     def admits(self, module: str) -> bool:
         """Return True if a module is in one of the packages."""
         return self.packages is None or module.partition(".")[0] in self.packages

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import LightningModule
 from torch import nn
 
 from genlab.config.build import build
 from genlab.config.check import Config, check, from_yaml, need
-from genlab.config.trust import received
+from genlab.config.trust import import_class, received
 from genlab.data.datamodule import ImageData
-from genlab.errors import RunDirectoryError
+from genlab.errors import ConfigError, RunDirectoryError
 from genlab.runs.directory import Run
 from genlab.training import weights
 from genlab.training.run_config import build_model, check_model
@@ -36,6 +37,8 @@ def read_config(run: str | PathLike[str], packages: Iterable[str] = ()) -> Confi
     config = from_yaml(text, f"{run}/config.yaml")
     trust = received(packages)
     model = check_model(config.get("model"), trust)
+    if issubclass(import_class(model["_target_"], "model", trust), LightningModule):
+        raise ConfigError(f"model._target_={model['_target_']!r}: an nn.Module alone is needed")
     data = need(check(config.get("data"), "data", trust), ImageData, "data", trust=trust)
     return {**config, "model": model, "data": data}
 
