@@ -162,6 +162,11 @@ class ImageNoise(Noise):
         return ((places * _GOLDEN_RATIO + start) % 1).to(self._device)
 
 
+def or_default(noise: Noise | None, x: Tensor) -> Noise:
+    """Return the noise, or where there is none that of torch's default generator for images x."""
+    return BatchNoise(len(x), device=x.device) if noise is None else noise
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch at the start of a run; initial weights depend on it."""
     random.seed(fold_in(seed, "python"))

@@ -52,8 +52,24 @@ def all_gather_rows(rows: Tensor) -> Tensor:
     Row i of process r becomes row i * world + r, as in `BatchNoise` and in the data. Without a
     process group the tensor is returned unchanged.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_shared(rows):
         return rows
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
+
+
+def mean_of_all_rows(rows: Tensor) -> Tensor:
+    """Return the mean of the rows (B, ...) of all processes, with the gradient of one's own.
+
+    A function of it that is not linear then has the gradient that one process would compute, once
+    gradients are averaged over the processes.
+    """
+    mine = rows.mean(0)
+    if not _is_shared(rows):
+        return mine
+    return mine + (all_gather_rows(rows.detach()).mean(0) - mine.detach())
+
+
+def _is_shared(rows: Tensor) -> bool:
+    return dist.is_available() and dist.is_initialized() and not rows.is_meta

@@ -175,7 +175,7 @@ class ImageData(lightning.LightningDataModule):
                     f"data.{key}={getattr(self, key)} cannot be dealt out evenly to {world} "
                     f"processes: give a multiple of {world}"
                 )
-        if world > 1 and getattr(self.trainer.strategy, "needs_all", False):  # type: ignore[union-attr]
+        if world > 1:  # processes gather at the end of an evaluation, all at the same batch
             for name in ("val", "test"):
                 images = len(self._splits.get(name, ()))
                 left = images % self.eval_batch_size

@@ -20,7 +20,7 @@ from genlab.diffusion.variances import Optimal, Prediction, ReverseVariance
 from genlab.diffusion.weightings import VLB, Weighting
 from genlab.errors import naming, number, whole
 from genlab.protocols import ImageSpec
-from genlab.seeding import BatchNoise, ImageNoise, Noise
+from genlab.seeding import ImageNoise, Noise, or_default
 from genlab.tensors import all_gather_rows, device_of, sum_except_batch
 
 #: Number of bins of time in which the bound is shown if not all T terms are measured.
@@ -139,7 +139,7 @@ class DDPM(nn.Module):
             step: ignored.
             noise: source of the random numbers for t, eps and the hidden labels.
         """
-        noise = _or_default(noise, x)
+        noise = or_default(noise, x)
         x0 = 2 * x - 1
         u, importance = self.time_sampler.sample(noise)
         t = self.process.times(u)
@@ -191,7 +191,7 @@ class DDPM(nn.Module):
         Between fixed ends the mean does not depend on the schedule, so this minimises the variance
         of the estimate (Kingma et al. 2021, appendix I.2). d(l^2) = 2 l dl for each image.
         """
-        twice = 2 * losses.detach() / losses.detach().mean()
+        twice = 2 * losses.detach() / all_gather_rows(losses.detach()).mean()
         for value in of_schedule:
             value.register_hook(lambda gradient: gradient * twice.to(gradient.dtype))
 
@@ -218,7 +218,7 @@ class DDPM(nn.Module):
             full: use `test_draws` times instead of `val_draws`.
         """
         draws = self.test_draws if full else self.val_draws
-        terms, unclipped = self._bound_terms(x, labels, draws, _or_default(noise, x))
+        terms, unclipped = self._bound_terms(x, labels, draws, or_default(noise, x))
         return {
             "loss": self._loss_at(terms, unclipped),
             "reconstruction": terms.reconstruction,
@@ -281,7 +281,7 @@ class DDPM(nn.Module):
     @torch.no_grad()
     def bound(self, x: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """Compute `reconstruction` and `kl` of images, each (B,), in nats per image."""
-        terms, _ = self._bound_terms(x, None, self.val_draws, _or_default(noise, x))
+        terms, _ = self._bound_terms(x, None, self.val_draws, or_default(noise, x))
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     def denoiser(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
@@ -444,7 +444,3 @@ class _Turned(ImageNoise):
     def normal(self, *shape: int) -> Tensor:
         a, b = super().normal(*shape), self._other.normal(*shape)
         return math.cos(self._turn) * a + math.sin(self._turn) * b
-
-
-def _or_default(noise: Noise | None, x: Tensor) -> Noise:
-    return BatchNoise(len(x), device=x.device) if noise is None else noise

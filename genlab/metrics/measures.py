@@ -18,6 +18,8 @@ from genlab.tensors import nats_to_bits_per_dim
 
 #: Inputs of a user's metric that are available in addition to the values of `evaluate`.
 RECONSTRUCTION, IMAGES, LABELS = "preds", "target", "labels"
+#: Names that a user's metric may not have: those of the families' metrics, and of a ModuleDict.
+RESERVED = frozenset({"bound", "latents", "curves", *dir(nn.ModuleDict)})
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class SplitMetrics(nn.Module):
 
     def needs(self, value: str) -> bool:
         """Return True if a metric has this value as a parameter of `update`."""
-        return any(value in _parameters(metric) for metric in self._others().values())
+        return any(value in update_parameters(metric) for metric in self._others().values())
 
     def update(self, values: Mapping[str, Tensor], images: int) -> None:
         """Add one batch.
@@ -106,7 +108,7 @@ class SplitMetrics(nn.Module):
                     self.means[name] = _float64_mean().to(value.device)
                 self.means[name].update(value.double())  # type: ignore[operator]
         for name, metric in self._others().items():
-            parameters = _parameters(metric)
+            parameters = update_parameters(metric)
             missing = [n for n, is_needed in parameters.items() if is_needed and n not in values]
             if not missing:
                 metric.update(**{n: values[n] for n in parameters if n in values})
@@ -148,7 +150,7 @@ def _float64_mean() -> MeanMetric:
     return metric
 
 
-def _parameters(metric: Metric) -> dict[str, bool]:
+def update_parameters(metric: Metric) -> dict[str, bool]:
     """Return the parameters of a metric's `update`, and whether each is required."""
     return {
         name: parameter.default is parameter.empty

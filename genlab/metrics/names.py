@@ -110,6 +110,11 @@ def describe(metric: str) -> Name:
     return replace(found, name=plain)
 
 
+def is_listed(metric: str) -> bool:
+    """Return whether the table has a metric, with or without the prefix of its split."""
+    return _stem(metric.rpartition("/")[2]) in _BY_NAME
+
+
 def ordered(metrics: Iterable[str]) -> list[str]:
     """Sort metrics in the order of the table, and those not in the table last, by name."""
 

@@ -63,6 +63,7 @@ class GenerativeModule(pl.LightningModule):
         self.metrics = dict(metrics or {})
         self.evaluations: dict[str, Evaluation] = {}
         self._measured: SplitMetrics
+        self._terms: dict[str, Tensor] = {}
 
     def split_metrics(self, split: str) -> dict[str, Metric]:
         """Return the family's metrics over a whole split, beside the means of (B,) values."""
@@ -101,7 +102,7 @@ class GenerativeModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         trainer, step = self.trainer, self.trainer.global_step
         counters = (0, trainer.current_epoch, batch_idx)
-        seeding.reseed(self.seed, *counters)  # for dropout
+        seeding.reseed(self.seed, trainer.global_rank, *counters[1:])  # for dropout
         x = to_unit_interval(batch["image"])
         noise = BatchNoise(
             len(x),
@@ -112,15 +113,22 @@ class GenerativeModule(pl.LightningModule):
         )
         terms: dict[str, Tensor] = self.model.loss(x, batch.get("label"), step, noise)
         lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._terms = {name: value.detach() for name, value in terms.items()}
         logged = (step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         # on a GPU, reading a number waits for all queued work; on a CPU it costs nothing
         if logged or x.device.type == "cpu":
             optimization.check_finite(terms, step, lr)
         if logged:
-            row = self.training_row({n: value.detach() for n, value in terms.items()}, step)
+            row = self.training_row(self._terms, step)
             row["learning_rate"] = lr
             self.log_row("train", row, step + 1, sync_dist=trainer.world_size > 1)
         return terms["loss"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # on a GPU the loss is looked at where a row is logged, and before it is kept for good
+        if self._terms:
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            optimization.check_finite(self._terms, self.trainer.global_step - 1, lr)
 
     def on_validation_epoch_start(self) -> None:
         self._start("val")

@@ -31,7 +31,7 @@ def configure(
     schedule = lr_schedule(optimizer, **options)
     config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
     if isinstance(schedule, ReduceLROnPlateau):
-        config |= {"interval": "epoch", "monitor": "val/loss"}
+        config |= {"interval": "epoch", "monitor": "val/loss", "strict": False}
     return {"optimizer": optimizer, "lr_scheduler": config}
 
 

@@ -58,7 +58,7 @@ class Latents(Metric):
     z: list[Tensor]
 
     def __init__(self, kl_is_analytic: bool) -> None:
-        super().__init__(compute_on_cpu=True)
+        super().__init__()
         self.kl_is_analytic = kl_is_analytic
         for name in ("mean", "log_var", "z"):
             self.add_state(name, [], dist_reduce_fx="cat")

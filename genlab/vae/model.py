@@ -14,8 +14,8 @@ from torch.distributions import Distribution
 
 from genlab.errors import naming
 from genlab.protocols import ImageSpec
-from genlab.seeding import BatchNoise, ImageNoise, Noise
-from genlab.tensors import device_of
+from genlab.seeding import ImageNoise, Noise, or_default
+from genlab.tensors import device_of, mean_of_all_rows
 from genlab.vae import bounds, diagnostics
 from genlab.vae.forecast import Forecast, forecast
 from genlab.vae.kl import FreeBits, KLConvention, KLPenalty, effective
@@ -136,11 +136,11 @@ class VAE(nn.Module):
             step: the optimizer step, for the KL schedule; None for its final values.
             noise: source of the random numbers for z.
         """
-        terms, _ = self._terms(x, self.encode(x), _or_default(noise, x))
+        terms, _ = self._terms(x, self.encode(x), or_default(noise, x))
         reconstruction = terms.reconstruction.mean()
         rows = self.kl_penalty.rows(terms.kl, terms.kl_per_dim)
         return {
-            "loss": reconstruction + self.kl_penalty(rows.mean(0), step),
+            "loss": reconstruction + self.kl_penalty(mean_of_all_rows(rows), step),
             "reconstruction": reconstruction,
             "kl": terms.kl.mean(),
         }
@@ -159,7 +159,7 @@ class VAE(nn.Module):
         `mean`, `log_var` and `z` (B, d), `kl_rows` (B, k) and `kl_per_dim` (B, d), are for
         `genlab.vae.evaluation`.
         """
-        noise = _or_default(noise, x)
+        noise = or_default(noise, x)
         parameters = self.encoder(x)
         posterior = diagonal_gaussian(parameters, self.log_var_range)
         terms, z = self._terms(x, posterior, noise)
@@ -197,12 +197,12 @@ class VAE(nn.Module):
                 self.prior.distribution(self.encode),
                 samples or self.iwae_samples or 100,
                 self.iwae_chunk,
-                _or_default(noise, x),
+                or_default(noise, x),
             )
 
     def bound(self, x: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """Compute `reconstruction` and `kl` of images, each (B,), in nats per image."""
-        terms, _ = self._terms(x, self.encode(x), _or_default(noise, x))
+        terms, _ = self._terms(x, self.encode(x), or_default(noise, x))
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     @torch.no_grad()
@@ -313,7 +313,3 @@ class VAE(nn.Module):
     def _images(self, z: Tensor) -> Tensor:
         images: Tensor = self.decode(z.to(device_of(self))).mean
         return images
-
-
-def _or_default(noise: Noise | None, x: Tensor) -> Noise:
-    return BatchNoise(len(x), device=x.device) if noise is None else noise
