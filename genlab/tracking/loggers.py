@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +16,8 @@ from lightning.pytorch.loggers import Logger
 from genlab.config.build import build, takes
 from genlab.errors import TRAINING_FAILED
 from genlab.runs.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,15 +116,17 @@ class Loggers:
     def summarise(self, result: Mapping[str, Any]) -> None:
         """Pass the content of result.json to the loggers that keep a summary."""
         for logger in self._trackers():
-            logger.summarise(result)
+            with _forgiven(logger):
+                logger.summarise(result)
 
     def close(self, exit_code: int, error: str = "") -> None:
         """End the run for each of them."""
         for logger in self.all:
-            if isinstance(logger, RunTracker):
-                logger.close(exit_code, error)
-            else:
-                logger.finalize("success" if exit_code == 0 else "failed")
+            with _forgiven(logger):
+                if isinstance(logger, RunTracker):
+                    logger.close(exit_code, error)
+                else:
+                    logger.finalize("success" if exit_code == 0 else "failed")
 
     @property
     def sentences(self) -> list[str]:
@@ -129,6 +135,15 @@ class Loggers:
 
     def _trackers(self) -> list[RunTracker]:
         return [logger for logger in self.all if isinstance(logger, RunTracker)]
+
+
+@contextmanager
+def _forgiven(logger: object) -> Iterator[None]:
+    """Warn of a logger's own trouble at the end of a run, which has lost nothing by then."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s did not get the end of the run: %s", type(logger).__name__, error)
 
 
 def tracker_id(directory: Path, group: str) -> str:

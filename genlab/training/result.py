@@ -41,7 +41,8 @@ def result(
         metrics |= {f"forecast/{name}": value for name, value in forecast.metrics().items()}
         forecast_verdict = _verdict(module.model, forecast.metrics())
     trainer = module.trainer
-    images = trainer.global_step * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+    batches = trainer.global_step * trainer.accumulate_grad_batches
+    images = batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
     on_gpu = trainer.strategy.root_device.type == "cuda"
     return {
         "metrics": metrics,

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torchmetrics import Metric
 
 from genlab import seeding
 from genlab.callbacks.heartbeat import Heartbeat
@@ -33,6 +34,8 @@ from genlab.errors import (
     ConfigError,
     GenlabError,
 )
+from genlab.metrics import names
+from genlab.metrics.measures import RESERVED, update_parameters
 from genlab.modules.base import GenerativeModule
 from genlab.modules.optimization import takes_total_steps
 from genlab.protocols import Forecast, HasForecast, HasNetworks
@@ -133,19 +136,37 @@ def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:
     # on a placeholder weight, so that values that they refuse are reported now
     trial = optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
     if lr_schedule is not None:
-        lr_schedule(trial, **({"total_steps": 1} if takes_total_steps(lr_schedule) else {}))
+        steps = {"total_steps": 10**6} if takes_total_steps(lr_schedule) else {}
+        lr_schedule(trial, **steps)
     module: GenerativeModule = build(config["model"]["module"], "model.module")(
         model=model,
         optimizer=optimizer,
         lr_schedule=lr_schedule,
         seed=seed,
-        metrics={
-            name: build(node, f"metrics.{name}")
-            for name, node in config["metrics"].items()
-            if node is not None
-        },
+        metrics=_own_metrics(config["metrics"]),
     )
     return data, module
+
+
+def _own_metrics(nodes: Mapping[str, Any]) -> dict[str, Metric]:
+    """Build the user's metrics.
+
+    Raises:
+        ConfigError: a name is taken, or a metric does not say which values it needs.
+    """
+    found = {}
+    for name, node in nodes.items():
+        if node is None:
+            continue
+        if names.is_listed(name) or name in RESERVED:
+            raise ConfigError(f"metrics.{name}: this name is taken by a metric of genlab")
+        found[name] = build(node, f"metrics.{name}")
+        if not update_parameters(found[name]):
+            raise ConfigError(
+                f"metrics.{name}._target_={node['_target_']!r}: its update names no values, such "
+                "as preds and target; give a metric that does"
+            )
+    return found
 
 
 @explained()
@@ -281,8 +302,13 @@ def _callbacks(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callba
     found += [progress(), Throughput(), Heartbeat(directory)]
     found.append(best_checkpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
-        found.append(EarlyStopping("val/loss", patience=run_config.early_stopping_epochs))
+        found.append(_early_stopping(run_config.early_stopping_epochs))
     return found
+
+
+def _early_stopping(patience: int) -> EarlyStopping:
+    # a training that ends before its first validation has nothing to be stopped by
+    return EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False)
 
 
 @contextlib.contextmanager
