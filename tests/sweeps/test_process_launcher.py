@@ -326,7 +326,8 @@ def test_a_killed_job_is_the_only_one_to_be_repeated(place: Place, reference: Pl
 def test_one_signal_ends_in_order_and_all_can_go_on(
     place: Place, reference: Place, how: signal.Signals, code: int
 ) -> None:
-    place.faults(seconds=0.05)
+    # a launcher that is refused takes its time in between
+    place.faults(seconds=0.5 if how is signal.SIGINT else 0.05)
     launcher = place.start(WEIGHTS, "hydra.launcher.slots=2")
     until(lambda: place.rows() > 10 and len(place.runs()) == 2, launcher)
     if how is signal.SIGINT:
