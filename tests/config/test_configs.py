@@ -480,8 +480,8 @@ def test_a_received_config_may_name_packages_that_its_reader_trusts(
         "from pathlib import Path\n"
         "from genlab.vae.likelihoods import GaussianLikelihood\n"
         "class Wide(GaussianLikelihood):\n"
-        "    def __init__(self, **options: float) -> None:\n"
-        "        super().__init__(10.0 * options['factor'])\n"
+        "    def __init__(self, factor: float) -> None:\n"
+        "        super().__init__(10.0 * factor)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     overrides = ["model/likelihood=bernoulli", "model.likelihood._target_=genlab_lawful.Wide"]
@@ -494,6 +494,9 @@ def test_a_received_config_may_name_packages_that_its_reader_trusts(
         check_model(own, received())
     admitted = received(["something_else", "genlab_lawful"])
     assert check_model(own, admitted)["likelihood"] == own["likelihood"]
+    undeclared = {**own, "likelihood": {**own["likelihood"], "options": 1}}
+    with pytest.raises(ConfigError, match=r"^model\.likelihood\.options=1: there is no such key"):
+        check_model(undeclared, admitted)
     # a class of genlab, under another name
     borrowed = import_class("genlab_lawful.GaussianLikelihood", "k", admitted)
     assert borrowed is GaussianLikelihood
