@@ -34,7 +34,7 @@ from genlab.config.compose import compose
 from genlab.config.trust import received
 from genlab.data.cifar import _extract
 from genlab.data.idx import read_idx
-from genlab.errors import GenlabError
+from genlab.errors import GenlabError, at_key
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import Job, Manifest
@@ -167,7 +167,8 @@ def kl_convention(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
             return
         if isinstance(given, dict):
             known = {k: v for k, v in given.items() if k in ("error", "reconstruction", "kl")}
-            str(KLConvention(**known).beta(0.1, 784, 20))
+            with at_key("model.kl_convention"):
+                str(KLConvention(**known).beta(0.1, 784, 20))
 
     return b"error: squared\nreconstruction: mean\nkl: sum\n", read
 

@@ -92,15 +92,16 @@ def _refuse_open_place(value: Any, hint: Any, key: str) -> None:
     Raises:
         ConfigError: naming the key.
     """
+    members = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+    kinds = [typing.get_args(m)[-1] if typing.get_origin(m) is Callable else m for m in members]
+    if any(inspect.isclass(kind) and kind not in (Any, object, dict, list) for kind in kinds):
+        return  # `coerce` holds it against this kind
     if isinstance(value, dict) and "_target_" in value:
-        members = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-        kinds = [typing.get_args(m)[-1] if typing.get_origin(m) is Callable else m for m in members]
-        if not any(inspect.isclass(kind) and kind not in (Any, object, dict) for kind in kinds):
-            raise ConfigError(
-                f"{key}._target_={value['_target_']!r} is refused: a run directory may name a "
-                "class only where one of a certain kind is needed"
-            )
-    elif isinstance(value, dict | list):
+        raise ConfigError(
+            f"{key}._target_={value['_target_']!r} is refused: a run directory may name a class "
+            "only where one of a certain kind is needed"
+        )
+    if isinstance(value, dict | list):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for name, part in parts:
             _refuse_open_place(part, Any, f"{key}.{name}")
