@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, at_key
 
 if TYPE_CHECKING:
     from genlab.diffusion.process import Process
@@ -64,7 +64,6 @@ class Choice(NamedTuple):
         """
         from genlab.diffusion.process import Process
         from genlab.diffusion.schedules import NoiseSchedule, between
-        from genlab.errors import at_key
 
         schedule = self.build("noise_schedule", NoiseSchedule)
         with at_key("model"):

@@ -28,7 +28,7 @@ class Trust:
 
     @property
     def is_open(self) -> bool:
-        """Whether any class may be named."""
+        """True if a config may name classes of any package."""
         return self.packages is None
 
     def admits(self, module: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the steps of every family share: optimizer and schedule, clipping, a finite loss."""
+"""Optimizer, learning-rate schedule, clipping and check of the loss in a training step."""
 
 from __future__ import annotations
 

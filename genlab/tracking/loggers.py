@@ -139,7 +139,7 @@ class Loggers:
 
 @contextmanager
 def _forgiven(logger: object) -> Iterator[None]:
-    """Warn of a logger's own trouble at the end of a run, which has lost nothing by then."""
+    """Turn an error of a logger at the end of a run into a warning; nothing is lost by then."""
     try:
         yield
     except Exception as error:
@@ -166,7 +166,7 @@ def tracker_id(directory: Path, group: str) -> str:
 
 
 def _read_id(path: Path) -> str | None:
-    """Return what a file of one's own says, or None; it may come from a stranger."""
+    """Return the id in a file; None if there is none, or text that is no id."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def introduce(path: Path, config: Config, data: ImageData, model: nn.Module, resumed: bool) -> None:
     """Print the config as a tree, and a summary of the model and the data."""
-    shown = {k: v for k, v in config.items() if k not in ("launcher",)}
+    shown = {key: value for key, value in config.items() if key != "launcher"}
     tree = Tree("config")
     _grow(tree, shown)
     log.info("resolved config\n%s", to_yaml(config))

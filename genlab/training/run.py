@@ -27,13 +27,7 @@ from genlab.config import hydra_job
 from genlab.config.build import build, takes
 from genlab.config.check import Config, to_yaml
 from genlab.data.datamodule import ImageData
-from genlab.errors import (
-    DONE,
-    INTERRUPTED,
-    TRAINING_FAILED,
-    ConfigError,
-    GenlabError,
-)
+from genlab.errors import DONE, INTERRUPTED, TRAINING_FAILED, ConfigError, GenlabError
 from genlab.metrics import names
 from genlab.metrics.measures import RESERVED, update_parameters
 from genlab.modules.base import GenerativeModule
@@ -211,9 +205,8 @@ def run(cfg: DictConfig) -> Outcome:
             with explained():
                 outcome = _train_in(directory, planned, data, module)
         except BaseException as error:
-            with contextlib.suppress(
-                OSError
-            ):  # the disk may be full, so that not even this can be written
+            # the disk may be full, so that not even this can be written
+            with contextlib.suppress(OSError):
                 result.record_failure(directory, error)
             error.run_directory = path  # type: ignore[attr-defined]
             raise
@@ -254,10 +247,7 @@ def _train_in(
     )
     stop = StopOnSignal(last)
     callbacks = [*_callbacks(directory, run_config), last, stop]
-    with (
-        _followed(directory, planned) as loggers,
-        stop.listening(),
-    ):
+    with _followed(directory, planned) as loggers, stop.listening():
         trainer: pl.Trainer = build(
             run_config.trainer,
             "trainer",

@@ -105,9 +105,8 @@ def to_resume(module: nn.Module, last: Path) -> Path | None:
             raise
         content = check_fits(module, path)
         log.warning("%s; going on from the one before it, %s", error, path.name)
-        with replacing(
-            last
-        ) as file:  # else the next save would keep the damaged file as the previous checkpoint
+        # else the next save would keep the damaged file as the previous checkpoint
+        with replacing(last) as file:
             file.write(path.read_bytes())
     if "optimizer_states" not in content:
         raise RunDirectoryError(

@@ -75,12 +75,12 @@ class Latents(Metric):
             torch.cat(part) if isinstance(part, list) else part
             for part in (self.mean, self.log_var, self.z)
         )
-        found = {"active_units": diagnostics.active_units(mean)}
+        active = {"active_units": _double(diagnostics.active_units(mean))}
         if not self.kl_is_analytic:
-            return {name: _double(value) for name, value in found.items()}
+            return active
         information = diagnostics.information(mean, log_var, z)
         return {
-            **{name: _double(value) for name, value in found.items()},
+            **active,
             "mutual_information": _double(information.mutual_information),
             "aggregate_kl": _double(information.aggregate_kl),
             "information_cap": _double(information.cap),
