@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import lightning.pytorch as pl
-import torch
 from torch import Tensor
 
 from genlab.callbacks.base import Pixels, data_of, first_images, shown
@@ -58,8 +57,7 @@ class MeasuredSamples(PictureCallback):
             }
             if isinstance(model, HasTrajectory):
                 metrics["test/evaluations"] = calls
-            float64 = {n: torch.tensor(value, dtype=torch.float64) for n, value in metrics.items()}
-            module.log_dict(float64, batch_size=1, rank_zero_only=True)
+            module.log_float64(metrics, rank_zero_only=True)
         caption = self.caption(trainer, "Samples")
         picture = pictures.grid(shown(model, x[: self.images]), caption=caption)
         return {self.name: picture}

@@ -152,6 +152,10 @@ class GenerativeModule(pl.LightningModule):
         """Log values with the prefix of a split; `step` is the number of optimizer steps."""
         row = {f"{split}/{name}": value for name, value in values.items()}
         row |= {"step": step, "epoch": self.trainer.current_epoch}
+        self.log_float64(row, **options)
+
+    def log_float64(self, row: Mapping[str, Any], **options: Any) -> None:
+        """Log values in float64, since Lightning would convert numbers to float32."""
         float64 = {
             name: torch.as_tensor(value, dtype=torch.float64, device=self.device)
             for name, value in row.items()

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from genlab.callbacks.base import generative
 from genlab.training.hardware import peak_flops
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,7 @@ class Throughput(pl.Callback):
         row = {"train/images_per_second": rate}
         if self._flops_per_image and self._peak:
             row["train/mfu"] = rate * self._flops_per_image / (self._peak * trainer.world_size)
-        float64 = {name: torch.tensor(value, dtype=torch.float64) for name, value in row.items()}
-        pl_module.log_dict(float64, batch_size=1)
+        generative(pl_module).log_float64(row)
 
 
 def flops_per_image(model: Any) -> float | None:
