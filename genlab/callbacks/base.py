@@ -65,13 +65,8 @@ class MediaCallback(pl.Callback):
         """Write a drawing into the run directory, and pass it to the loggers."""
 
     def inputs(self, trainer: pl.Trainer, module: GenerativeModule) -> Inputs:
-        """Return the function that reads the first validation images, the same in every run.
-
-        If the data have no validation images, it reads test images.
-        """
-        data = data_of(trainer)
-        split: Literal["val", "test"] = "val" if data.val_images else "test"
-        return lambda count: first_images(data, split, count).to(module.device)
+        """Return the function that reads the images to draw from, the same in every run."""
+        return inputs_of(data_of(trainer), module.device)
 
     def caption(self, trainer: pl.Trainer, title: str) -> str:
         """Append the model's setting and the step to a title."""
@@ -124,6 +119,15 @@ def data_of(trainer: pl.Trainer) -> ImageData:
 def evaluated_split(trainer: pl.Trainer) -> Literal["val", "test"]:
     """Return the split that is being evaluated."""
     return "test" if trainer.testing else "val"
+
+
+def inputs_of(data: ImageData, device: torch.device) -> Inputs:
+    """Return the function that reads the first validation images to a device.
+
+    If the data have no validation images, it reads test images.
+    """
+    split: Literal["val", "test"] = "val" if data.val_images else "test"
+    return lambda count: first_images(data, split, count).to(device)
 
 
 def first_images(data: ImageData, split: Literal["val", "test"], count: int) -> Tensor:

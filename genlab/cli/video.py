@@ -157,15 +157,15 @@ def _films(
     """
     import torch
 
-    from genlab.callbacks.base import first_images
+    from genlab.callbacks.base import inputs_of
 
     model, data = trained.load(run, checkpoint, trust)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
 
     def inputs(count: int) -> torch.Tensor:
         data.prepare_data()
-        return first_images(data, "val" if data.val_images else "test", count).to(device)
+        return inputs_of(data, device)(count)
 
     films: dict[str, Pixels] = {}
     for callback in callbacks:
