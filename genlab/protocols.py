@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from genlab.seeding import Noise
 
 
+#: Function called with i, t, x_t and x0_hat at every step of a sampler, the images in [-1, 1].
+OnStep = Callable[[int, float, "Tensor", "Tensor"], None]
+
+
 @dataclass(frozen=True)
 class ImageSpec:
     """The shape and the kind of the images of a data set, known before an image is read.
@@ -176,12 +180,9 @@ class HasTrajectory(Protocol):
         seed: int = 0,
         first: int = 0,
         *,
-        on_step: Callable[[int, float, Tensor, Tensor], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
-        """Draw images as in `CanSample`.
-
-        `on_step` is called at every step with i, t, x_t and x0_hat, the images in [-1, 1].
-        """
+        """Draw images as in `CanSample`; `on_step` is called at every step."""
         ...
 
     def log_snr(self, t: Sequence[float]) -> list[float]:
@@ -238,7 +239,7 @@ class HasSampler(HasTrajectory, Protocol):
         sampler: Any = None,
         classes: Sequence[int] | None = None,
         guidance: float | None = None,
-        on_step: Callable[[int, float, Tensor, Tensor], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Draw images as in `CanSample`, of the classes in turn; None for the model's defaults."""
         ...

@@ -3,7 +3,6 @@
 # no postponed annotations: see genlab.callbacks.base
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -12,34 +11,13 @@ import torch
 from torch import Tensor
 
 from genlab.callbacks.base import Pixels, evaluated_split, shown
-from genlab.callbacks.pictures import PictureCallback
-from genlab.errors import whole
+from genlab.callbacks.pictures import PictureCallback, StripCallback
 from genlab.media import charts, pictures
 from genlab.modules.base import GenerativeModule
-from genlab.protocols import HasTrajectory
-
-#: Function called with i, t, x_t and x0_hat at every step, the images in [-1, 1].
-OnStep = Callable[[int, float, Tensor, Tensor], None]
+from genlab.protocols import HasTrajectory, OnStep
 
 
-@dataclass(eq=False, kw_only=True)
-class _OverTime(PictureCallback):
-    """A picture whose columns are times.
-
-    Args:
-        steps: number of columns.
-    """
-
-    images: int = 4
-    every_n_epochs: int = 0
-    steps: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole("steps", self.steps, 2)
-
-
-class ForwardNoising(_OverTime):
+class ForwardNoising(StripCallback):
     """Validation images in the forward process, at times evenly spaced in t."""
 
     name = "forward"
@@ -61,7 +39,7 @@ class ForwardNoising(_OverTime):
         return {self.name: picture}
 
 
-class Trajectories(_OverTime):
+class Trajectories(StripCallback):
     """Samples in the reverse process, drawn by `trajectory`."""
 
     name = "trajectory"

@@ -96,14 +96,13 @@ class Samples(PictureCallback):
 
 
 @dataclass(eq=False, kw_only=True)
-class Interpolations(PictureCallback):
-    """Strips from one validation image to another, interpolated by the model.
+class StripCallback(PictureCallback):
+    """Base of the pictures of strips, along which something changes in steps.
 
     Args:
+        images: number of strips.
         steps: images in a strip, including both ends.
     """
-
-    name: ClassVar[str] = "interpolation"
 
     images: int = 4
     every_n_epochs: int = 0
@@ -112,6 +111,12 @@ class Interpolations(PictureCallback):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("steps", self.steps, 2)
+
+
+class Interpolations(StripCallback):
+    """Strips from one validation image to another, interpolated by the model."""
+
+    name = "interpolation"
 
     def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
         model = module.model
@@ -129,25 +134,21 @@ class Interpolations(PictureCallback):
 
 
 @dataclass(eq=False, kw_only=True)
-class Traversals(PictureCallback):
-    """One row for each of the latents with the highest KL, moved from -`extent` to `extent`.
+class Traversals(StripCallback):
+    """One strip for each of the latents with the highest KL, from -`extent` to `extent`.
 
     Args:
         images: number of latents.
-        steps: images in a row.
         extent: largest distance that a latent moves.
     """
 
     name: ClassVar[str] = "traversal"
 
     images: int = 8
-    every_n_epochs: int = 0
-    steps: int = 10
     extent: float = 3.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("steps", self.steps, 2)
         number("extent", self.extent, above=0)
 
     def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:

@@ -12,14 +12,14 @@ from genlab.diffusion import bound
 from genlab.diffusion.bound import BoundTerms
 from genlab.diffusion.parameterizations import Parameterization
 from genlab.diffusion.process import Process, diffuse
-from genlab.diffusion.samplers import Denoise, OnStep, Project, Sampler, guided
+from genlab.diffusion.samplers import Denoise, Project, Sampler, guided
 from genlab.diffusion.schedule_check import ScheduleSummary
 from genlab.diffusion.schedules import NoiseSchedule, between
 from genlab.diffusion.time_samplers import TimeSampler
 from genlab.diffusion.variances import Optimal, Prediction, ReverseVariance
 from genlab.diffusion.weightings import VLB, Weighting
 from genlab.errors import naming, number, whole
-from genlab.protocols import ImageSpec
+from genlab.protocols import ImageSpec, OnStep
 from genlab.seeding import ImageNoise, Noise, or_default
 from genlab.tensors import all_gather_rows, device_of, sum_except_batch
 

@@ -21,6 +21,7 @@ from genlab.diffusion.grids import PURE_NOISE, Grid, Path, path
 from genlab.diffusion.process import Process, alpha_sigma, posterior_coefficients, scale
 from genlab.diffusion.variances import Prediction, ReverseVariance
 from genlab.errors import TrainingError, number, whole
+from genlab.protocols import OnStep
 
 #: Maps x_t (B, C, H, W) and t (B,) float64 to x0_hat, or to a Prediction.
 Denoise = Callable[[Tensor, Tensor], Tensor | Prediction]
@@ -28,8 +29,6 @@ Denoise = Callable[[Tensor, Tensor], Tensor | Prediction]
 LabelledDenoise = Callable[[Tensor, Tensor, Tensor], Tensor | Prediction]
 #: Returns the next standard normal noise, shaped like the images.
 Draw = Callable[[], Tensor]
-#: Called with i, t, x_t and x0_hat at every step.
-OnStep = Callable[[int, float, Tensor, Tensor], None]
 #: Maps x_s and its log-SNR, infinite for clean data, to the x_s to continue from.
 Project = Callable[[Tensor, float], Tensor]
 #: Maps i, x_t and the prediction of the network to x_s.
