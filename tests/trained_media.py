@@ -39,6 +39,14 @@ def train_videos(folder: Path, *overrides: str) -> Path:
     return train(folder, *VIDEOS, *overrides).path
 
 
+def train_weights(folder: Path) -> Path:
+    """Train three VAEs that differ in their KL weight and seed; return the sweep's directory."""
+    for weight, seed in ((0, 0), (30, 0), (30, 1)):
+        settings = [f"model.kl_weight={weight}", f"seed={seed}", "group=weights"]
+        train_videos(folder, *SMALL_VAE, *settings)
+    return folder / "weights"
+
+
 def loaded(path: Path, checkpoint: str = "last") -> tuple[Any, ImageData]:
     """A run's model, and its data, which are read."""
     model, data = load_with_data(path, checkpoint)

@@ -25,6 +25,7 @@ from trained_media import (
     differ,
     loaded,
     train_videos,
+    train_weights,
     validation_images,
 )
 
@@ -51,12 +52,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three VAEs that differ in their KL weight and seed."""
-    folder = tmp_path_factory.mktemp("runs")
-    for weight, seed in ((0, 0), (30, 0), (30, 1)):
-        settings = [f"model.kl_weight={weight}", f"seed={seed}", "group=weights"]
-        train_videos(folder, *SMALL_VAE, *settings)
-    return folder / "weights"
+    return train_weights(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -9,62 +9,39 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from frames import psnr, unpadded
+from trained_media import SMALL_DDPM, SMALL_VAE, train_videos
 
 from genlab import cli
 from genlab.callbacks.base import first_images
-from genlab.callbacks.videos import KINDS, PriorWalkVideo
-from genlab.config.compose import compose
+from genlab.callbacks.videos import PriorWalkVideo
 from genlab.errors import DONE, REFUSED
 from genlab.media import videos
 from genlab.report import collect
 from genlab.report.videos import compared
 from genlab.runs.directory import find_runs
-from genlab.training import run
 from genlab.training.load import load_with_data
 
 Pixels = npt.NDArray[np.uint8]
-
-TINY = [
-    *("trainer=smoke", "trainer.max_epochs=3", "logger=none", "forecast=false"),
-    *("callbacks=videos", "data.eval_batch_size=20"),
-    *(f"callbacks.video_{kind}.{key}" for kind in KINDS for key in ("seconds=1", "images=2")),
-    "callbacks.video_interpolation.stops=2",
-]
-VAE = ["model.net.encoder.hidden=[32]", "model.net.decoder.hidden=[32]", "group=sweep"]
-DDPM = ["model=ddpm", "model.steps=20", "model.sampler.steps=5", "model.net.channels=8"]
-
-
-def train(folder: Path, *overrides: str) -> Path:
-    outcome = run.run(compose([*TINY, f"runs_dir={folder}", *overrides]))
-    assert outcome.path is not None
-    return outcome.path
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    paths = [train(folder, *VAE, f"model.kl_weight={weight}") for weight in (0, 30)]
+    paths = [
+        train_videos(folder, *SMALL_VAE, "group=sweep", f"model.kl_weight={weight}")
+        for weight in (0, 30)
+    ]
     return paths[0].parent
 
 
 @pytest.fixture(scope="module")
 def ddpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("runs"), *DDPM)
+    return train_videos(tmp_path_factory.mktemp("runs"), *SMALL_DDPM)
 
 
 def film(*arguments: object) -> int:
     return cli.main(["video", *map(str, arguments)])
-
-
-def psnr(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    error = np.square(np.asarray(a, float) - np.asarray(b, float)).mean()
-    return float(10 * np.log10(255**2 / max(error, 1e-9)))
-
-
-def unpadded(frames: Pixels, like: Pixels) -> Pixels:
-    """The middle of frames that were filled up to whole blocks."""
-    y, x = ((frames.shape[i] - like.shape[i]) // 2 for i in (1, 2))
-    return frames[:, y : y + like.shape[1], x : x + like.shape[2]]
 
 
 def paths(folder: Path) -> list[Path]:

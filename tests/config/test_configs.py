@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import lightning.pytorch as pl
 import pytest
 import torch
+from conf_files import CONF, PARTNERS, groups, name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import Logger
@@ -25,7 +26,6 @@ from genlab import seeding
 from genlab.config.build import build, takes
 from genlab.config.check import Config, check, coerce, from_yaml, need, to_yaml
 from genlab.config.compose import compose as compose_train
-from genlab.config.compose import directory
 from genlab.config.trust import import_class, received
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, GenlabError
@@ -38,7 +38,6 @@ from genlab.vae.kl import KLConvention
 from genlab.vae.kl_schedules import Linear
 from genlab.vae.likelihoods import GaussianLikelihood, Likelihood
 
-CONF = directory()
 # What is for W&B's own agent is no config of Hydra's: see test_wandb_sweep.py.
 FILES = [file for file in sorted(CONF.rglob("*.yaml")) if file.parent.name != "wandb_sweep"]
 # Those of train.py: tests/sweeps has the studies, and what Ray brings.
@@ -46,25 +45,6 @@ OF_TRAIN = [
     file for file in FILES if file.parent.name != "sweep" and file != CONF / "launcher" / "ray.yaml"
 ]
 EXPERIMENTS = [file for file in FILES if file.is_relative_to(CONF / "experiment")]
-# What a file cannot do without: a root for the images, a likelihood of the convention's error.
-PARTNERS = {
-    "data/folder": ["data.source.root=images", "model.likelihood.colour_targets=true"],
-    "data/cifar10": ["model.likelihood.colour_targets=true"],
-    "data/gaussian": ["model/likelihood=gaussian"],
-    "experiment/ddpm/cifar10": ["trainer.accelerator=cpu"],
-    "model/kl_convention/half_sum_squared_error": ["model/likelihood=gaussian"],
-    "model/kl_convention/mean_squared_error": ["model/likelihood=gaussian"],
-    "model/kl_convention/sum_squared_error": ["model/likelihood=gaussian"],
-    "model/noise_schedule/learned": [
-        "model/weighting=vlb",
-        "model.steps=null",
-        "model.test_draws=2",
-    ],
-    "model/noise_schedule/zero_terminal_snr": ["model/parameterization=v"],
-    "trainer/gpu": ["trainer.accelerator=cpu"],
-    "trainer/ddp": ["trainer.accelerator=cpu", "trainer.devices=1"],
-    "trainer/fsdp": ["trainer.accelerator=cpu", "trainer.devices=1"],
-}
 # What makes a step of any of a model's experiments a matter of a second.
 SMALL = {
     "VAE": ["data.val_images=1000", "model.iwae_samples=2"],
@@ -84,16 +64,6 @@ def compose(*overrides: str) -> DictConfig:
 def resolve(*overrides: str) -> Config:
     """The checked config of a run, as plain containers."""
     return dataclasses.asdict(RunConfig.of(compose(*overrides)))
-
-
-def name(path: Path) -> str:
-    return path.relative_to(CONF).with_suffix("").as_posix()
-
-
-def groups(model: str) -> set[str]:
-    """The config groups that a model is composed of."""
-    defaults = OmegaConf.load(CONF / "model" / f"{model}.yaml").defaults
-    return {key for entry in defaults if isinstance(entry, DictConfig) for key in entry}
 
 
 def choice(path: Path) -> list[str]:

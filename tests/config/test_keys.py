@@ -13,41 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+from conf_files import CONF, PARTNERS, groups, name
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.config.build import build, takes
 from genlab.config.check import resolve
-from genlab.config.compose import compose, directory
+from genlab.config.compose import compose
 from genlab.errors import ConfigError
 from genlab.runs.identity import flatten
 from genlab.training.run import Plan, assemble
 from genlab.training.run_config import RunConfig
 
-CONF = directory()
 GROUPS = ("callbacks", "data", "logger", "metrics", "model", "trainer")
 FILES = [CONF / "train.yaml"] + [
     path for group in GROUPS for path in sorted((CONF / group).rglob("[!_]*.yaml"))
 ]
-SQUARED = ["model/likelihood=gaussian"]
-COLOUR = ["model.likelihood.colour_targets=true"]
-# What a file cannot do without.
-PARTNERS = {
-    "data/cifar10": COLOUR,
-    "data/folder": ["data.source.root=images", *COLOUR],
-    "data/gaussian": SQUARED,
-    "model/kl_convention/half_sum_squared_error": SQUARED,
-    "model/kl_convention/mean_squared_error": SQUARED,
-    "model/kl_convention/sum_squared_error": SQUARED,
-    "model/noise_schedule/learned": [
-        "model/weighting=vlb",
-        "model.steps=null",
-        "model.test_draws=2",
-    ],
-    "model/noise_schedule/zero_terminal_snr": ["model/parameterization=v"],
-    "trainer/ddp": ["trainer.accelerator=cpu", "trainer.devices=1"],
-    "trainer/fsdp": ["trainer.accelerator=cpu", "trainer.devices=1"],
-    "trainer/gpu": ["trainer.accelerator=cpu"],
-}
 # Components inside components, which are in no file of their own.
 BENT = ["model=ddpm", "model/noise_schedule=zero_terminal_snr", "model/parameterization=v"]
 INNER = "model/noise_schedule@model.noise_schedule.schedule"
@@ -57,15 +37,6 @@ NESTED = {
     "a cut schedule": ["model=ddpm", "model.log_snr_max=10", "model.log_snr_min=-5"],
     "a cut of a cut": ["model=ddpm", "model/noise_schedule=sigmoid", "model.log_snr_max=10"],
 }
-
-
-def name(path: Path) -> str:
-    return path.relative_to(CONF).with_suffix("").as_posix()
-
-
-def groups(model: str) -> set[str]:
-    defaults = OmegaConf.load(CONF / "model" / f"{model}.yaml").defaults
-    return {key for entry in defaults if isinstance(entry, DictConfig) for key in entry}
 
 
 def choice(path: Path) -> list[str]:

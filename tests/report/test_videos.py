@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from frames import psnr, unpadded
-from trained_media import SMALL_VAE, train_videos
+from trained_media import train_weights
 
 from genlab.media import videos
 from genlab.report import collect
@@ -16,12 +16,7 @@ from genlab.report.videos import MOST, compared, write_videos
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three VAEs that differ in their KL weight and seed."""
-    folder = tmp_path_factory.mktemp("runs")
-    for weight, seed in ((0, 0), (30, 0), (30, 1)):
-        settings = [f"model.kl_weight={weight}", f"seed={seed}", "group=weights"]
-        train_videos(folder, *SMALL_VAE, *settings)
-    return folder / "weights"
+    return train_weights(tmp_path_factory.mktemp("runs"))
 
 
 def test_runs_go_side_by_side_below_their_setting(sweep: Path, tmp_path: Path) -> None:
