@@ -1,4 +1,4 @@
-"""Arguments, component choices, table and plot that both check commands share."""
+"""Arguments and choices of both check commands, and the table that `genlab forecast` shares."""
 
 from __future__ import annotations
 

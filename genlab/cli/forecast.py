@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.table import Table
 
+from genlab.cli.choices import print_table
 from genlab.errors import DONE, ConfigError
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def forecast(overrides: Sequence[str]) -> int:
         f"{' x '.join(map(str, data.spec.shape))}; {type(model.likelihood).__name__}, "
         f"{model.latent_dim} latents"
     )
-    console.print(_forecast_table(weights, found, model.latent_dim))
+    rows = [_cells(w, one, model.latent_dim) for w, one in zip(weights, found, strict=True)]
+    print_table(console, rows, ("verdict",))
     console.print(_reading(found[0]), markup=False)
     return DONE
 
@@ -101,32 +102,19 @@ def _weights(overrides: Sequence[str]) -> tuple[list[str], list[float]]:
         raise ConfigError(f"{given[-1]}: numbers, separated by commas, are needed") from error
 
 
-def _forecast_table(weights: Sequence[float], found: Sequence[Forecast], latent_dim: int) -> Table:
+def _cells(weight: float, one: Forecast, latent_dim: int) -> dict[str, str]:
     from genlab.vae.diagnostics import verdict
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in (
-        "kl_weight",
-        "beta",
-        "active",
-        "rate",
-        "reconstruction",
-        "verdict",
-        "ceiling",
-    ):
-        table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
-    for weight, one in zip(weights, found, strict=True):
-        active = "-" if one.active_units is None else f"{one.active_units}/{latent_dim}"
-        table.add_row(
-            f"{weight:g}",
-            f"{one.beta:g}",
-            active,
-            _nats(one.rate),
-            _nats(one.reconstruction),
-            "-" if one.active_units is None else verdict(one.active_units, latent_dim),
-            _nats(one.rate_ceiling),
-        )
-    return table
+    active = one.active_units
+    return {
+        "kl_weight": f"{weight:g}",
+        "beta": f"{one.beta:g}",
+        "active": "-" if active is None else f"{active}/{latent_dim}",
+        "rate": _nats(one.rate),
+        "reconstruction": _nats(one.reconstruction),
+        "verdict": "-" if active is None else verdict(active, latent_dim),
+        "ceiling": _nats(one.rate_ceiling),
+    }
 
 
 def _nats(value: float | None) -> str:
