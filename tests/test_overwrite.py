@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trained_runs import train_in
 
-from genlab.config.compose import compose
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import Run, find_runs
-from genlab.training import run
 from genlab.vae.model import VAE
 
 STEPS = 16
@@ -33,10 +32,7 @@ SMALL = [
 
 
 def train(tmp_path: Path, *overrides: str) -> Run:
-    chosen = [*SMALL, f"runs_dir={tmp_path}", "group=demo", *overrides]
-    outcome = run.run(compose(chosen))
-    assert outcome.path is not None
-    return Run(outcome.path)
+    return train_in(tmp_path, *SMALL, "group=demo", *overrides)
 
 
 def aside(trained: Run, number: int) -> Run:

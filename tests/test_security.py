@@ -23,6 +23,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from trained_runs import train_in
 
 from genlab import cli
 from genlab.config.check import resolve, to_yaml
@@ -47,9 +48,7 @@ QUICK = [
 
 
 def train(runs_dir: Path, *overrides: str) -> Path:
-    path = run.run(compose([*QUICK, *overrides, f"runs_dir={runs_dir}"])).path
-    assert path is not None
-    return path
+    return train_in(runs_dir, *QUICK, *overrides).path
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from trained_runs import train_in
 
 from genlab.callbacks.base import Inputs, first_images, shown
 from genlab.callbacks.videos import KINDS
-from genlab.config import compose
 from genlab.data.datamodule import ImageData
 from genlab.runs.directory import Run
-from genlab.training import run
 from genlab.training.load import load_with_data
 
 Pixels = npt.NDArray[np.uint8]
@@ -30,9 +29,7 @@ VIDEOS = [
 
 
 def train(folder: Path, *overrides: str) -> Run:
-    outcome = run.run(compose.compose([*TINY, f"runs_dir={folder}", *overrides]))
-    assert outcome.path is not None
-    return Run(outcome.path)
+    return train_in(folder, *TINY, *overrides)
 
 
 def train_videos(folder: Path, *overrides: str) -> Path:

@@ -12,17 +12,16 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from trained_runs import train_in
 
 from genlab import cli
 from genlab.cli.drawing import class_number
-from genlab.config.compose import compose
 from genlab.diffusion.inpainting import inpaint
 from genlab.diffusion.model import DDPM
 from genlab.errors import DONE, REFUSED, ConfigError
 from genlab.runs.directory import Run
 from genlab.seeding import ImageNoise
 from genlab.tensors import to_pixels
-from genlab.training import run
 from genlab.training.load import load
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,9 +40,7 @@ CONDITIONAL = ["model.conditional=true", "model.optimizer.lr=0.01"]
 
 
 def train(folder: Path, *overrides: str) -> Path:
-    outcome = run.run(compose([*TINY, f"runs_dir={folder}", *overrides]))
-    assert outcome.path is not None
-    return outcome.path
+    return train_in(folder, *TINY, *overrides).path
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from trained_runs import train_in
 
-from genlab.config.compose import compose
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.gaussian import GaussianData
 from genlab.diffusion.model import DDPM
@@ -44,7 +44,6 @@ from genlab.nets.unet import UNet
 from genlab.protocols import CanSample, HasBound, ImageSpec
 from genlab.runs.directory import Run, RunDirectory
 from genlab.seeding import Noise
-from genlab.training import run
 from genlab.training.load import load_with_data
 
 SPEC = ImageSpec(1, 4, 4, classes=("zero", "one", "two"))
@@ -561,9 +560,7 @@ TINY = [
 
 
 def train(tmp_path: Path, *overrides: str) -> Run:
-    outcome = run.run(compose([*TINY, f"runs_dir={tmp_path}", *overrides]))
-    assert outcome.path is not None
-    return Run(outcome.path)
+    return train_in(tmp_path, *TINY, *overrides)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trained_runs import train_in
 
-from genlab.config.compose import compose
 from genlab.diffusion.bound import prior_kl
 from genlab.diffusion.model import DDPM
 from genlab.runs.directory import Run
 from genlab.tensors import to_unit_interval
-from genlab.training import run
 from genlab.training.load import load_with_data
 from genlab.vae.model import VAE
 
@@ -38,9 +37,7 @@ FROZEN = ["model.optimizer.lr=1e-30"]
 
 
 def train(runs_dir: Path, *overrides: str) -> Run:
-    outcome = run.run(compose([*BASE, f"runs_dir={runs_dir}", *overrides]))
-    assert outcome.path is not None
-    return Run(outcome.path)
+    return train_in(runs_dir, *BASE, *overrides)
 
 
 def evaluations(of: Run, split: str) -> list[dict[str, Any]]:

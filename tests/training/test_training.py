@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
+from trained_runs import train_in
 
-from genlab.config.compose import compose
 from genlab.errors import TrainingError
 from genlab.runs.directory import Run, find_runs
 from genlab.seeding import BatchNoise
 from genlab.tensors import to_unit_interval
-from genlab.training import run
 from genlab.training.load import load_with_data
 from genlab.vae.model import VAE
 
@@ -31,9 +30,7 @@ TINY = [
 
 
 def train(tmp_path: Path, *overrides: str) -> Run:
-    outcome = run.run(compose([*TINY, f"runs_dir={tmp_path}", *overrides]))
-    assert outcome.path is not None
-    return Run(outcome.path)
+    return train_in(tmp_path, *TINY, *overrides)
 
 
 def result(of: Run) -> dict[str, Any]:
