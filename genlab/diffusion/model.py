@@ -117,8 +117,7 @@ class DDPM(nn.Module):
             out_channels=outputs * spec.channels,
             classes=len(spec.classes) if conditional else 0,
         )
-        learns_schedule = any(True for _ in noise_schedule.parameters())
-        if learns_schedule and not (isinstance(weighting, VLB) and steps is None):
+        if noise_schedule.is_learned and not (isinstance(weighting, VLB) and steps is None):
             raise ValueError(
                 "noise_schedule: one that is learned is trained to lower the variance of the "
                 "bound, in continuous time; set model/weighting=vlb and model.steps=null"

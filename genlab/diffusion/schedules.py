@@ -44,6 +44,11 @@ class NoiseSchedule(nn.Module, ABC):
         """The time of the first beta of a table; 0 for a curve."""
         return 0.0
 
+    @property
+    def is_learned(self) -> bool:
+        """True if the schedule has parameters, which are trained with the network."""
+        return any(True for _ in self.parameters())
+
     def log_snr(self, t: Tensor) -> Tensor:
         """Compute lambda(t) at times in [0, 1], any shape, in float64."""
         return self.curve(t.double())
@@ -133,8 +138,7 @@ class Between(NoiseSchedule):
         return max(0.0, float((self.schedule.first - begin) / (end - begin)))
 
     def curve(self, u: Tensor) -> Tensor:
-        is_learned = any(True for _ in self.schedule.parameters())
-        begin, end = self._ends(u.device) if is_learned else self._fixed_ends
+        begin, end = self._ends(u.device) if self.is_learned else self._fixed_ends
         return self.schedule.log_snr(begin + (end - begin) * u)
 
     @cached_property
@@ -150,7 +154,7 @@ class Between(NoiseSchedule):
         """Compute the time at which the wrapped schedule has this log-SNR."""
         value = torch.tensor(log_snr, dtype=torch.float64, device=device)
         t = self.schedule.time_at(value)
-        if any(True for _ in self.schedule.parameters()):
+        if self.is_learned:
             # One Newton step from the solution, so that autograd gives the gradient of the inverse.
             return t - (self.schedule.log_snr(t) - value) / self.schedule.slope(t).detach()
         return float(t)
