@@ -16,7 +16,7 @@ from rich.console import Console
 
 from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
-from genlab.runs.files import refuse_links
+from genlab.runs.files import refuse_links, sha256
 
 if TYPE_CHECKING:
     from genlab.cli.drawing import Pixels, Way
@@ -143,7 +143,7 @@ def sample(
     facts: dict[str, Any] = {
         "run": run.resolve().name,
         "model": family,
-        "weights": _digest(run, checkpoint),
+        "weights": sha256(run / "checkpoints" / f"{checkpoint}.ckpt"),
     }
     facts |= {"checkpoint": checkpoint, "n": n, "seed": seed}
     facts |= {} if classes is None else {"class": classes}
@@ -180,14 +180,6 @@ def sample(
             pictures.save_png(folder / "side-by-side.png", picture)
     console.print(f"  {folder}", markup=False)
     return DONE
-
-
-def _digest(run: Path, checkpoint: str) -> str:
-    """Compute the SHA-256 of the checkpoint from which the images are drawn."""
-    import hashlib
-
-    with (run / "checkpoints" / f"{checkpoint}.ckpt").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder_name(words: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -18,6 +17,7 @@ from genlab.data.download import exclusive, fetch
 from genlab.data.idx import check_labels
 from genlab.errors import DataError
 from genlab.protocols import ImageSpec
+from genlab.runs.files import sha256
 
 _ARCHIVE = "cifar-10-binary.tar.gz"
 _FOLDER = "cifar-10-batches-bin"
@@ -119,8 +119,7 @@ class CIFAR10(ImageSource):
 
     def _unpack(self, archive: Path, target: Path) -> None:
         """Verify the archive and extract its `.bin` files to the folder `target`."""
-        with archive.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256(archive)
         if digest != self.sha256:
             raise DataError(
                 f"{archive} is truncated or altered: its SHA-256 is {digest} instead of "

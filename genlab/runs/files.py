@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -90,6 +91,12 @@ def write_atomically(
     data = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")
     with replacing(path) as file:
         file.write(data)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Compute the SHA-256 of a file's content, in hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finite(value: float) -> float | None:

@@ -8,7 +8,6 @@ devices in this way, since their overrides of Hydra's own part cannot be used he
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -28,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import genlab.sweeps  # noqa: F401  (names what references to the sweep's group mean)
 from genlab.errors import REFUSED, GenlabError, RunDirectoryError
+from genlab.runs.files import sha256
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import point_of
 from genlab.training.terminal import command_line
@@ -107,7 +107,7 @@ def start(
     # Lightning starts the other processes of a job with the command line of this one.
     sys.modules["__main__"] = sys.modules[__name__]
     sys.argv = [__file__, str(manifest.absolute()), run_id]
-    os.environ.update({**environment, _MANIFEST: _digest(manifest)})
+    os.environ.update({**environment, _MANIFEST: sha256(manifest)})
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     sys.exit(_train(config, threads))
@@ -156,11 +156,6 @@ def _use(config: Mapping[str, Any]) -> DictConfig:
     return cfg
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def run_job(arguments: Sequence[str]) -> int:
     """Run one job of a manifest in this process, and return its exit code.
 
@@ -172,7 +167,7 @@ def run_job(arguments: Sequence[str]) -> int:
         print("usage: python -m genlab.sweeps.job MANIFEST RUN_ID", file=sys.stderr)
         return REFUSED
     path, run_id = Path(arguments[0]), arguments[1]
-    if os.environ.get(_MANIFEST) != _digest(path):
+    if os.environ.get(_MANIFEST) != sha256(path):
         raise RunDirectoryError(
             f"{path}: a job is started by the launcher of its sweep alone; run the command of the "
             "sweep again"
