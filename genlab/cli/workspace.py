@@ -114,6 +114,7 @@ def comparison(
         RunDirectoryError: there are no runs.
     """
     from genlab.report import swept_keys
+    from genlab.runs.points import without_seed
     from genlab.tracking.workspace import COMPARED, Comparison
 
     if not records:
@@ -124,7 +125,7 @@ def comparison(
         (found for r in records if (found := (r.config.get("logger") or {}).get("wandb"))), {}
     )
     metrics = [m for m in COMPARED if any(r.metric(f"test/{m}") is not None for r in records)]
-    points = [tuple(str(_value(r, key)) for key in keys if key != "seed") for r in records]
+    points = [tuple(str(_value(r, key)) for key in without_seed(keys)) for r in records]
     return Comparison(
         name=records[0].group,
         project=project or os.environ.get("WANDB_PROJECT") or logger.get("project") or "genlab",

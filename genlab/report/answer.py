@@ -12,7 +12,7 @@ from genlab.report.findings import LIKELIHOOD, Finding, best
 from genlab.report.naming import KL_WEIGHT, data_name, run_label, sort_key, sweep_names
 from genlab.report.samplers import about_samplers, is_of_samplers
 from genlab.report.weights import about_weights
-from genlab.runs.points import short_names
+from genlab.runs.points import short_names, without_seed
 
 
 def answer(records: Sequence[Record]) -> str:
@@ -27,7 +27,7 @@ def answer(records: Sequence[Record]) -> str:
     sweeps = sweep_names(records)
     if len(sweeps) > 1 and len({record.family for record in records if record.config}) == 1:
         return " ".join(_about_sweeps(records, sweeps))
-    swept = [key for key in swept_keys(records) if key != "seed"]
+    swept = without_seed(swept_keys(records))
     finished = [r for r in records if r.metric("test/reconstruction") is not None]
     counts = Counter(record.state for record in records if record not in finished)
     rest = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
@@ -85,7 +85,7 @@ def _about_sweeps(records: Sequence[Record], sweeps: Mapping[Path, str]) -> list
     lowest, sentences = [], []
     for sweep, name in sweeps.items():
         runs = [record for record in records if record.sweep == sweep]
-        findings = _findings(runs, [key for key in swept_keys(runs) if key != "seed"])
+        findings = _findings(runs, without_seed(swept_keys(runs)))
         known = [f for f in findings if f.metric("test/neg_elbo") is not None]
         if known:
             finding = best(known)
@@ -112,7 +112,7 @@ def _about_families(families: Mapping[str, Sequence[Finding]]) -> list[str]:
     for family, findings in families.items():
         if len(findings) > 1:
             swept = swept_keys([record for finding in findings for record in finding.records])
-            first, *others = _about_settings(findings, [key for key in swept if key != "seed"])
+            first, *others = _about_settings(findings, without_seed(swept))
             sentences += [f"Among the {family} runs: {first}", *others]
         elif len(ranked) < 2:
             sentences.append(_describe(findings[0]))

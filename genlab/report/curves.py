@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from genlab.media import charts
 from genlab.report.collect import Record, swept_keys
-from genlab.report.naming import data_name, setting_names, sort_key
+from genlab.report.naming import by_settings, data_names, setting_names, sort_key
 from genlab.report.samplers import differ_in_sampler
-from genlab.runs.points import short_names
+from genlab.runs.points import short_names, without_seed
 
 _LONGEST_NAME = 30
 _LARGEST = 1e300
@@ -41,7 +41,7 @@ def bound_by_log_snr_png(records: Sequence[Record], path: str | os.PathLike[str]
     """
     records = [record for record in records if bound_curve(record.bound)]
     swept = swept_keys(records)
-    varied = [key for key in swept if key != "seed"]
+    varied = without_seed(swept)
     if not records or differ_in_sampler(varied):
         return False
     records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in varied])
@@ -111,7 +111,7 @@ def numbers(values: object) -> tuple[float, ...] | None:
 def _names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
     """Name the settings; if only one key is swept, by its value alone."""
     names = setting_names(records, swept)
-    varied = [key for key in swept if key != "seed"] or swept
+    varied = without_seed(swept) or swept
     if len(varied) != 1:
         return names
     return [name.removeprefix(f"{short_names(varied)[varied[0]]} ") for name in names]
@@ -130,7 +130,5 @@ def shown_log_snr(curves: Sequence[BoundCurve]) -> tuple[float, float]:
 
 
 def _title(records: Sequence[Record], swept: Sequence[str]) -> str:
-    data = " and ".join(sorted({data_name(record) for record in records}))
-    varied = list(short_names([key for key in swept if key != "seed"]).values())
-    by_keys = f", by {' and '.join(varied)}" if 0 < len(varied) <= 2 else ""
-    return f"Where the bound on the test set of {data} is spent{by_keys}"
+    data = data_names(records)
+    return f"Where the bound on the test set of {data} is spent{by_settings(swept)}"

@@ -18,7 +18,7 @@ from genlab.report.diagnostics import bound_figures, diagnostic_figures
 from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join, script_code, script_json
 from genlab.report.media import Kind, Media, picture_kinds, relative_url, video_kinds
-from genlab.report.naming import data_name, run_label, setting_text, sweep_names
+from genlab.report.naming import data_names, run_label, setting_text, sweep_names
 from genlab.report.plane_figure import plane_figure
 from genlab.report.sections import (
     curves_section,
@@ -32,7 +32,7 @@ from genlab.report.tables import Table, in_order, sweep_table
 from genlab.report.training import training_curves
 from genlab.report.units import units_figure, units_note
 from genlab.runs.manifest import Manifest
-from genlab.runs.points import short_names
+from genlab.runs.points import short_names, without_seed
 
 # The page may fetch nothing: it contains all that it shows.
 _POLICY = (
@@ -113,8 +113,8 @@ def question(records: Sequence[Record], manifest: Manifest | None) -> str:
     """Return the question of a sweep: the one in its manifest, else one made of its swept keys."""
     if manifest is not None and manifest.question:
         return manifest.question
-    data = " and ".join(sorted({data_name(record) for record in records if record.flat}))
-    settings = list(short_names([k for k in swept_keys(records) if k != "seed"]).values())
+    data = data_names([record for record in records if record.flat])
+    settings = list(short_names(without_seed(swept_keys(records))).values())
     where = f" on {data}" if data else ""
     if not settings:
         return f"How well does {records[0].family or 'this model'} do{where}?"
@@ -124,7 +124,7 @@ def question(records: Sequence[Record], manifest: Manifest | None) -> str:
 
 def _runs(records: Sequence[Record]) -> list[ShownRun]:
     swept = swept_keys(records)
-    settings = [key for key in swept if key != "seed"]
+    settings = without_seed(swept)
     sweeps = sweep_names(records)
     shades = colours([{key: record.flat.get(key) for key in settings} for record in records])
     runs = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.report.collect import MODEL, Record
-from genlab.runs.points import short_names
+from genlab.runs.points import short_names, without_seed
 
 KL_WEIGHT = "model.kl_weight"
 
@@ -86,13 +86,24 @@ def run_label(record: Record, swept: Sequence[str]) -> str:
     )
 
 
+def data_names(records: Sequence[Record]) -> str:
+    """Name the data of all runs, joined by `and`."""
+    return " and ".join(sorted({data_name(record) for record in records}))
+
+
+def by_settings(swept: Sequence[str]) -> str:
+    """Name one or two swept keys for the end of a title: `, by kl_weight`; empty for others."""
+    names = list(short_names(without_seed(swept)).values())
+    return f", by {' and '.join(names)}" if 0 < len(names) <= 2 else ""
+
+
 def setting_names(records: Sequence[Record], swept: Sequence[str]) -> list[str]:
     """Name the setting of each run; seeds of one setting share a name.
 
     Where no seed is swept, runs of one setting come from several sweeps, and their directories
     distinguish them. Where only seeds are swept, each seed is a setting.
     """
-    settings = [key for key in swept if key != "seed"] or swept
+    settings = without_seed(swept) or swept
     names = [run_label(record, settings) or record.run_id for record in records]
     if "seed" in swept:
         return apart_by_sweep(names, records)

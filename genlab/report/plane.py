@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from genlab.report.collect import MODEL, Record, swept_keys
-from genlab.report.naming import data_name, sort_key
+from genlab.report.naming import data_names, sort_key
 from genlab.runs.points import short_names
 
 Point = tuple[float, float]
@@ -65,7 +65,7 @@ class Plane:
     def title(self) -> str:
         """The settings that are compared, and the data."""
         compared = " and ".join(short_names(self.swept).values()) or self.records[0].run_id
-        data = " and ".join(sorted({data_name(record) for record in self.records}))
+        data = data_names(self.records)
         if MODEL in self.swept:
             families = " and ".join(sorted({record.family for record in self.records}))
             return f"Rate against distortion of {families} on the test set of {data}"

@@ -11,6 +11,7 @@ from genlab.report.collect import Record, swept_keys
 from genlab.report.labels import place_labels
 from genlab.report.naming import run_label
 from genlab.report.plane import NATS, Plane, Point, Unit, plane, round_levels
+from genlab.runs.points import without_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,10 +141,10 @@ def _draw_runs(axes: Axes, shown: Plane) -> list[tuple[str, Point]]:
         if len(swept_keys([record for record, _ in members])) == 1 and "seed" not in shown.swept:
             curve = sorted(point for _, point in members)
             axes.plot(*zip(*curve, strict=True), color=_TRAINED, linewidth=1.2, zorder=3)
-    without_seed = [key for key in shown.swept if key != "seed"]
+    settings = without_seed(shown.swept)
     labels: dict[str, Point] = {}
     for record, point in runs:
-        labels.setdefault(run_label(record, without_seed) or record.run_id, point)
+        labels.setdefault(run_label(record, settings) or record.run_id, point)
     return list(labels.items())
 
 

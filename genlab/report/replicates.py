@@ -13,7 +13,7 @@ from genlab.metrics.names import describe, ordered
 from genlab.report.collect import Record
 from genlab.report.intervals import mean_interval
 from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
-from genlab.runs.points import short_names
+from genlab.runs.points import short_names, without_seed
 
 CAPTION = "mean over seeds +- half of its 95 % interval (Student's t), sd in brackets"
 
@@ -65,7 +65,7 @@ def summarise(records: Sequence[Record], keys: Sequence[str]) -> list[Replicates
     Runs of different sweeps are not replicates of each other: the sweep's name is then part of the
     point.
     """
-    keys = [key for key in keys if key != "seed"]
+    keys = without_seed(keys)
     sweeps = sweep_names(records)
     groups: dict[str, tuple[dict[str, Any], list[Record]]] = {}
     for record in records:

@@ -14,8 +14,8 @@ from genlab.report.colours import colours
 from genlab.report.curves import numbers
 from genlab.report.figures import SOFT, VEIL, Figure, ShownRun, without_the_key
 from genlab.report.markup import plotly_text
-from genlab.report.naming import KL_WEIGHT, data_name, setting_names, sort_key
-from genlab.runs.points import short_names
+from genlab.report.naming import KL_WEIGHT, by_settings, data_names, setting_names, sort_key
+from genlab.runs.points import without_seed
 
 #: Nats: a smaller KL is drawn here, since a logarithmic axis has no place for 0.
 FLOOR = 1e-3
@@ -101,7 +101,7 @@ def draw_units(records: Sequence[Record], *paths: str | os.PathLike[str]) -> boo
     if not records:
         return False
     swept = swept_keys(records)
-    settings = [key for key in swept if key != "seed"]
+    settings = without_seed(swept)
     records = sorted(records, key=lambda r: [sort_key(r.flat.get(key)) for key in settings])
     shades = colours([{key: record.flat.get(key) for key in settings} for record in records])
     points: dict[str, list[Record]] = {}
@@ -259,8 +259,6 @@ def _tick_text(tick: float) -> str:
 
 
 def _title(records: Sequence[Record], settings: Sequence[str], is_foretold: bool) -> str:
-    data = " and ".join(sorted({data_name(record) for record in records}))
-    names = list(short_names(settings).values())
-    by_keys = f", by {' and '.join(names)}" if 0 < len(names) <= 2 else ""
     dashed = "\ndashed: forecast of the linear model" if is_foretold else ""
-    return f"KL of each latent unit on the test set of {data}{by_keys}{dashed}"
+    of = f"{data_names(records)}{by_settings(settings)}"
+    return f"KL of each latent unit on the test set of {of}{dashed}"

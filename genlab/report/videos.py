@@ -14,6 +14,7 @@ from genlab.report.collect import Record, swept_keys
 from genlab.report.naming import apart_by_sweep, run_label
 from genlab.report.tables import in_order
 from genlab.runs.files import write_atomically
+from genlab.runs.points import without_seed
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def compared(records: Sequence[Record]) -> list[tuple[str, Record]]:
     Of replicates the first is taken. Further runs are left out evenly, so that both ends of a sweep
     remain.
     """
-    keys = [key for key in swept_keys(records) if key != "seed"]
+    keys = without_seed(swept_keys(records))
     done = [record for record in in_order(records) if record.state == "completed"]
     labels = apart_by_sweep([run_label(record, keys) for record in done], done)
     first: dict[str, Record] = {}

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from genlab.errors import RunDirectoryError
 from genlab.runs.files import write_atomically
+from genlab.runs.points import without_seed
 
 FILE_NAME = "manifest.json"
 
@@ -99,7 +100,7 @@ class Manifest:
         mine = {job.run_id for job in self.jobs}
         others = tuple(job for job in before.jobs if job.run_id not in mine)
         keys = dict.fromkeys((*before.swept, *self.swept) if others else self.swept)
-        swept = (*(key for key in keys if key != "seed"), *(["seed"] if "seed" in keys else []))
+        swept = (*without_seed(keys), *(["seed"] if "seed" in keys else []))
         return replace(
             self,
             jobs=(*self.jobs, *others),

@@ -11,6 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
+def without_seed(swept: Iterable[str]) -> list[str]:
+    """Return the swept keys but the seed, whose values make replicates of the same point."""
+    return [key for key in swept if key != "seed"]
+
+
 def point_of(
     config: Mapping[str, Any], choices: Mapping[str, str], swept: Iterable[str]
 ) -> dict[str, Any]:
@@ -21,7 +26,7 @@ def point_of(
         choices: the chosen config files by group, such as `model/noise_schedule`.
         swept: dotted keys, and groups; the value of a group is the name of its file.
     """
-    return {key: _value(config, choices, key) for key in swept if key != "seed"}
+    return {key: _value(config, choices, key) for key in without_seed(swept)}
 
 
 def _value(config: Mapping[str, Any], choices: Mapping[str, str], key: str) -> Any:
@@ -71,8 +76,8 @@ def announced() -> list[str] | None:
 
 def column_names(keys: Sequence[str]) -> dict[str, str]:
     """Map each swept key, the seed excepted, to its column in trackers."""
-    keys = [key for key in keys if key != "seed"]
-    return {key: f"sweep/{short.replace('.', '/')}" for key, short in short_names(keys).items()}
+    named = short_names(without_seed(keys))
+    return {key: f"sweep/{short.replace('.', '/')}" for key, short in named.items()}
 
 
 def columns(name: str, point: Mapping[str, Any]) -> dict[str, Any]:

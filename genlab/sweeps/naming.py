@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from genlab.runs.points import without_seed
+
 
 def multirun_keys(overrides: list[str]) -> list[str]:
     """Return the keys of a command line that have several values."""
@@ -28,7 +30,7 @@ def announce(group: str, swept: Iterable[str]) -> None:
     The seed is left out of the keys: runs that differ only in it are replicates.
     """
     os.environ["GENLAB_SWEEP_GROUP"] = group
-    os.environ["GENLAB_SWEEP_KEYS"] = json.dumps([key for key in swept if key != "seed"])
+    os.environ["GENLAB_SWEEP_KEYS"] = json.dumps(without_seed(swept))
 
 
 def _sweep_group(group: str | None) -> str:

@@ -30,7 +30,7 @@ from genlab.runs.directory import Run
 from genlab.runs.files import refuse_links
 from genlab.runs.locks import Lock, holder, is_locked
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
-from genlab.runs.points import announced, point_text
+from genlab.runs.points import announced, point_text, without_seed
 from genlab.sweeps import freeze, job
 from genlab.sweeps.display import Lines, display
 from genlab.sweeps.job import Examined
@@ -101,7 +101,7 @@ class Sweep:
         """Return the keys that the sweep varies, the seed last."""
         differing = freeze.differing(overrides)
         keys = dict.fromkeys([*(announced() or ()), *differing])
-        return [*(key for key in keys if key != "seed"), *(["seed"] if "seed" in differing else [])]
+        return [*without_seed(keys), *(["seed"] if "seed" in differing else [])]
 
     def _manifest(
         self,
