@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from trained_runs import logged
 
 from genlab.runs.directory import Run, find_runs
 
@@ -109,20 +110,9 @@ def test_callbacks_of_lightning_and_from_outside_see_the_run(vae: Run) -> None:
 
 
 def test_loggers_of_lightning_and_from_outside_hold_what_the_record_holds(vae: Run) -> None:
-    record = {
-        (row["step"], name): value
-        for row in vae.metrics()
-        for name, value in row.items()
-        if name not in ("step", "epoch")
-    }
+    record = logged(vae.metrics())
     lines = [json.loads(line) for line in (vae.path / "lines.jsonl").read_text().splitlines()]
-    seen = {
-        (row["step"], name): value
-        for row in lines
-        for name, value in row.items()
-        if name not in ("step", "epoch")
-    }
-    assert seen == record
+    assert logged(lines) == record
     (table,) = vae.path.glob("csv/*/metrics.csv")
     with table.open() as file:
         cells = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from genlab.config.compose import compose
 from genlab.runs.directory import Run
@@ -14,3 +16,13 @@ def train_in(folder: Path, *overrides: str) -> Run:
     outcome = run.run(compose([f"runs_dir={folder}", *overrides]))
     assert outcome.path is not None
     return Run(outcome.path)
+
+
+def logged(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], float]:
+    """The values of rows as of metrics.jsonl, by step and name."""
+    return {
+        (row["step"], name): value
+        for row in rows
+        for name, value in row.items()
+        if name not in ("step", "epoch")
+    }

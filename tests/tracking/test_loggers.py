@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
+from trained_runs import logged
 
 from genlab.config.compose import compose
 from genlab.errors import ConfigError
@@ -100,12 +101,7 @@ def trained(runs_dir: Path, *overrides: str) -> Run:
 
 
 def recorded(run: Run) -> Rows:
-    rows = {
-        (row["step"], name): value
-        for row in run.metrics()
-        for name, value in row.items()
-        if name not in ("step", "epoch")
-    }
+    rows = logged(run.metrics())
     assert len(rows) > 30
     return rows
 
@@ -251,13 +247,13 @@ def test_a_logger_from_outside_gets_rows_and_hyperparameters(tmp_path: Path, own
     assert first["shout"] is True
     assert first["params"]["model"]["latent_dim"] == 2
     assert {row["kind"] for row in rows} == {"row"}
-    logged = {
+    told = {
         (row["step"], name): value
         for row in rows
         for name, value in row["metrics"].items()
         if name != "epoch"
     }
-    assert logged == recorded(run)
+    assert told == recorded(run)
 
 
 def test_a_stock_logger_gets_the_hyperparameters(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trained_runs import logged
 
 from genlab.runs.directory import Run, find_runs
 from genlab.tracking.account import key_is_configured
@@ -66,12 +67,7 @@ def test_wandb_holds_every_row_of_the_record(offline: tuple[Run, str]) -> None:
         for name, value in row.items():
             if name.split("/")[0] in ("train", "val", "test"):
                 sent[int(row["trainer/global_step"]), name] = value
-    kept = {
-        (row["step"], name): value
-        for row in run.metrics()
-        for name, value in row.items()
-        if name not in ("step", "epoch")
-    }
+    kept = logged(run.metrics())
     assert len(kept) > 30
     assert sent.keys() == kept.keys()
     assert all(math.isclose(sent[key], kept[key], rel_tol=1e-12) for key in kept)
