@@ -19,6 +19,7 @@ from genlab.tracking.loggers import TrackedRun
 if find_spec("mlflow") is None:
     raise ImportError("the package mlflow is not installed: pip install genlab[mlflow]")
 
+MLFLOW_TRACKING_URI = "MLFLOW_TRACKING_URI"
 #: File in the run directory with the id of its run on MLflow.
 _RUN_ID = "mlflow_run_id"
 _ENDS = {DONE: "FINISHED", INTERRUPTED: "KILLED", PREEMPTED: "KILLED"}
@@ -48,7 +49,7 @@ class MLflowLogger(MLFlowLogger):
         directory = Path(save_dir).absolute()
         runs_dir = directory.parents[1]
         self.uri = (
-            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or (runs_dir / "mlruns").as_uri()
+            tracking_uri or os.environ.get(MLFLOW_TRACKING_URI) or (runs_dir / "mlruns").as_uri()
         )
         with _alone_in(runs_dir):
             client = MlflowClient(self.uri)
@@ -62,7 +63,8 @@ class MLflowLogger(MLFlowLogger):
             tracking_uri=self.uri,
             run_id=None if self._is_new else kept.read_text().strip(),
         )
-        kept.write_text(f"{self.run_id}\n")
+        with _kept(MLFLOW_TRACKING_URI):
+            kept.write_text(f"{self.run_id}\n")
 
     @property
     def sentence(self) -> str:
@@ -105,3 +107,19 @@ def _alone_in(runs_dir: Path) -> Iterator[None]:
     with (runs_dir / ".mlruns.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _kept(variable: str) -> Iterator[None]:
+    """Undo what is done to an environment variable.
+
+    MLflow sets `MLFLOW_TRACKING_URI` with its first run; the next run of this process, which may
+    have another runs_dir, would take it for the user's.
+    """
+    value = os.environ.get(variable)
+    try:
+        yield
+    finally:
+        os.environ.pop(variable, None)
+        if value is not None:
+            os.environ[variable] = value

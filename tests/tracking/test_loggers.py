@@ -234,6 +234,13 @@ def test_a_resumed_run_goes_on_in_the_same_place(tmp_path: Path, own: None) -> N
     assert found.data.tags["verdict"] == run.result["verdict"]
 
 
+def test_the_second_run_of_a_process_has_the_store_of_its_own_runs_dir(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run = trained(tmp_path / name, "logger=mlflow", "trainer.max_epochs=1")
+        _, found = mlflow_runs(run)
+        assert len(found) == 1
+
+
 def test_a_logger_from_outside_gets_rows_and_hyperparameters(tmp_path: Path, own: None) -> None:
     run = trained(
         tmp_path / "runs",

@@ -141,9 +141,9 @@ def test_a_run_is_bitwise_the_same_when_repeated(reference: Reference, tmp_path:
 def test_a_diffusion_model_uses_the_state_that_is_resumed(reference: Reference) -> None:
     """Else the tests above would compare what never changed."""
     state = torch.load(reference("ddpm").checkpoints / "last.ckpt", weights_only=True)["state_dict"]
-    assert (state["time_sampler.seen"] >= 4).all()
-    assert state["noise_schedule.height"].std() > 0
-    assert len(state["reverse_variance.log_snr"]) > 0
+    assert (state["model.time_sampler.seen"] >= 4).all()
+    assert state["model.noise_schedule.height"].std() > 0
+    assert len(state["model.reverse_variance.log_snr"]) > 0
 
 
 @pytest.mark.slow
