@@ -78,7 +78,7 @@ def torment(model: str, kills: int, seed: int, folder: Path) -> Counter[str]:
             if run is None:
                 break
             seen["kills"] += 1
-            seen["in the middle of a checkpoint"] += any(run.weights.glob(".*.tmp"))
+            seen["in the middle of a checkpoint"] += any(run.checkpoints.glob(".*.tmp"))
             last = run.checkpoints / "last.ckpt"
             if seen["kills"] % 5 == 0 and is_whole(last) and is_whole(before(last)):
                 damage = chance.choice(DAMAGES)

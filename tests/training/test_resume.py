@@ -29,6 +29,7 @@ from interruption import (
     stop_after,
     truncate,
 )
+from kills import torment
 
 from genlab.runs.directory import Run, find_runs
 
@@ -165,3 +166,10 @@ def test_overwrite_keeps_what_was_there(tmp_path: Path) -> None:
     assert second.path == first.path
     aside = Run(first.path.with_name(f"{first.name}.old-1"))
     assert json.dumps(aside.result) == old
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    seen = torment("vae", 2, 0, tmp_path)
+    assert seen["kills"] == 2
+    assert seen["runs that ended bit for bit as the undisturbed one"] >= 1
