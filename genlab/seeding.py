@@ -12,7 +12,7 @@ import math
 import random
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -160,6 +160,31 @@ class ImageNoise(Noise):
         places = torch.tensor(self._indices, dtype=torch.float64)
         start = torch.rand((), generator=self._shared, dtype=torch.float64)
         return ((places * _GOLDEN_RATIO + start) % 1).to(self._device)
+
+
+class TurnedNoise(ImageNoise):
+    """Noise cos(turn) a + sin(turn) b for each image, where a and b are the noise of two seeds.
+
+    Args:
+        turn: the angle in radians.
+        seed: the seed of a; `seed` + 1 is that of b. The others are as for `ImageNoise`.
+    """
+
+    def __init__(
+        self,
+        turn: float,
+        seed: int,
+        *counters: int | str,
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(seed, *counters, indices=indices, device=device)
+        self._other = ImageNoise(seed + 1, *counters, indices=indices, device=device)
+        self._turn = turn
+
+    def normal(self, *shape: int) -> Tensor:
+        a, b = super().normal(*shape), self._other.normal(*shape)
+        return math.cos(self._turn) * a + math.sin(self._turn) * b
 
 
 def or_default(noise: Noise | None, x: Tensor) -> Noise:

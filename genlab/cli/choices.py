@@ -63,7 +63,8 @@ class Choice(NamedTuple):
             ConfigError: a value that the process or its schedule refuses.
         """
         from genlab.diffusion.process import Process
-        from genlab.diffusion.schedules import NoiseSchedule, between
+        from genlab.diffusion.schedule_ends import between
+        from genlab.diffusion.schedules import NoiseSchedule
 
         schedule = self.build("noise_schedule", NoiseSchedule)
         with at_key("model"):

@@ -14,13 +14,14 @@ from genlab.diffusion.parameterizations import Parameterization
 from genlab.diffusion.process import Process, diffuse
 from genlab.diffusion.samplers import Denoise, Project, Sampler, guided
 from genlab.diffusion.schedule_check import ScheduleSummary
-from genlab.diffusion.schedules import NoiseSchedule, between
+from genlab.diffusion.schedule_ends import between
+from genlab.diffusion.schedules import NoiseSchedule
 from genlab.diffusion.time_samplers import TimeSampler
 from genlab.diffusion.variances import Optimal, Prediction, ReverseVariance
-from genlab.diffusion.weightings import VLB, Weighting
+from genlab.diffusion.weightings import VLB, Weighting, mean_loss
 from genlab.errors import naming, number, whole
 from genlab.protocols import ImageSpec, OnStep
-from genlab.seeding import ImageNoise, Noise, or_default
+from genlab.seeding import ImageNoise, Noise, TurnedNoise, or_default
 from genlab.tensors import all_gather_rows, device_of, sum_except_batch
 
 #: Number of bins of time in which the bound is shown if not all T terms are measured.
@@ -256,18 +257,7 @@ class DDPM(nn.Module):
 
     def _loss_at(self, terms: BoundTerms, squared_error: Tensor) -> Tensor:
         """Compute the training loss of each image, (B,), from the errors at the bound's times."""
-        t = terms.t.flatten()
-        weight = self.weighting.log_weight(self.process, t).exp()
-        if self.process.steps is None:  # the bound has times even in log-SNR, the loss in t
-            first, last = self.process.log_snr(t.new_tensor([0.0, 1.0]))
-            weight = weight * (last - first) / self.noise_schedule.slope(t)
-        losses = weight.unflatten(0, terms.t.shape) * squared_error
-        if self.process.steps is None:
-            loss = losses.mean(1)
-        else:
-            first, later = losses[:, 0], losses[:, 1:]
-            rest = self.process.steps - 1
-            loss = (first + rest * (later.mean(1) if rest else 0)) / self.process.steps
+        loss = mean_loss(self.weighting, self.process, terms.t, squared_error)
         if self.reverse_variance.is_learned:
             loss = loss + self.variance_loss_weight * (terms.reconstruction + terms.diffusion)
         return loss
@@ -403,7 +393,7 @@ class DDPM(nn.Module):
         """
         frames = []
         for turn in torch.linspace(0, 2 * math.pi, steps + 1)[:-1].tolist():
-            noise = _Turned(seed, range(panels), turn, device_of(self))
+            noise = TurnedNoise(turn, seed, "noise", indices=range(panels), device=device_of(self))
             frames.append(self.sample(panels, seed, noise=noise))
         return torch.stack(frames)
 
@@ -428,18 +418,3 @@ class DDPM(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name, to be compiled and sharded."""
         return {"net": self.net}
-
-
-class _Turned(ImageNoise):
-    """Noise cos(turn) a + sin(turn) b of two independent streams for each image."""
-
-    def __init__(
-        self, seed: int, indices: Sequence[int], turn: float, device: torch.device
-    ) -> None:
-        super().__init__(seed, "noise", indices=indices, device=device)
-        self._other = ImageNoise(seed + 1, "noise", indices=indices, device=device)
-        self._turn = turn
-
-    def normal(self, *shape: int) -> Tensor:
-        a, b = super().normal(*shape), self._other.normal(*shape)
-        return math.cos(self._turn) * a + math.sin(self._turn) * b

@@ -108,3 +108,24 @@ class SigmoidWeighting(Weighting):
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
         share = functional.logsigmoid(self.bias - process.log_snr(t))
         return self.bound.log_weight(process, t) + share
+
+
+def mean_loss(weighting: Weighting, process: Process, t: Tensor, squared_error: Tensor) -> Tensor:
+    """Compute the loss of each image, (B,), from ||x_0 - x0_hat||^2 at the times of its bound.
+
+    Args:
+        t: times (B, N). In discrete time the first is the first step, and the others are spread
+            evenly over the later steps; in continuous time they are spread evenly in log-SNR.
+        squared_error: (B, N), summed over the dimensions of an image.
+    """
+    times = t.flatten()
+    weight = weighting.log_weight(process, times).exp()
+    if process.steps is None:  # the loss is a mean over t
+        first, last = process.log_snr(t.new_tensor([0.0, 1.0]))
+        weight = weight * (last - first) / process.schedule.slope(times)
+    losses = weight.unflatten(0, t.shape) * squared_error
+    if process.steps is None:
+        return losses.mean(1)
+    rest = process.steps - 1
+    later = losses[:, 1:].mean(1) if rest else 0
+    return (losses[:, 0] + rest * later) / process.steps

@@ -30,7 +30,8 @@ from genlab.diffusion.bound import (
 from genlab.diffusion.curves import BoundCurves
 from genlab.diffusion.gaussian import GaussianData
 from genlab.diffusion.process import Process, alpha_sigma, diffuse, posterior
-from genlab.diffusion.schedules import Between, Cosine, Linear, LinearLogSNR, NoiseSchedule
+from genlab.diffusion.schedule_ends import Between
+from genlab.diffusion.schedules import Cosine, Linear, LinearLogSNR, NoiseSchedule
 from genlab.diffusion.variances import (
     FixedLarge,
     FixedSmall,

@@ -17,14 +17,8 @@ from genlab.config.check import check
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.parameterizations import X0, Epsilon, Parameterization, V, eps_from_x0
 from genlab.diffusion.process import Process, diffuse, posterior_coefficients
-from genlab.diffusion.schedules import (
-    Between,
-    Cosine,
-    Learned,
-    Linear,
-    LinearLogSNR,
-    ZeroTerminalSNR,
-)
+from genlab.diffusion.schedule_ends import Between, ZeroTerminalSNR
+from genlab.diffusion.schedules import Cosine, Learned, Linear, LinearLogSNR
 from genlab.diffusion.time_samplers import Importance, LowDiscrepancy, TimeSampler, Uniform
 from genlab.diffusion.weightings import (
     P2,

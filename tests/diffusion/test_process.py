@@ -18,15 +18,8 @@ from genlab.diffusion.process import (
     posterior_coefficients,
     step_fraction,
 )
-from genlab.diffusion.schedules import (
-    Between,
-    Cosine,
-    Linear,
-    LinearLogSNR,
-    NoiseSchedule,
-    Sigmoid,
-    ZeroTerminalSNR,
-)
+from genlab.diffusion.schedule_ends import Between, ZeroTerminalSNR
+from genlab.diffusion.schedules import Cosine, Linear, LinearLogSNR, NoiseSchedule, Sigmoid
 
 T = 1000
 TIMES = torch.arange(1, T + 1, dtype=torch.float64) / T

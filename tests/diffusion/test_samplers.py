@@ -23,7 +23,8 @@ from genlab.diffusion.inpainting import inpaint
 from genlab.diffusion.process import Process
 from genlab.diffusion.sampler_check import order, response
 from genlab.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, guided
-from genlab.diffusion.schedules import Cosine, Linear, LinearLogSNR, ZeroTerminalSNR
+from genlab.diffusion.schedule_ends import ZeroTerminalSNR
+from genlab.diffusion.schedules import Cosine, Linear, LinearLogSNR
 from genlab.diffusion.variances import FixedLarge, Learned, Optimal, Prediction
 from genlab.errors import TrainingError
 from genlab.seeding import ImageNoise

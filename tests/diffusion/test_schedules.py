@@ -21,7 +21,8 @@ from genlab.config.compose import compose
 from genlab.diffusion import schedules
 from genlab.diffusion.beta_tables import BetaTable, CosineBetas, LinearBetas, ScaledLinearBetas
 from genlab.diffusion.process import Process
-from genlab.diffusion.schedules import Between, NoiseSchedule, ZeroTerminalSNR
+from genlab.diffusion.schedule_ends import Between, ZeroTerminalSNR
+from genlab.diffusion.schedules import NoiseSchedule
 
 FOLDER = Path(__file__).parents[2] / "conf/model/noise_schedule"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -22,16 +22,8 @@ from genlab.diffusion.gaussian import GaussianData
 from genlab.diffusion.model import DDPM
 from genlab.diffusion.parameterizations import X0, Epsilon, Parameterization, V, eps_from_x0
 from genlab.diffusion.samplers import DDIM, Ancestral
-from genlab.diffusion.schedules import (
-    EDM,
-    Between,
-    Cosine,
-    Linear,
-    LinearLogSNR,
-    NoiseSchedule,
-    Sigmoid,
-    ZeroTerminalSNR,
-)
+from genlab.diffusion.schedule_ends import Between, ZeroTerminalSNR
+from genlab.diffusion.schedules import EDM, Cosine, Linear, LinearLogSNR, NoiseSchedule, Sigmoid
 from genlab.diffusion.schedules import Learned as LearnedSchedule
 from genlab.diffusion.time_samplers import LowDiscrepancy, TimeSampler, Uniform
 from genlab.diffusion.variances import FixedLarge, FixedSmall, Optimal, ReverseVariance
