@@ -36,9 +36,10 @@ STARTING_SECONDS, WINDOW_EPOCHS = 0.6, 2
 DAMAGES = (truncate, flip, empty)
 
 
-def is_whole(checkpoint: Path) -> bool:
+def both_are_whole(last: Path) -> bool:
     try:
-        weights.read(checkpoint)
+        weights.read(last)
+        weights.read(before(last))
     except RunDirectoryError:
         return False
     return True
@@ -80,7 +81,7 @@ def torment(model: str, kills: int, seed: int, folder: Path) -> Counter[str]:
             seen["kills"] += 1
             seen["in the middle of a checkpoint"] += any(run.checkpoints.glob(".*.tmp"))
             last = run.checkpoints / "last.ckpt"
-            if seen["kills"] % 5 == 0 and is_whole(last) and is_whole(before(last)):
+            if seen["kills"] % 5 == 0 and not run.is_completed and both_are_whole(last):
                 damage = chance.choice(DAMAGES)
                 damage(last)
                 seen[f"checkpoints damaged thereafter ({damage.__name__})"] += 1
