@@ -12,7 +12,11 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from genlab.errors import RunDirectoryError
+from genlab.media import pictures
 from genlab.report.collect import Record
+from genlab.runs import reading
+from genlab.runs.reading import read_bytes
 
 #: Bytes before base64, which turns three bytes into four.
 PICTURE_BUDGET = 7_000_000
@@ -30,6 +34,7 @@ _PICTURES = (
     "bound",
 )
 _VIDEOS = ("interpolation", "traversal", "prior_walk", "trajectory", "training")
+_MIMES = {".mp4": "video/mp4", ".webp": "image/webp"}
 _TITLES = {"samples_aggregate": "samples from a fitted q(z)"}
 # More pictures are embedded smaller: (largest count, largest width in pixels, WebP quality).
 _LEVELS = ((60, 800, 82), (300, 560, 76), (10**9, 400, 68))
@@ -71,22 +76,30 @@ class Media:
     def add_pictures(self, paths: Sequence[Path], budget: int = PICTURE_BUDGET) -> None:
         """Embed pictures as WebP, in order, until the budget is used up."""
         width, quality = next((w, q) for most, w, q in _LEVELS if len(paths) <= most)
-        self._add(((path, "image/webp", _webp(path, width, quality)) for path in paths), budget)
+        for path in paths:
+            content = _webp(path, width, quality)
+            if content is None:
+                self.broken.append(path)
+            else:
+                budget -= self._add(path, "image/webp", content, budget)
 
     def add_videos(self, paths: Iterable[Path], budget: int = VIDEO_BUDGET) -> None:
         """Embed videos unchanged, in order, until the budget is used up."""
-        mimes = {".mp4": "video/mp4", ".webp": "image/webp"}
-        self._add(((path, mimes[path.suffix], _content(path)) for path in paths), budget)
-
-    def _add(self, files: Iterable[tuple[Path, str, bytes | None]], budget: int) -> None:
-        for path, mime, content in files:
-            if content is None:
+        for path in paths:
+            try:
+                content = read_bytes(path, reading.VIDEO)
+            except (OSError, RunDirectoryError):
                 self.broken.append(path)
-            elif len(content) > budget:
-                self.too_large.append(path)
             else:
-                budget -= len(content)
-                self.embedded[path] = (mime, base64.b64encode(content).decode())
+                budget -= self._add(path, _MIMES[path.suffix], content, budget)
+
+    def _add(self, path: Path, mime: str, content: bytes, budget: int) -> int:
+        """Embed a file if it fits into the budget, and return the bytes that it takes."""
+        if len(content) > budget:
+            self.too_large.append(path)
+            return 0
+        self.embedded[path] = (mime, base64.b64encode(content).decode())
+        return len(content)
 
 
 def picture_kinds(records: Sequence[Record]) -> list[Kind]:
@@ -111,7 +124,8 @@ def video_kinds(records: Sequence[Record], directory: Path) -> list[Kind]:
 
 def relative_url(path: Path, directory: Path) -> str:
     """Return the relative URL of a file for a page in `directory`."""
-    return quote(os.path.relpath(path, directory.absolute()))
+    # as bytes, since a name may be no UTF-8
+    return quote(os.fsencode(os.path.relpath(path, directory.absolute())))
 
 
 def _videos(folder: Path, pattern: str) -> list[Path]:
@@ -131,19 +145,8 @@ def _in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
 def _webp(path: Path, width: int, quality: int) -> bytes | None:
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-            if picture.width > width:
-                height = max(1, round(picture.height * width / picture.width))
-                picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-            picture.save(buffer, "webp", quality=quality, method=4)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = pictures.read_png(path, width)
+    except RunDirectoryError:
         return None
+    Image.fromarray(picture).save(buffer, "webp", quality=quality, method=4)
     return buffer.getvalue()
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

@@ -19,15 +19,16 @@ from genlab.runs.text import printable
 
 _MB = 2**20
 #: Largest sizes in bytes of what is read.
-CONFIG, STATUS, ENV, LOCK = _MB, _MB, _MB, 1000
+CONFIG, STATUS, ENV = _MB, _MB, _MB
+LOCK, DIGEST = 1000, 1000
 RESULT, BOUND = 4 * _MB, 4 * _MB
 MANIFEST, METRICS = 64 * _MB, 256 * _MB
 PICTURE, VIDEO = 64 * _MB, 256 * _MB
 
 #: Containers within one another.
 DEEPEST = 32
-#: The largest number, whose square is still finite.
-LARGEST = 1e100
+#: The largest number, and the smallest above 0: squares and ratios of such numbers are finite.
+LARGEST, SMALLEST = 1e100, 1e-100
 _LARGEST_INTEGER = 2**64
 
 _KINDS = (
@@ -172,7 +173,7 @@ def _real(value: float | str) -> float:
     number = float(value)
     if abs(number) > LARGEST:
         raise ValueError(f"the number {value}: at most {LARGEST:g} is read")
-    return number
+    return number if abs(number) >= SMALLEST else 0.0
 
 
 _DECODER = json.JSONDecoder(
