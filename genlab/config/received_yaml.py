@@ -8,7 +8,7 @@ import yaml
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 #: Collections within one another, and values in all.
-DEEPEST, MOST = 32, 100_000
+DEEPEST, MOST = 32, 20_000
 
 
 def parse(text: str) -> Any:

@@ -141,7 +141,7 @@ def captioned(picture: Pixels, caption: str) -> Pixels:
     return np.concatenate([np.broadcast_to(strip, (*strip.shape[:2], picture.shape[2])), picture])
 
 
-def open_picture(path: str | os.PathLike[str], formats: Sequence[str] = ("PNG",)) -> Image.Image:
+def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG",)) -> Image.Image:
     """Open a picture that may come from a stranger, of one of these formats of Pillow's.
 
     Raises:

@@ -31,6 +31,8 @@ MODEL = "model._target_"
 _RECIPE_OF_DATA = ("data.batch_size", "data.eval_batch_size", "data.flip")
 #: More keys than these are not told apart: nobody sweeps them, and each costs a column.
 MOST_KEYS = 40
+#: Metrics of one run.
+MOST_METRICS = 1000
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,9 @@ def _record(run: Run) -> Record:
         config = _read_config(run)
         if state == "completed":
             result = run.result or {}
+            metrics = result.get("metrics")
+            if isinstance(metrics, dict) and len(metrics) > MOST_METRICS:
+                raise RunDirectoryError(f"{run.result_path} has more than {MOST_METRICS} metrics")
             error = None if result else "status.json says completed, but there is no result.json"
             bound = run.bound or {}
     except (RunDirectoryError, OSError) as problem:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from genlab.errors import RunDirectoryError
-from genlab.report.collect import Record, comparable, differs, is_ignored
+from genlab.report.collect import MOST_KEYS, Record, comparable, differs, is_ignored
 from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join
 from genlab.report.naming import setting_text
@@ -66,9 +66,11 @@ def configs_section(runs: Sequence[ShownRun]) -> Markup | None:
         flat = run.record.flat
         chips = [
             element("code", f"{named[key]}={setting_text(key, flat.get(key))}", title=key)
-            for key in varied
+            for key in varied[:MOST_KEYS]
             if flat.get(key) is not None
         ]
+        if len(varied) > MOST_KEYS:
+            chips.append(element("span", f"and {len(varied) - MOST_KEYS} more keys"))
         rows.append(
             element(
                 "tr",

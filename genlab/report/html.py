@@ -62,8 +62,8 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
     whole_first = sorted((i >= 0, path) for kind in videos for i, path in kind.files.items())
     media.add_videos([path for _, path in whole_first])
 
-    keys = list(media.embedded)
-    gallery = [_gallery_entry(kind, media, keys, directory) for kind in (*videos, *pictures)]
+    numbers = {path: i for i, path in enumerate(media.embedded)}
+    gallery = [_gallery_entry(kind, media, numbers, directory) for kind in (*videos, *pictures)]
     curves = training_curves(ordered)
     # A diffusion model's reconstruction term is equally close to zero in every run.
     is_diffusion = any(record.is_diffusion for record in ordered)
@@ -103,7 +103,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
         sections=join(*(_section(*section) for section in shown)),
         version=join(__version__),
         content=script_json(content),
-        media=join(*(_medium(i, *media.embedded[path]) for i, path in enumerate(keys))),
+        media=join(*(_medium(i, *embedded) for i, embedded in enumerate(media.embedded.values()))),
         plotly=_plotly() if plane or units or diagnostics or curves["names"] else "",
         code=script_code((package / "page.js").read_text(encoding="utf-8")),
     )
@@ -175,7 +175,7 @@ def _section(name: str, title: str, body: Markup) -> Markup:
 
 
 def _gallery_entry(
-    kind: Kind, media: Media, keys: Sequence[Path], directory: Path
+    kind: Kind, media: Media, numbers: Mapping[Path, int], directory: Path
 ) -> dict[str, Any]:
     """Describe a kind for the page's script: for each run the index of a medium, or a link."""
     return {
@@ -183,7 +183,7 @@ def _gallery_entry(
         "title": kind.title,
         "video": kind.is_video,
         "files": [
-            [i, keys.index(path) if path in media.embedded else relative_url(path, directory)]
+            [i, numbers[path] if path in numbers else relative_url(path, directory)]
             for i, path in sorted(kind.files.items())
             if path not in media.broken
         ],
