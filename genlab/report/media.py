@@ -76,12 +76,15 @@ class Media:
     def add_pictures(self, paths: Sequence[Path], budget: int = PICTURE_BUDGET) -> None:
         """Embed pictures as WebP, in order, until the budget is used up."""
         width, quality = next((w, q) for most, w, q in _LEVELS if len(paths) <= most)
-        for path in paths:
+        for i, path in enumerate(paths):
             content = _webp(path, width, quality)
             if content is None:
                 self.broken.append(path)
-            else:
-                budget -= self._add(path, "image/webp", content, budget)
+            elif taken := self._add(path, "image/webp", content, budget):
+                budget -= taken
+            else:  # encoding hundreds more to see that they do not fit either takes minutes
+                self.too_large += paths[i + 1 :]
+                break
 
     def add_videos(self, paths: Iterable[Path], budget: int = VIDEO_BUDGET) -> None:
         """Embed videos unchanged, in order, until the budget is used up."""
