@@ -133,8 +133,8 @@ def _never_started(sweep: Path, job: Job) -> Record:
     }
     return Record(
         path=sweep / job.run_id,
-        run_id=printable(job.run_id),
-        group=str(known.get("group") or printable(sweep.name)),
+        run_id=printable(job.run_id, kept=""),
+        group=str(known.get("group") or printable(sweep.name, kept="")),
         state="missing",
         error=_error("missing", {}),
         asked=known or plain(job.point) | {"seed": job.seed},
@@ -166,8 +166,8 @@ def _record(run: Run) -> Record:
     group = config.get("group")
     return Record(
         path=path,
-        run_id=printable(path.name),
-        group=str(group) if group is not None else printable(path.parent.name),
+        run_id=printable(path.name, kept=""),
+        group=str(group) if group is not None else printable(path.parent.name, kept=""),
         state=state,
         config=config,
         result=result,

@@ -17,6 +17,7 @@ from genlab.media import pictures
 from genlab.report.collect import Record
 from genlab.runs import reading
 from genlab.runs.reading import read_bytes
+from genlab.runs.text import printable
 
 #: Bytes before base64, which turns three bytes into four.
 PICTURE_BUDGET = 7_000_000
@@ -110,7 +111,7 @@ def picture_kinds(records: Sequence[Record]) -> list[Kind]:
     found: dict[str, dict[int, Path]] = {}
     for i, record in enumerate(records):
         for path in sorted((record.path / "pictures").glob("*-final.png")):
-            found.setdefault(path.stem.removesuffix("-final"), {})[i] = path
+            found.setdefault(_kind(path), {})[i] = path
     return [Kind(name, False, found[name]) for name in _in_order(found, _PICTURES)]
 
 
@@ -118,10 +119,10 @@ def video_kinds(records: Sequence[Record], directory: Path) -> list[Kind]:
     """Return the final videos of all runs, and those of several runs in the report's directory."""
     found: dict[str, dict[int, Path]] = {}
     for path in _videos(directory / "videos", "*"):
-        found.setdefault(path.stem, {})[-1] = path
+        found.setdefault(_kind(path), {})[-1] = path
     for i, record in enumerate(records):
         for path in _videos(record.path / "videos", "*-final"):
-            found.setdefault(path.stem.removesuffix("-final"), {})[i] = path
+            found.setdefault(_kind(path), {})[i] = path
     return [Kind(name, True, found[name]) for name in _in_order(found, _VIDEOS)]
 
 
@@ -137,6 +138,10 @@ def _videos(folder: Path, pattern: str) -> list[Path]:
         path.stem: path for suffix in (".webp", ".mp4") for path in folder.glob(pattern + suffix)
     }
     return [films[name] for name in sorted(films)]
+
+
+def _kind(path: Path) -> str:
+    return printable(path.stem.removesuffix("-final"), kept="")
 
 
 def _in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
