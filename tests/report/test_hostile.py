@@ -157,13 +157,13 @@ def test_a_fifo_anywhere_in_a_run_is_passed_over(sweep: Path) -> None:
         os.mkfifo(path)
     status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
     (sweep / "bad" / "status.json").write_text(json.dumps(status))
-    assert "1 running" in shown(sweep)
+    assert "1 interrupted" in shown(sweep)  # since nobody holds the lock
     (sweep / "bad" / "status.json").write_text('{"state": "completed"}')
     assert "Could not be read: bad/x-final." in shown(sweep)
 
 
 def test_numbers_at_the_limit_are_drawn(sweep: Path) -> None:
-    for value in (float("nan"), float("inf"), 1e100, 1e-300, 1e-99, -1e100, 2**63, True, "x", [1]):
+    for value in (float("nan"), float("inf"), 1e100, 1e-300, 1e-99, -1e100, 2**63, True, "x"):
         path = sweep / str(value)
         shutil.copytree(sweep / "bad", path)
         result = json.loads((path / "result.json").read_text())
@@ -213,7 +213,8 @@ def test_hostile_text_is_text_wherever_it_is_shown(sweep: Path) -> None:
     told = (sweep / "summary.md").read_text()
     lines = told.splitlines()
     assert [line for line in lines if line.startswith("#")] == lines[:1]
-    assert "[c](" not in told.replace("\\[c\\](", "") and "<e>" not in told.split("```")[0]
+    outside = "".join(told.split("\n```")[::2])  # of what is shown as it is
+    assert "\\[c\\](" in outside and "[c](" not in outside and "<e>" not in outside
 
 
 def test_no_cell_of_a_spreadsheet_is_a_formula(sweep: Path) -> None:
@@ -303,7 +304,7 @@ def test_short_names_are_the_shortest_that_no_other_shares() -> None:
 
 
 def torn(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(path.read_bytes()[:50])
 
 
 def no_picture(path: Path) -> None:
