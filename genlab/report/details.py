@@ -18,6 +18,7 @@ from genlab.runs.directory import Run
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import short_names
 from genlab.runs.reading import ENV, read_end, read_json
+from genlab.runs.text import printable
 
 _LAST_LINES = 12
 _LOG_BYTES = 20_000
@@ -103,7 +104,7 @@ def environment_section(
         if content:
             kinds.setdefault(json.dumps(content), (content, []))[1].append(record)
     parts = [
-        element("p", element("code", " ".join(manifest.command)))
+        element("p", element("code", printable(" ".join(manifest.command))))
         for manifest in manifests.values()
         if manifest is not None and manifest.command
     ]

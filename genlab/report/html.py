@@ -33,6 +33,7 @@ from genlab.report.training import training_curves
 from genlab.report.units import units_figure, units_note
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import short_names, without_seed
+from genlab.runs.text import printable
 
 # The page may fetch nothing: it contains all that it shows.
 _POLICY = (
@@ -112,7 +113,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
 def question(records: Sequence[Record], manifest: Manifest | None) -> str:
     """Return the question of a sweep: the one in its manifest, else one made of its swept keys."""
     if manifest is not None and manifest.question:
-        return manifest.question
+        return printable(manifest.question)
     data = data_names([record for record in records if record.flat])
     settings = list(short_names(without_seed(swept_keys(records))).values())
     where = f" on {data}" if data else ""

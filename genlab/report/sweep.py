@@ -124,7 +124,7 @@ def _pictures(records: Sequence[Record], name: str) -> dict[str, pictures.Pixels
     found: dict[str, pictures.Pixels] = {}
     for setting, record in zip(setting_names(records, swept_keys(records)), records, strict=True):
         path = record.path / "pictures" / f"{name}-final.png"
-        if setting in found or not path.exists() or len(found) == _MOST_PICTURES:
+        if setting in found or not os.path.lexists(path) or len(found) == _MOST_PICTURES:
             continue
         try:
             found[setting] = pictures.read_png(path, _WIDEST)
