@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,15 @@ MOST_KEYS = 40
 MOST_METRICS = 1000
 
 
+class _Flat:
+    """Slot for the flat configuration, which is computed once and is no field of a record."""
+
+    __slots__ = ("_flat",)
+    _flat: dict[str, Any]
+
+
 @dataclass(frozen=True)
-class Record:
+class Record(_Flat):
     """One run, as read for a report.
 
     Attributes:
@@ -61,10 +67,12 @@ class Record:
     bound: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def flat(self) -> dict[str, Any]:
         """The configuration under dotted keys, or `asked` where there is none."""
-        return flatten(self.config) or dict(self.asked)
+        if not hasattr(self, "_flat"):
+            object.__setattr__(self, "_flat", flatten(self.config) or dict(self.asked))
+        return self._flat
 
     @property
     def sweep(self) -> Path:
