@@ -1,6 +1,12 @@
 """Training of generative image models whose settings can be compared with one another."""
 
-from __future__ import annotations
+import os
+import sys
+
+# `python -m genlab.cli` would import what lies in the working directory, which may be a stranger's.
+# The few modules with which Python itself starts `-m` are kept from it by `python -P -m` alone.
+if sys.argv[:1] == ["-m"] and not __file__.startswith(f"{sys.path[0]}{os.sep}"):
+    del sys.path[0]
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

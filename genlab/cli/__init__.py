@@ -17,13 +17,18 @@ import genlab.cli.sample as sample
 import genlab.cli.video as video
 import genlab.cli.workspace as workspace
 from genlab.errors import GenlabError
-from genlab.training.terminal import import_from_here, make_patient, print_error
+from genlab.training.terminal import (
+    ignore_configuration_here,
+    import_from_here,
+    make_patient,
+    print_error,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the `genlab` command and return its exit code."""
     make_patient()
-    import_from_here()
+    ignore_configuration_here()
     parser = argparse.ArgumentParser(
         prog="genlab",
         description="Forecasts and checks before a training; samples, videos and reports after it.",
@@ -38,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         options.overrides += rest
     given = vars(options)
+    if "overrides" in given or given.get("trust"):  # which may name a package that lies here
+        import_from_here()
     command: Callable[..., int] = given.pop("command")
     try:
         return command(**given)

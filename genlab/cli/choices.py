@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genlab.errors import ConfigError, at_key
+from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from genlab.diffusion.process import Process
@@ -165,7 +166,7 @@ def print_table(console: Console, rows: Sequence[dict[str, str]], texts: Collect
     for name in headings:
         table.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(row[name] or "-") for name in headings))
+        table.add_row(*(Text(printable(row[name]) or "-") for name in headings))
     unbounded = console.options.update(max_width=1000)
     console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
     console.print(table)

@@ -17,6 +17,7 @@ from rich.console import Console
 from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links, sha256
+from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from genlab.cli.drawing import Pixels, Way
@@ -169,7 +170,8 @@ def sample(
                 _write_trajectory(into / "trajectory.png", model, way, n, seed, caption)
             drawn.append(images)
             console.print(
-                f"{name}: {n} images in {seconds:.1f} s, {seconds / n:.2g} s each", markup=False
+                f"{printable(name)}: {n} images in {seconds:.1f} s, {seconds / n:.2g} s each",
+                markup=False,
             )
         if len(ways) > 1:
             from genlab.media import pictures
@@ -178,7 +180,7 @@ def sample(
             caption = ", ".join(filter(None, [label, *asked]))
             picture = pictures.rows(rows, [way.name for way in ways], caption=caption)
             pictures.save_png(folder / "side-by-side.png", picture)
-    console.print(f"  {folder}", markup=False)
+    console.print(f"  {printable(str(folder))}", markup=False)
     return DONE
 
 

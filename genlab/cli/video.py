@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links
+from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from genlab.callbacks.videos import VideoCallback
@@ -86,15 +88,15 @@ def video(
     console = Console(soft_wrap=True, highlight=False)
     films: dict[str, dict[str, Pixels]] = {}
     for (label, record), of_run in zip(chosen, callbacks, strict=True):
-        with console.status(f"{label or record.run_id} ..."):
+        with console.status(Text(f"{label or record.run_id} ...")):
             made = _films(record.path, of_run, checkpoint, trust, kind is not None)
         for name, film in made.items():
             films.setdefault(name, {})[label] = film
         names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
-        console.print(f"{label or record.run_id}: {names}", markup=False)
+        console.print(printable(f"{label or record.run_id}: {names}"), markup=False)
     for name, by_label in films.items():
         for path in _save(name, by_label, [record.path for _, record in chosen], fps, out):
-            console.print(f"  {path}", markup=False)
+            console.print(printable(f"  {path}"), markup=False)
     return DONE
 
 

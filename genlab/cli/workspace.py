@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from genlab.errors import DONE, RunDirectoryError
+from genlab.runs.reading import RESULT, read_json
+from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from genlab.report import Record
@@ -77,24 +78,24 @@ def send_workspace(
         if keep:
             path = directory / f"wandb_{name}.json"
             write_atomically(path, workspace.spec_of(view))
-            print(f"{name:<10} {path} ({why})")
+            print(printable(f"{name:<10} {path} ({why})"))
         else:
             mine = addresses.setdefault(where, {})
             mine[name], became = workspace.save(view, mine.get(name))
             write_atomically(directory / _VIEWS, addresses)
-            print(f"{name:<10} {mine[name]} ({became})")
+            print(printable(f"{name:<10} {mine[name]} ({became})"))
     return DONE
 
 
 def _addresses(directory: Path) -> dict[str, dict[str, str]]:
     """Read the addresses of earlier views: by entity and project, then workspace or report."""
     try:
-        content = json.loads((directory / _VIEWS).read_bytes())
-    except (OSError, ValueError):  # absent or damaged: then the views are created again
+        content = read_json(directory / _VIEWS, RESULT) or {}
+    except RunDirectoryError:  # damaged: then the views are created again
         return {}
     return {
         where: {name: url for name, url in views.items() if isinstance(url, str)}
-        for where, views in (content.items() if isinstance(content, dict) else ())
+        for where, views in content.items()
         if isinstance(views, dict)
     }
 
@@ -121,15 +122,16 @@ def comparison(
         raise RunDirectoryError(f"{directory} holds no runs: give the directory of a sweep")
     keys = list(manifest.swept) if manifest is not None else swept_keys(records)
     settings = _settings(records, keys)
-    logger: dict[str, Any] = next(
-        (found for r in records if (found := (r.config.get("logger") or {}).get("wandb"))), {}
-    )
+    logger = {
+        key: next((v for r in records if (v := r.flat.get(f"logger.wandb.{key}"))), "")
+        for key in ("project", "entity")
+    }
     metrics = [m for m in COMPARED if any(r.metric(f"test/{m}") is not None for r in records)]
     points = [tuple(str(_value(r, key)) for key in without_seed(keys)) for r in records]
     return Comparison(
         name=records[0].group,
-        project=project or os.environ.get("WANDB_PROJECT") or logger.get("project") or "genlab",
-        entity=entity or logger.get("entity") or "",
+        project=project or os.environ.get("WANDB_PROJECT") or str(logger["project"] or "genlab"),
+        entity=entity or str(logger["entity"]),
         settings=settings,
         metrics=metrics or ("reconstruction", "kl", "neg_elbo", "bits_per_dim"),
         pictures=_media(records, "pictures", ".png"),

@@ -20,6 +20,7 @@ from typing import Any, Literal, Union
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from genlab.config import received_yaml
 from genlab.config.compose import directory, options
 from genlab.config.trust import OWN, Trust, import_class
 from genlab.errors import ConfigError
@@ -261,6 +262,7 @@ def from_yaml(text: str, name: str) -> Config:
         ConfigError: if it cannot be parsed.
     """
     try:
+        received_yaml.check(text)
         config = OmegaConf.to_container(OmegaConf.create(text))
     except Exception as error:
         raise ConfigError(f"{name} is no readable YAML: {' '.join(str(error).split())}") from error

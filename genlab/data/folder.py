@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, get_args
 
@@ -22,6 +23,7 @@ from genlab.data.download import exclusive
 from genlab.data.progress import progress
 from genlab.errors import DataError, whole
 from genlab.protocols import ImageSpec
+from genlab.runs.reading import open_regular
 from genlab.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 Unreadable = Literal["refuse", "skip"]
 Fit = Literal["crop", "stretch", "exact"]
 
+_FORMATS = ("PNG", "JPEG", "WEBP")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 # Part of the cache's key: increase it when the decoding changes.
 _FORMAT = 1
@@ -202,7 +205,8 @@ class ImageFolder(ImageSource):
         """Yield each file, in order, with its pixels (C, H, W), or None if it was skipped."""
         skipped: list[str] = []
         # Pillow releases the GIL while it decodes and resizes.
-        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as threads:
+        workers = min(8, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(workers) as threads, _warnings_of_pillow():
             for start in range(0, len(files), _CHUNK):
                 chunk = files[start : start + _CHUNK]
                 for file, result in zip(chunk, threads.map(self._decode, chunk), strict=True):
@@ -226,8 +230,11 @@ class ImageFolder(ImageSource):
         if file.path.stat().st_size == 0:
             return "it is empty"
         try:
-            with warnings.catch_warnings(), Image.open(file.path) as opened:
-                warnings.simplefilter("ignore")
+            # the formats that Pillow decodes itself: it gives EPS, under any name, to Ghostscript
+            with (
+                open_regular(file.path.resolve()) as data,
+                Image.open(data, formats=_FORMATS) as opened,
+            ):
                 if opened.mode.startswith(("I", "F")):
                     return f"its pixels have more than 8 bits, mode {opened.mode}"
                 upright = ImageOps.exif_transpose(opened)
@@ -247,6 +254,17 @@ class ImageFolder(ImageSource):
             return str(error) or type(error).__name__
         pixels = np.asarray(image, dtype=np.uint8)
         return pixels[None] if self._channels == 1 else pixels.transpose(2, 0, 1)
+
+
+@contextmanager
+def _warnings_of_pillow() -> Iterator[None]:
+    """Make the warning about too many pixels an error, and drop all others."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _subfolders(folder: Path) -> list[str]:

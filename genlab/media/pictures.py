@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from genlab.errors import RunDirectoryError
 from genlab.runs.files import write_atomically
+from genlab.runs.reading import PICTURE, read_bytes
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -138,10 +141,40 @@ def captioned(picture: Pixels, caption: str) -> Pixels:
     return np.concatenate([np.broadcast_to(strip, (*strip.shape[:2], picture.shape[2])), picture])
 
 
-def read_png(path: str | os.PathLike[str]) -> Pixels:
-    """Read a picture from a file, (H, W, 3)."""
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG",)) -> Image.Image:
+    """Open a picture that may come from a stranger, of one of these formats of Pillow's.
+
+    Raises:
+        OSError: it is absent, torn, or of another format.
+        RunDirectoryError: it is no regular file, or has too many bytes.
+        ValueError: it has too many pixels.
+    """
+    data = io.BytesIO(read_bytes(path, PICTURE))
+    with warnings.catch_warnings():
+        # Pillow raises an error only above twice its limit
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(data, formats=formats)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ValueError(str(error)) from error
+
+
+def read_png(path: str | os.PathLike[str], widest: int | None = None) -> Pixels:
+    """Read a picture from a PNG, (H, W, 3), made smaller if it is wider than `widest`.
+
+    Raises:
+        RunDirectoryError: it cannot be read.
+    """
+    try:
+        with open_picture(path) as opened:
+            picture = opened.convert("RGB")
+    # Pillow's decoders raise many kinds of exceptions on a damaged file.
+    except Exception as error:
+        raise RunDirectoryError(f"{path} cannot be read as a picture ({error})") from error
+    if widest is not None and picture.width > widest:
+        height = max(1, round(picture.height * widest / picture.width))
+        picture = picture.resize((widest, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def save_png(path: str | os.PathLike[str], array: npt.ArrayLike) -> Path:

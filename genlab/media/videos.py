@@ -13,7 +13,8 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from genlab.errors import ConfigError, RunDirectoryError
-from genlab.media.pictures import Pixels, heading
+from genlab.errors import ConfigError, GenlabError, RunDirectoryError
+from genlab.media.pictures import Pixels, heading, open_picture
 from genlab.runs.files import write_atomically
+from genlab.runs.reading import VIDEO, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ _PAPER = 255
 _BLOCK = 16
 # Largest difference between the channels of grey after compression.
 _GREY = 8
+#: Largest size in memory of a video that is read.
+_MOST_BYTES = 2**30
 _INSTALL = "pip install genlab[video]"
 
 
@@ -178,14 +182,13 @@ def read_video(path: str | os.PathLike[str], fps: float = FPS) -> Pixels:
         if Path(path).suffix == ".webp":
             frames = _read_webp(Path(path), fps)
         else:
-            with _av().open(os.fspath(path)) as container:
-                decoded = container.decode(video=0)
-                frames = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
-    except (
-        OSError,
-        ValueError,
-        IndexError,
-    ) as error:  # PyAV's own errors, and a file without a stream
+            with _open_mp4(path) as container:
+                decoded = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
+                frames = np.stack(list(_within_budget(decoded)))
+    # the decoders of PyAV and of Pillow raise many kinds of exceptions on a damaged file
+    except (GenlabError, MemoryError):
+        raise
+    except Exception as error:
         raise RunDirectoryError(
             f"{path} cannot be read as a video ({error}): remove it, and make it again with "
             "genlab video"
@@ -202,7 +205,7 @@ def probe(path: str | os.PathLike[str]) -> Probe:
     Raises:
         ConfigError: PyAV is missing.
     """
-    with _av().open(os.fspath(path)) as container:
+    with _open_mp4(path) as container:
         stream = container.streams.video[0]
         return Probe(
             stream.codec_context.name,
@@ -263,6 +266,34 @@ def _av() -> Any:
     return av
 
 
+@contextmanager
+def _open_mp4(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open an MP4 with H.264 inside, and nothing else that FFmpeg knows.
+
+    FFmpeg would also open playlists, which name other files and addresses. So it is told the
+    format, and gets the content in the place of the path.
+    """
+    with _av().open(io.BytesIO(read_bytes(path, VIDEO)), format="mp4") as container:
+        codecs = {stream.codec_context.name for stream in container.streams.video}
+        if codecs != {"h264"}:
+            raise ValueError(f"its codec is {' and '.join(sorted(codecs)) or 'none'}, not h264")
+        yield container
+
+
+def _within_budget(frames: Iterable[Pixels]) -> Iterator[Pixels]:
+    """Yield frames until they have too many bytes for the memory.
+
+    Raises:
+        ValueError: they have.
+    """
+    left = _MOST_BYTES
+    for frame in frames:
+        left -= frame.nbytes
+        if left < 0:
+            raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
+        yield frame
+
+
 def _mp4(film: Pixels, fps: float, title: str) -> bytes:
     av = _av()
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -321,10 +352,14 @@ def _webp(film: Pixels, fps: float) -> bytes:
 
 
 def _read_webp(path: Path, fps: float) -> Pixels:
-    with Image.open(path) as picture:
+    with open_picture(path, ("WEBP",)) as picture:
+        if getattr(picture, "n_frames", 1) * picture.width * picture.height * 3 > _MOST_BYTES:
+            raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
         frames, durations = zip(*_webp_frames(picture), strict=True)
     ends = np.cumsum(durations)
     count = max(1, round(ends[-1] * fps / 1000))  # a video that never changes has no duration
+    if count * frames[0].nbytes > _MOST_BYTES:
+        raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
     seen = np.searchsorted(ends[:-1], np.arange(count) * 1000 / fps, "right")
     return np.stack([frames[i] for i in seen])
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from genlab.config import received_yaml
 from genlab.errors import RunDirectoryError
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.directory import STATES, Run, find_runs
 from genlab.runs.files import refuse_links
 from genlab.runs.identity import flatten, is_identity
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
+from genlab.runs.reading import plain
+from genlab.runs.text import printable
 
 #: The parts of a run directory that a report reads.
 _READ = (
@@ -27,10 +28,21 @@ _READ = (
 MODEL = "model._target_"
 # Families differ in the data only if the user chose so; the other keys are the family's recipe.
 _RECIPE_OF_DATA = ("data.batch_size", "data.eval_batch_size", "data.flip")
+#: More keys than these are not told apart: nobody sweeps them, and each costs a column.
+MOST_KEYS = 40
+#: Metrics of one run.
+MOST_METRICS = 1000
+
+
+class _Flat:
+    """Slot for the flat configuration, which is computed once and is no field of a record."""
+
+    __slots__ = ("_flat",)
+    _flat: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(_Flat):
     """One run, as read for a report.
 
     Attributes:
@@ -58,7 +70,9 @@ class Record:
     @property
     def flat(self) -> dict[str, Any]:
         """The configuration under dotted keys, or `asked` where there is none."""
-        return flatten(self.config) or dict(self.asked)
+        if not hasattr(self, "_flat"):
+            object.__setattr__(self, "_flat", flatten(self.config) or dict(self.asked))
+        return self._flat
 
     @property
     def sweep(self) -> Path:
@@ -111,7 +125,7 @@ def collect(
     for sweep in dict.fromkeys([root, *(record.sweep for record in records)]):
         refuse_links(sweep, (FILE_NAME, "jobs", "videos"))
         manifest = Manifest.read(sweep) if sweep.is_relative_to(root) else None
-        there = [record.run_id for record in records if record.sweep == sweep]
+        there = [record.path.name for record in records if record.sweep == sweep]
         for job in () if manifest is None else manifest.missing(there):
             records.append(_never_started(sweep, job))
     return records
@@ -120,16 +134,18 @@ def collect(
 def _never_started(sweep: Path, job: Job) -> Record:
     known = {
         key: value
-        for key, value in flatten({k: v for k, v in job.config.items() if k != "hydra"}).items()
+        for key, value in flatten(
+            plain({k: v for k, v in job.config.items() if k != "hydra"})
+        ).items()
         if not (isinstance(value, str) and "${" in value)
     }
     return Record(
         path=sweep / job.run_id,
-        run_id=job.run_id,
-        group=str(known.get("group") or sweep.name),
+        run_id=printable(job.run_id, kept=""),
+        group=str(known.get("group") or printable(sweep.name, kept="")),
         state="missing",
         error=_error("missing", {}),
-        asked=known or dict(job.point) | {"seed": job.seed},
+        asked=known or plain(job.point) | {"seed": job.seed},
     )
 
 
@@ -141,20 +157,25 @@ def _record(run: Run) -> Record:
     bound: dict[str, Any] = {}
     try:
         status = run.status
-        state = "interrupted" if run.is_interrupted else run.state
+        state = "interrupted" if run.is_interrupted else str(status.get("state", "missing"))
+        if state not in (*STATES, "interrupted", "missing"):
+            raise RunDirectoryError(f"{run.status_path}: state={state!r} is none of a run's")
         error = _error(state, status)
         config = _read_config(run)
         if state == "completed":
             result = run.result or {}
+            metrics = result.get("metrics")
+            if isinstance(metrics, dict) and len(metrics) > MOST_METRICS:
+                raise RunDirectoryError(f"{run.result_path} has more than {MOST_METRICS} metrics")
             error = None if result else "status.json says completed, but there is no result.json"
             bound = run.bound or {}
-    except (RunDirectoryError, OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    except (RunDirectoryError, OSError) as problem:
         state, error = "unreadable", one_line(str(problem))
     group = config.get("group")
     return Record(
         path=path,
-        run_id=path.name,
-        group=str(group) if group is not None else path.parent.name,
+        run_id=printable(path.name, kept=""),
+        group=str(group) if group is not None else printable(path.parent.name, kept=""),
         state=state,
         config=config,
         result=result,
@@ -165,7 +186,10 @@ def _record(run: Run) -> Record:
 
 def _read_config(run: Run) -> dict[str, Any]:
     text = run.config_text
-    content = yaml.safe_load(text) if text is not None else {}
+    try:
+        content = plain(received_yaml.parse(text)) if text is not None else {}
+    except ValueError as error:
+        raise RunDirectoryError(f"{run.config_path} cannot be read as YAML ({error})") from error
     if not isinstance(content, dict):
         raise RunDirectoryError(f"{run.config_path} does not hold a mapping of keys to values")
     return content
@@ -199,19 +223,30 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
 
     Left out are paths, logger and hardware; of keys with equal values all but the shortest; texts
     that only repeat another key's value; and the keys of a component whose class differs. Where
-    the model's class differs, so does the recipe by which each family is trained.
+    the model's class differs, so does the recipe by which each family is trained. Of more than
+    `MOST_KEYS` the shortest are returned.
     """
     flats = [record.flat for record in records if record.config]
-    keys = {key for flat in flats for key in flat if not is_ignored(key)}
-    values = {key: tuple(comparable(flat.get(key)) for flat in flats) for key in keys}
-    values = {key: column for key, column in values.items() if len(set(column)) > 1}
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    differing = [key for key in keys if not is_ignored(key) and differs(key, flats)]
+    values = {key: tuple(comparable(flat.get(key)) for flat in flats) for key in differing}
 
     kept: list[str] = []
     # The shorter key is the one that a person types: kl_weight before kl_schedule.kl_weight.
     for key in sorted(values, key=lambda key: (_is_text(values[key]), key.count("."), key)):
         if not any(_follows(key, other, values) for other in (*kept, *_targets(key, values))):
             kept.append(key)
+        if len(kept) == MOST_KEYS:
+            break
     return sorted(kept, key=lambda key: (key == "seed", key))
+
+
+def differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a key has several values in these configurations."""
+    first = flats[0].get(key)
+    # Most keys are equal in all runs, which is seen without making a text of each value.
+    others = [v for f in flats if (v := f.get(key)) != first or type(v) is not type(first)]
+    return any(comparable(value) != comparable(first) for value in others)
 
 
 _ABSENT = json.dumps(None)

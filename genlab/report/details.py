@@ -9,13 +9,16 @@ from typing import Any
 
 import yaml
 
-from genlab.report.collect import Record, comparable, is_ignored
+from genlab.errors import RunDirectoryError
+from genlab.report.collect import MOST_KEYS, Record, comparable, differs, is_ignored
 from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join
 from genlab.report.naming import setting_text
 from genlab.runs.directory import Run
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import short_names
+from genlab.runs.reading import ENV, read_end, read_json
+from genlab.runs.text import printable
 
 _LAST_LINES = 12
 _LOG_BYTES = 20_000
@@ -49,11 +52,7 @@ def configs_section(runs: Sequence[ShownRun]) -> Markup | None:
     if not flats:
         return None
     keys = sorted({key for flat in flats for key in flat})
-    differing = [
-        key
-        for key in keys
-        if not is_ignored(key) and len({comparable(flat.get(key)) for flat in flats}) > 1
-    ]
+    differing = [key for key in keys if not is_ignored(key) and differs(key, flats)]
     shared = {key: flats[0].get(key) for key in keys if _is_shared(key, flats)}
     named = short_names(differing)
     columns = {key: [comparable(flat.get(key)) for flat in flats] for key in differing}
@@ -68,9 +67,11 @@ def configs_section(runs: Sequence[ShownRun]) -> Markup | None:
         flat = run.record.flat
         chips = [
             element("code", f"{named[key]}={setting_text(key, flat.get(key))}", title=key)
-            for key in varied
+            for key in varied[:MOST_KEYS]
             if flat.get(key) is not None
         ]
+        if len(varied) > MOST_KEYS:
+            chips.append(element("span", f"and {len(varied) - MOST_KEYS} more keys"))
         rows.append(
             element(
                 "tr",
@@ -97,26 +98,26 @@ def environment_section(
     records: Sequence[Record], manifests: Mapping[Path, Manifest | None]
 ) -> Markup | None:
     """List each distinct set of packages and hardware, and the commands of the sweeps."""
-    kinds: dict[str, list[Record]] = {}
+    kinds: dict[str, tuple[dict[str, Any], list[Record]]] = {}
     for record in records:
         content = _environment(record)
         if content:
-            kinds.setdefault(_yaml(content), []).append(record)
+            kinds.setdefault(json.dumps(content), (content, []))[1].append(record)
     parts = [
-        element("p", element("code", " ".join(manifest.command)))
+        element("p", element("code", printable(" ".join(manifest.command))))
         for manifest in manifests.values()
         if manifest is not None and manifest.command
     ]
-    for text, runs in kinds.items():
+    for content, runs in kinds.values():
         count = f"{len(runs)} of {len(records)} runs" if len(kinds) > 1 else "All runs"
-        where = element("summary", count, element("span", _summary(text), class_="faint"))
-        parts.append(element("details", where, element("pre", text)))
+        where = element("summary", count, element("span", _summary(content), class_="faint"))
+        parts.append(element("details", where, element("pre", _yaml(content))))
     return join(*parts) if parts else None
 
 
-def _summary(text: str) -> str:
-    content = yaml.safe_load(text)
-    gpus = content.get("gpus") or []
+def _summary(content: Mapping[str, Any]) -> str:
+    found = content.get("gpus")
+    gpus = found if isinstance(found, list) else []
     versions = content.get("versions")
     torch = versions.get("torch") if isinstance(versions, dict) else None
     known = [content.get("processor"), *gpus, torch and f"torch {torch}", content.get("git_commit")]
@@ -125,29 +126,26 @@ def _summary(text: str) -> str:
 
 def _environment(record: Record) -> dict[str, Any]:
     try:
-        content = json.loads(Run(record.path).env_path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(Run(record.path).env_path, ENV) or {}
+    except RunDirectoryError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _last_lines(record: Record) -> str:
     """Read the last lines that its process printed, from the sweep's log or its own."""
-    for path in (record.sweep / "jobs" / f"{record.run_id}.log", Run(record.path).log_path):
+    for path in (record.sweep / "jobs" / f"{record.path.name}.log", Run(record.path).log_path):
         try:
-            with path.open("rb") as log:
-                log.seek(max(0, path.stat().st_size - _LOG_BYTES))
-                lines = log.read().decode(errors="replace").splitlines()
-        except OSError:
+            lines = read_end(path, _LOG_BYTES).decode(errors="replace").splitlines()
+        except (OSError, RunDirectoryError):
             continue
-        printable = ["".join(c for c in line if c.isprintable() or c == "\t") for line in lines]
-        if any(printable):
-            return "\n".join(printable[-_LAST_LINES:])
+        shown = ["".join(c for c in line if c.isprintable() or c == "\t") for line in lines]
+        if any(shown):
+            return "\n".join(shown[-_LAST_LINES:])
     return ""
 
 
 def _is_shared(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
-    return not is_ignored(key) and len({comparable(flat.get(key)) for flat in flats}) == 1
+    return not is_ignored(key) and not differs(key, flats)
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +155,9 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         node = nested
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):  # a key that has a point in its name
+                node, last = nested, key
+                break
         node[last] = value
     return nested
 

@@ -53,13 +53,18 @@ class Finding:
         """Return whether the likelihood is a Gaussian of fixed scale."""
         flat = self.records[0].flat
         name = str(flat.get(LIKELIHOOD) or "").rpartition(".")[2]
-        return name == "GaussianLikelihood" and bool(flat.get("model.likelihood.scale"))
+        return name == "GaussianLikelihood" and self._scale > 0
+
+    @property
+    def _scale(self) -> float:
+        scale = self.records[0].flat.get("model.likelihood.scale")
+        return float(scale) if isinstance(scale, int | float) else 0.0
 
     def squared_error(self, nats: float) -> float | None:
         """Compute the squared error in -log N(x; x_hat, sigma^2), summed over pixels."""
         if self.bits_per_nat is None:
             return None
-        variance_of_pixels = float(self.records[0].flat["model.likelihood.scale"]) ** 2
+        variance_of_pixels = self._scale**2
         dims = round(1 / (self.bits_per_nat * math.log(2)))
         constant = 0.5 * dims * math.log(2 * math.pi * variance_of_pixels)
         return 2 * variance_of_pixels * (nats - constant)

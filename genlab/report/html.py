@@ -33,6 +33,7 @@ from genlab.report.training import training_curves
 from genlab.report.units import units_figure, units_note
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import short_names, without_seed
+from genlab.runs.text import printable
 
 # The page may fetch nothing: it contains all that it shows.
 _POLICY = (
@@ -62,8 +63,8 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
     whole_first = sorted((i >= 0, path) for kind in videos for i, path in kind.files.items())
     media.add_videos([path for _, path in whole_first])
 
-    keys = list(media.embedded)
-    gallery = [_gallery_entry(kind, media, keys, directory) for kind in (*videos, *pictures)]
+    numbers = {path: i for i, path in enumerate(media.embedded)}
+    gallery = [_gallery_entry(kind, media, numbers, directory) for kind in (*videos, *pictures)]
     curves = training_curves(ordered)
     # A diffusion model's reconstruction term is equally close to zero in every run.
     is_diffusion = any(record.is_diffusion for record in ordered)
@@ -103,7 +104,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
         sections=join(*(_section(*section) for section in shown)),
         version=join(__version__),
         content=script_json(content),
-        media=join(*(_medium(i, *media.embedded[path]) for i, path in enumerate(keys))),
+        media=join(*(_medium(i, *embedded) for i, embedded in enumerate(media.embedded.values()))),
         plotly=_plotly() if plane or units or diagnostics or curves["names"] else "",
         code=script_code((package / "page.js").read_text(encoding="utf-8")),
     )
@@ -112,7 +113,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
 def question(records: Sequence[Record], manifest: Manifest | None) -> str:
     """Return the question of a sweep: the one in its manifest, else one made of its swept keys."""
     if manifest is not None and manifest.question:
-        return manifest.question
+        return printable(manifest.question)
     data = data_names([record for record in records if record.flat])
     settings = list(short_names(without_seed(swept_keys(records))).values())
     where = f" on {data}" if data else ""
@@ -175,7 +176,7 @@ def _section(name: str, title: str, body: Markup) -> Markup:
 
 
 def _gallery_entry(
-    kind: Kind, media: Media, keys: Sequence[Path], directory: Path
+    kind: Kind, media: Media, numbers: Mapping[Path, int], directory: Path
 ) -> dict[str, Any]:
     """Describe a kind for the page's script: for each run the index of a medium, or a link."""
     return {
@@ -183,7 +184,7 @@ def _gallery_entry(
         "title": kind.title,
         "video": kind.is_video,
         "files": [
-            [i, keys.index(path) if path in media.embedded else relative_url(path, directory)]
+            [i, numbers[path] if path in numbers else relative_url(path, directory)]
             for i, path in sorted(kind.files.items())
             if path not in media.broken
         ],

@@ -12,7 +12,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from genlab.errors import RunDirectoryError
+from genlab.media import pictures
 from genlab.report.collect import Record
+from genlab.runs import reading
+from genlab.runs.reading import read_bytes
+from genlab.runs.text import printable
 
 #: Bytes before base64, which turns three bytes into four.
 PICTURE_BUDGET = 7_000_000
@@ -30,6 +35,7 @@ _PICTURES = (
     "bound",
 )
 _VIDEOS = ("interpolation", "traversal", "prior_walk", "trajectory", "training")
+_MIMES = {".mp4": "video/mp4", ".webp": "image/webp"}
 _TITLES = {"samples_aggregate": "samples from a fitted q(z)"}
 # More pictures are embedded smaller: (largest count, largest width in pixels, WebP quality).
 _LEVELS = ((60, 800, 82), (300, 560, 76), (10**9, 400, 68))
@@ -71,22 +77,33 @@ class Media:
     def add_pictures(self, paths: Sequence[Path], budget: int = PICTURE_BUDGET) -> None:
         """Embed pictures as WebP, in order, until the budget is used up."""
         width, quality = next((w, q) for most, w, q in _LEVELS if len(paths) <= most)
-        self._add(((path, "image/webp", _webp(path, width, quality)) for path in paths), budget)
+        for i, path in enumerate(paths):
+            content = _webp(path, width, quality)
+            if content is None:
+                self.broken.append(path)
+            elif taken := self._add(path, "image/webp", content, budget):
+                budget -= taken
+            else:  # encoding hundreds more to see that they do not fit either takes minutes
+                self.too_large += paths[i + 1 :]
+                break
 
     def add_videos(self, paths: Iterable[Path], budget: int = VIDEO_BUDGET) -> None:
         """Embed videos unchanged, in order, until the budget is used up."""
-        mimes = {".mp4": "video/mp4", ".webp": "image/webp"}
-        self._add(((path, mimes[path.suffix], _content(path)) for path in paths), budget)
-
-    def _add(self, files: Iterable[tuple[Path, str, bytes | None]], budget: int) -> None:
-        for path, mime, content in files:
-            if content is None:
+        for path in paths:
+            try:
+                content = read_bytes(path, reading.VIDEO)
+            except (OSError, RunDirectoryError):
                 self.broken.append(path)
-            elif len(content) > budget:
-                self.too_large.append(path)
             else:
-                budget -= len(content)
-                self.embedded[path] = (mime, base64.b64encode(content).decode())
+                budget -= self._add(path, _MIMES[path.suffix], content, budget)
+
+    def _add(self, path: Path, mime: str, content: bytes, budget: int) -> int:
+        """Embed a file if it fits into the budget, and return the bytes that it takes."""
+        if len(content) > budget:
+            self.too_large.append(path)
+            return 0
+        self.embedded[path] = (mime, base64.b64encode(content).decode())
+        return len(content)
 
 
 def picture_kinds(records: Sequence[Record]) -> list[Kind]:
@@ -94,7 +111,7 @@ def picture_kinds(records: Sequence[Record]) -> list[Kind]:
     found: dict[str, dict[int, Path]] = {}
     for i, record in enumerate(records):
         for path in sorted((record.path / "pictures").glob("*-final.png")):
-            found.setdefault(path.stem.removesuffix("-final"), {})[i] = path
+            found.setdefault(_kind(path), {})[i] = path
     return [Kind(name, False, found[name]) for name in _in_order(found, _PICTURES)]
 
 
@@ -102,16 +119,17 @@ def video_kinds(records: Sequence[Record], directory: Path) -> list[Kind]:
     """Return the final videos of all runs, and those of several runs in the report's directory."""
     found: dict[str, dict[int, Path]] = {}
     for path in _videos(directory / "videos", "*"):
-        found.setdefault(path.stem, {})[-1] = path
+        found.setdefault(_kind(path), {})[-1] = path
     for i, record in enumerate(records):
         for path in _videos(record.path / "videos", "*-final"):
-            found.setdefault(path.stem.removesuffix("-final"), {})[i] = path
+            found.setdefault(_kind(path), {})[i] = path
     return [Kind(name, True, found[name]) for name in _in_order(found, _VIDEOS)]
 
 
 def relative_url(path: Path, directory: Path) -> str:
     """Return the relative URL of a file for a page in `directory`."""
-    return quote(os.path.relpath(path, directory.absolute()))
+    # as bytes, since a name may be no UTF-8
+    return quote(os.fsencode(os.path.relpath(path, directory.absolute())))
 
 
 def _videos(folder: Path, pattern: str) -> list[Path]:
@@ -120,6 +138,10 @@ def _videos(folder: Path, pattern: str) -> list[Path]:
         path.stem: path for suffix in (".webp", ".mp4") for path in folder.glob(pattern + suffix)
     }
     return [films[name] for name in sorted(films)]
+
+
+def _kind(path: Path) -> str:
+    return printable(path.stem.removesuffix("-final"), kept="")
 
 
 def _in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
@@ -131,19 +153,8 @@ def _in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
 def _webp(path: Path, width: int, quality: int) -> bytes | None:
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-            if picture.width > width:
-                height = max(1, round(picture.height * width / picture.width))
-                picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-            picture.save(buffer, "webp", quality=quality, method=4)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = pictures.read_png(path, width)
+    except RunDirectoryError:
         return None
+    Image.fromarray(picture).save(buffer, "webp", quality=quality, method=4)
     return buffer.getvalue()
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from genlab.report.collect import MODEL, Record
 from genlab.runs.points import short_names, without_seed
+from genlab.runs.text import printable
 
 KL_WEIGHT = "model.kl_weight"
 
@@ -29,7 +30,7 @@ def setting_text(key: str, value: Any) -> str:
         return str(value).rpartition(".")[2]
     if isinstance(value, float):
         return f"{value:.12g}"
-    return str(value)
+    return " ".join(str(value).split())
 
 
 def number_text(value: float | None, decimals: int) -> str:
@@ -54,7 +55,7 @@ def data_name(record: Record) -> str:
 def sweep_names(records: Sequence[Record]) -> dict[Path, str]:
     """Map the directory of each sweep to the shortest suffix that no other one shares."""
     sweeps = list(dict.fromkeys(record.sweep for record in records))
-    return {
+    names = {
         sweep: next(
             (
                 end
@@ -66,6 +67,7 @@ def sweep_names(records: Sequence[Record]) -> dict[Path, str]:
         )
         for sweep in sweeps
     }
+    return {sweep: printable(name, kept="") for sweep, name in names.items()}
 
 
 def run_label(record: Record, swept: Sequence[str]) -> str:

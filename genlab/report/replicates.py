@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from genlab.metrics.names import describe, ordered
-from genlab.report.collect import Record
+from genlab.report.collect import Record, one_line
+from genlab.report.escaping import spreadsheet_cell
 from genlab.report.intervals import mean_interval
 from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
 from genlab.runs.points import short_names, without_seed
@@ -97,10 +98,11 @@ def cells(points: Sequence[Replicates]) -> tuple[list[str], list[list[str]]]:
     named = short_names(list(points[0].point))
     measured = ordered({name for point in points for name in point.estimates})
     shown = [name for name in measured if name.startswith("test/") and _is_shown(name)]
-    headings = [*named.values(), "seeds", *(name.partition("/")[2] for name in shown)]
+    names = (one_line(name) for name in (*named.values(), "seeds", *shown))
+    headings = [name.removeprefix("test/") for name in names]
     rows = [
         [
-            *(setting_text(key, value) for key, value in point.point.items()),
+            *(one_line(setting_text(key, value)) for key, value in point.point.items()),
             str(point.runs),
             *(_cell(point.estimates.get(name), describe(name).decimals) for name in shown),
         ]
@@ -131,10 +133,12 @@ def to_csv(points: Sequence[Replicates]) -> str:
     file = io.StringIO()
     keys = list(points[0].point)
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*keys, "metric", "n", "mean", "deviation", "low_95", "high_95"])
+    writer.writerow(
+        [*map(spreadsheet_cell, keys), "metric", "n", "mean", "deviation", "low_95", "high_95"]
+    )
     for point in points:
         for name, estimate in point.estimates.items():
-            writer.writerow([*point.point.values(), name, *estimate])
+            writer.writerow(map(spreadsheet_cell, [*point.point.values(), name, *estimate]))
     return file.getvalue()
 
 

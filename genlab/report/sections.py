@@ -11,6 +11,7 @@ from genlab.report.markup import Markup, element, join
 from genlab.report.media import Media, relative_url
 from genlab.report.replicates import CAPTION, Replicates, cells, has_replicates, summarise
 from genlab.report.tables import Table
+from genlab.runs.text import printable
 
 
 def plane_section() -> Markup:
@@ -172,7 +173,7 @@ def gallery_section(media: Media, directory: Path) -> Markup:
     notes = []
     if media.too_large:
         links = [
-            element("li", element("a", path.name, href=url), f" in {path.parent.parent.name}")
+            element("li", element("a", _name(path), href=url), f" in {_name(path.parents[1])}")
             for path in media.too_large
             if (url := relative_url(path, directory))
         ]
@@ -187,7 +188,7 @@ def gallery_section(media: Media, directory: Path) -> Markup:
             )
         )
     if media.broken:
-        names = ", ".join(f"{path.parent.parent.name}/{path.name}" for path in media.broken)
+        names = ", ".join(f"{_name(p.parents[1])}/{_name(p)}" for p in media.broken)
         notes.append(element("p", f"Could not be read: {names}.", class_="note"))
     return join(
         element(
@@ -199,6 +200,10 @@ def gallery_section(media: Media, directory: Path) -> Markup:
         element("div", id="shown"),
         *notes,
     )
+
+
+def _name(path: Path) -> str:
+    return printable(path.name, kept="")
 
 
 def _shades(colour: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from genlab.media import pictures
 from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png
+from genlab.report.escaping import markdown
 from genlab.report.html import report_page
 from genlab.report.naming import setting_names
 from genlab.report.plots import draw_rate_distortion
@@ -23,6 +25,12 @@ from genlab.report.tables import in_order, sweep_table
 from genlab.report.units import draw_units
 from genlab.report.videos import write_videos
 from genlab.runs.files import write_atomically
+from genlab.runs.text import printable
+
+log = logging.getLogger(__name__)
+
+#: A picture of several settings is for the eyes: as many settings, and pixels across, as fit there.
+_MOST_PICTURES, _WIDEST = 100, 2000
 
 
 def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:
@@ -40,7 +48,7 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
     directory = Path(directory)
     table = sweep_table(records)
     html = directory / "report.html"
-    csv, markdown = directory / "summary.csv", directory / "summary.md"
+    csv, summary = directory / "summary.csv", directory / "summary.md"
     records = in_order(records)
     plane = ("rate_distortion.png", "rate_distortion.svg")
     units = ("kl_by_unit.png", "kl_by_unit.svg")
@@ -59,7 +67,8 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
             for names, what, draw in pages
             if draw(records, *(directory / name for name in names))
         ]
-        parts = [f"# {records[0].group}", answer(records), table.to_markdown().rstrip()]
+        title, text = markdown(records[0].group), markdown(answer(records))
+        parts = [f"# {title}", text, table.to_markdown().rstrip()]
         points = summarise(records, swept_keys(records))
         if has_replicates(points):
             parts.append(f"```\n{to_text(points)}```")
@@ -67,7 +76,7 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
         parts += [f"![{what}]({names[0]})" for names, what in drawn]
         write_atomically(html, report_page(records, directory))
         write_atomically(csv, table.to_csv())
-        write_atomically(markdown, "\n\n".join(parts) + "\n")
+        write_atomically(summary, "\n\n".join(parts) + "\n")
     except OSError as error:
         raise RunDirectoryError(
             f"the comparison cannot be written to {directory} ({error.strerror}): make that "
@@ -75,7 +84,7 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
         ) from error
     others = ["by_point.csv"] if has_replicates(points) else []
     others += [name for names, _ in drawn for name in names]
-    return [html, csv, markdown, *(directory / name for name in others), *films]
+    return [html, csv, summary, *(directory / name for name in others), *films]
 
 
 def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
@@ -115,8 +124,12 @@ def _pictures(records: Sequence[Record], name: str) -> dict[str, pictures.Pixels
     found: dict[str, pictures.Pixels] = {}
     for setting, record in zip(setting_names(records, swept_keys(records)), records, strict=True):
         path = record.path / "pictures" / f"{name}-final.png"
-        if setting not in found and path.is_file():
-            found[setting] = pictures.read_png(path)
+        if setting in found or not os.path.lexists(path) or len(found) == _MOST_PICTURES:
+            continue
+        try:
+            found[setting] = pictures.read_png(path, _WIDEST)
+        except RunDirectoryError as error:
+            log.warning("left out: %s", printable(str(error)))
     return found
 
 
@@ -134,8 +147,8 @@ def print_sweep(
     sweep_table(records).print(console)
     points = summarise(records, swept_keys(records))
     if has_replicates(points):
-        console.print(Text(f"\n{to_text(points)}"), soft_wrap=True, end="")
-    sentences = [Text(""), Text(answer(records)), Text("")]
+        console.print(Text(f"\n{printable(to_text(points))}"), soft_wrap=True, end="")
+    sentences = [Text(""), Text(printable(answer(records))), Text("")]
     console.print(*sentences, sep="\n", soft_wrap=not console.is_terminal)
     for path in write_sweep(records, directory):
-        console.print(Text(f"  {path}"), soft_wrap=True)
+        console.print(Text(f"  {printable(str(path))}"), soft_wrap=True)

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from genlab.errors import RunDirectoryError
 from genlab.metrics.names import NAMES, NATS, describe, ordered
-from genlab.report.collect import MODEL, Record, one_line, swept_keys
+from genlab.report.collect import MODEL, MOST_KEYS, Record, one_line, swept_keys
+from genlab.report.escaping import markdown, spreadsheet_cell
 from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
 from genlab.runs.points import short_names
 
@@ -30,6 +31,8 @@ _FACTS = (
     "git_commit",
     "forecast_verdict",
 )
+#: Columns of summary.csv.
+_MOST_NAMES = 2000
 _CAPTION = "reconstruction, kl and neg_elbo (at weight 1) in nats per image of the test set"
 _CAPTION_OF_DIFFUSION = (
     "reconstruction (L_0), kl (L_T + diffusion) and neg_elbo in nats per image of the test set; "
@@ -126,10 +129,10 @@ class Table:
     def to_markdown(self) -> str:
         """Format a table in GitHub's Markdown, with characters of markup escaped."""
         rules = ["---:" if column.numeric else ":---" for column in self.columns]
-        headings = [_escape(column.heading) for column in self.columns]
-        body = [[_escape(cell) for cell in cells] for cells in self.cells()]
+        headings = [markdown(column.heading) for column in self.columns]
+        body = [[markdown(cell) for cell in cells] for cells in self.cells()]
         lines = ["| " + " | ".join(cells) + " |" for cells in (headings, rules, *body)]
-        notes = [line for note in self.notes() for line in ("", _escape(note))]
+        notes = [line for note in self.notes() for line in ("", markdown(note))]
         return "\n".join([*lines, *notes]) + "\n"
 
     def to_csv(self) -> str:
@@ -138,8 +141,9 @@ class Table:
         writer = csv.DictWriter(
             buffer, fieldnames=list(self.rows[0]) if self.rows else [], lineterminator="\n"
         )
-        writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerow({name: spreadsheet_cell(name) for name in writer.fieldnames})
+        for row in self.rows:
+            writer.writerow({name: spreadsheet_cell(value) for name, value in row.items()})
         return buffer.getvalue()
 
     def print(self, console: Console | None = None) -> None:
@@ -180,10 +184,16 @@ def sweep_table(records: Sequence[Record]) -> Table:
     flats = [record.flat for record in records]
     rows = [_row(record, flat, swept) for record, flat in zip(records, flats, strict=True)]
     names = list(dict.fromkeys(name for row in rows for name in _order(row)))
+    names = [*names[:_MOST_NAMES], *({"error"} & set(names[_MOST_NAMES:]))]
     rows = [{name: row.get(name) for name in names} for row in rows]
 
     columns = [
-        Column(name, _swept_text(key), not any(isinstance(row[key], str) for row in rows), key)
+        Column(
+            one_line(name),
+            _swept_text(key),
+            not any(isinstance(row[key], str) for row in rows),
+            key,
+        )
         for key, name in short_names(swept).items()
     ]
     settings = [repr([flat.get(key) for key in swept]) for flat in flats if flat]
@@ -194,7 +204,8 @@ def sweep_table(records: Sequence[Record]) -> Table:
         for row, record in zip(rows, records, strict=True):
             row["sweep"] = names_of_sweeps[record.sweep]
         columns.insert(0, Column("sweep", lambda row: str(row["sweep"]), numeric=False))
-    columns += _measured(rows)
+    measured = _measured(rows)
+    columns += measured[:MOST_KEYS]
     columns += [
         Column("forecast", _forecast, numeric=False),
         Column("verdict", lambda row: str(row["verdict"] or ""), numeric=False),
@@ -203,6 +214,8 @@ def sweep_table(records: Sequence[Record]) -> Table:
     kinds = _families(rows)
     shown = [c for c in columns if all(any(c.text(row) for row in rows) for rows in kinds)]
     caption = _CAPTION_OF_DIFFUSION if any(c.heading == "diffusion" for c in shown) else _CAPTION
+    if max(len(swept), len(measured)) >= MOST_KEYS:
+        caption += f"; of the keys that differ and of the metrics, the first {MOST_KEYS} are shown"
     return Table(rows, shown, caption)
 
 
@@ -218,7 +231,7 @@ def _measured(rows: list[dict[str, Any]]) -> list[Column]:
             decimals = 2
         text = texts.get(metric) or _number(metric, decimals)
         if name.heading:
-            columns.append(Column(name.heading, text, source=metric))
+            columns.append(Column(one_line(name.heading), text, source=metric))
     return columns
 
 
@@ -278,9 +291,3 @@ def _forecast(row: Row) -> str:
         return "collapse"
     units = f"{active:g} unit{'' if active == 1 else 's'}"
     return units if rate is None else f"{units}, {number_text(rate, 1)} nats"
-
-
-def _escape(text: str) -> str:
-    for mark in ("\\", "|", "*", "`", "[", "]"):
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -8,8 +8,9 @@ from typing import Any
 
 from genlab.errors import RunDirectoryError
 from genlab.metrics.names import describe, ordered
-from genlab.report.collect import Record
+from genlab.report.collect import MOST_METRICS, Record
 from genlab.runs.directory import Run
+from genlab.runs.text import printable
 
 _MOST_POINTS = 300
 _LEAST_POINTS = 40
@@ -68,10 +69,13 @@ def _curves(record: Record) -> dict[str, Curve]:
         for name, value in row.items():
             if name in ("step", "epoch") or name.startswith("test/") or not _is_number(value):
                 continue
+            if name not in curves and len(curves) == MOST_METRICS:
+                continue
             steps, values = curves.setdefault(name, ([], []))
             steps.append(row["step"])
             values.append(float(value))
-    return curves
+    # A run of millions of rows is thinned here, before the next one is read.
+    return {printable(name): thinned(curve, _MOST_POINTS) for name, curve in curves.items()}
 
 
 def _packed(run: Mapping[str, Curve], names: Sequence[str], most: int) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from genlab.report.naming import apart_by_sweep, run_label
 from genlab.report.tables import in_order
 from genlab.runs.files import write_atomically
 from genlab.runs.points import without_seed
+from genlab.runs.reading import DIGEST, VIDEO, read_bytes
+from genlab.runs.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -
             if len(sources) > 1:
                 written += _side_by_side(sources, Path(directory) / "videos" / kind)
         except RunDirectoryError as error:
-            log.warning("no %s videos side by side: %s", kind, error)
+            log.warning("no %s videos side by side: %s", printable(kind), printable(str(error)))
     return written
 
 
@@ -76,16 +78,24 @@ def _video(stem: Path) -> Path | None:
 def _side_by_side(sources: dict[str, Path], stem: Path) -> list[Path]:
     digest = hashlib.sha256(repr(videos.has_av()).encode())
     for label, path in sources.items():
-        digest.update(f"{label}\n{path.suffix}\n".encode() + path.read_bytes())
+        digest.update(f"{label}\n{path.suffix}\n".encode() + read_bytes(path, VIDEO))
     made_of = stem.with_name(f".{stem.name}.sha256")
     made = [
         path
         for suffix in (".mp4", ".webp")
         if (path := stem.with_name(stem.name + suffix)).is_file()
     ]
-    if made and made_of.is_file() and made_of.read_text() == digest.hexdigest():
+    if made and _known(made_of) == digest.hexdigest():
         return made
     title = f"{stem.name.replace('_', ' ')}: {', '.join(sources)}"
     made = videos.side_by_side(list(sources.values()), list(sources), stem, title)
     write_atomically(made_of, digest.hexdigest())
     return made
+
+
+def _known(path: Path) -> str:
+    """Read the digest that a video was made of; empty where there is none."""
+    try:
+        return read_bytes(path, DIGEST).decode(errors="replace")
+    except (OSError, RunDirectoryError):
+        return ""

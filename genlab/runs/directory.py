@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,40 +21,15 @@ from typing import Any, Self, SupportsFloat
 
 from genlab.errors import RunDirectoryError
 from genlab.runs.files import finite, refuse_links, write_atomically
-from genlab.runs.locks import Lock, holder, is_locked, was_locked
+from genlab.runs.locks import Lock, holder, is_locked
+from genlab.runs.run import Layout, Run, find_runs, parse_metrics, read_metrics
+
+__all__ = ["STATES", "Run", "RunDirectory", "find_runs", "record_end", "set_aside"]
 
 STATES = ("pending", "running", "completed", "failed", "preempted")
-_SET_ASIDE = re.compile(r"\.old-\d+$")
-_NOT_RUNS = ("wandb", "__pycache__", "node_modules")
 
 
-class _Layout:
-    """Paths in a run directory."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.config_path = self.path / "config.yaml"
-        self.status_path = self.path / "status.json"
-        self.metrics_path = self.path / "metrics.jsonl"
-        self.result_path = self.path / "result.json"
-        self.bound_path = self.path / "bound.json"
-        self.env_path = self.path / "env.json"
-        self.log_path = self.path / "train.log"
-        self.checkpoints = self.path / "checkpoints"
-        self.pictures = self.path / "pictures"
-        self.videos = self.path / "videos"
-        self.wandb = self.path / "wandb"
-
-    @property
-    def name(self) -> str:
-        """The run id, which is the name of the directory."""
-        return self.path.name
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-
-class RunDirectory(_Layout):
+class RunDirectory(Layout):
     """Writer of one run directory, with exclusive access from `open` to `close`.
 
     All files but the metrics are replaced atomically, so that a kill at any moment leaves the old
@@ -103,8 +77,7 @@ class RunDirectory(_Layout):
         return self
 
     def _open_metrics(self) -> None:
-        data = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
-        rows, self._length = _parse_metrics(data, self.metrics_path)
+        rows, self._length = parse_metrics(read_metrics(self.metrics_path), self.metrics_path)
         self._steps_by_names = {}
         for row in rows:
             self._is_new(row["step"], tuple(sorted(row.keys() - {"step", "epoch"})))
@@ -229,68 +202,6 @@ class RunDirectory(_Layout):
             os.fsync(self._metrics)
 
 
-class Run(_Layout):
-    """Reader of one run directory; every property reads the files again."""
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """The content of status.json, empty where there is none."""
-        return _read_json(self.status_path) or {}
-
-    @property
-    def state(self) -> str:
-        """The state that was written last, or `missing`."""
-        return str(self.status.get("state", "missing"))
-
-    @property
-    def is_completed(self) -> bool:
-        """Return whether the run was completed and its result can be read."""
-        return self.state == "completed" and self.result is not None
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Return whether the state is running although the process on this host has ended.
-
-        Returns False for a run on another host, whose processes cannot be checked.
-        """
-        status = self.status
-        if status.get("state") != "running" or status.get("host") != socket.gethostname():
-            return False
-        # The lock is also free if another process has the same pid by now.
-        lock_is_free = was_locked(self.path) and not is_locked(self.path)
-        return lock_is_free or not _is_alive(status.get("pid"))
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """The content of result.json, or None."""
-        return _read_json(self.result_path)
-
-    @property
-    def bound(self) -> dict[str, Any] | None:
-        """The content of bound.json, or None where the model has no such curves."""
-        return _read_json(self.bound_path)
-
-    @property
-    def config_text(self) -> str | None:
-        """The content of config.yaml, or None."""
-        try:
-            return self.config_path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Read the rows of metrics.jsonl in order, without a last one that is still being written.
-
-        Raises:
-            RunDirectoryError: another line cannot be read.
-        """
-        try:
-            data = self.metrics_path.read_bytes()
-        except FileNotFoundError:
-            return []
-        return _parse_metrics(data, self.metrics_path)[0]
-
-
 def record_end(path: str | os.PathLike[str], state: str, **details: Any) -> None:
     """Record the end of a run whose process ended without recording it.
 
@@ -308,27 +219,6 @@ def record_end(path: str | os.PathLike[str], state: str, **details: Any) -> None
             write_atomically(run.status_path, {**status, "state": state, **details})
     finally:
         lock.close()
-
-
-def find_runs(root: str | os.PathLike[str]) -> list[Run]:
-    """Find the run directories at and below `root`, sorted by path.
-
-    A run directory has a config.yaml or a status.json. Those that were set aside, hidden folders,
-    W&B's own folders and links to folders are skipped.
-    """
-    return [Run(path) for path in sorted(_walk(Path(root)))]
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(root, followlinks=False):
-        if {"config.yaml", "status.json"} & set(files):
-            subfolders.clear()
-            yield Path(folder)
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and name not in _NOT_RUNS and not _SET_ASIDE.search(name)
-        ]
 
 
 def set_aside(path: str | os.PathLike[str]) -> Path:
@@ -356,49 +246,5 @@ def set_aside(path: str | os.PathLike[str]) -> Path:
     return aside
 
 
-def _parse_metrics(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Parse the rows; return them and the length of the file without a torn last line."""
-    length = data.rfind(b"\n") + 1
-    rows = []
-    for number, line in enumerate(data[:length].split(b"\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row["step"], int):
-                raise TypeError
-        except (ValueError, TypeError, KeyError):
-            raise RunDirectoryError(
-                f"{path} line {number} is not a row of metrics: {line[:60]!r}; mend or remove that "
-                f"line, or set overwrite=true to start anew"
-            ) from None
-        rows.append(row)
-    return rows, length
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{path} cannot be read as JSON ({error}): mend or remove it, or set overwrite=true"
-        ) from error
-    if not isinstance(content, dict):
-        raise RunDirectoryError(f"{path} holds a {type(content).__name__} where a JSON object goes")
-    return content
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _is_alive(pid: object) -> bool:
-    if not isinstance(pid, int) or pid < 1:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

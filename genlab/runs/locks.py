@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from genlab.errors import RunDirectoryError
+from genlab.runs.reading import LOCK, descriptor_of_regular, open_regular, read_bytes
 
 _FILE = ".lock"
 
@@ -39,11 +40,12 @@ class Lock:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # else a link could empty any file
-            descriptor = os.open(self.folder / _FILE, flags, 0o666)
-        except OSError as error:
+            # regular alone, since a link could empty any file
+            descriptor = descriptor_of_regular(self.folder / _FILE, os.O_RDWR | os.O_CREAT)
+        except (OSError, RunDirectoryError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise RunDirectoryError(
-                f"{self.folder} cannot be written ({error.strerror}): make it writable for user id "
+                f"{self.folder} cannot be written ({reason}): make it writable for user id "
                 f"{os.geteuid()}, or set runs_dir to a place that is"
             ) from error
         try:
@@ -86,8 +88,8 @@ class Lock:
 def holder(folder: Path) -> str:
     """Describe the process that locked the folder last."""
     try:
-        text = (folder / _FILE).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
+        text = read_bytes(folder / _FILE, LOCK).decode(errors="replace").strip()
+    except (OSError, RunDirectoryError):
         text = ""
     return text or "another process"
 
@@ -95,17 +97,12 @@ def holder(folder: Path) -> str:
 def is_locked(folder: Path) -> bool:
     """Return whether a process holds the lock."""
     try:
-        descriptor = os.open(folder / _FILE, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open_regular(folder / _FILE) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (OSError, RunDirectoryError):
         return False
-    finally:
-        os.close(descriptor)
     return False
 
 

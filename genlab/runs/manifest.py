@@ -6,7 +6,6 @@ is needed, so that a report can be made where torch is not installed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any, Self
 from genlab.errors import RunDirectoryError
 from genlab.runs.files import write_atomically
 from genlab.runs.points import without_seed
+from genlab.runs.reading import MANIFEST, parse_json, plain, read_bytes
 
 FILE_NAME = "manifest.json"
 
@@ -71,18 +71,23 @@ class Manifest:
         """
         path = Path(directory) / FILE_NAME
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(read_bytes(path, MANIFEST))
+            plain(content)  # raises where it is nested too deeply
             jobs = tuple(
-                Job(**{**job, "overrides": tuple(job["overrides"])}) for job in content.pop("jobs")
+                Job(**{**job, "overrides": _words(job, "overrides")}) for job in content["jobs"]
             )
             for job in jobs:
                 if not _is_name(job.run_id):
                     raise ValueError(f"{job.run_id!r} is no name of a run directory")
-            swept, command = (tuple(content.pop(key)) for key in ("swept", "command"))
-            return cls(jobs=jobs, swept=swept, command=command, **content)
+                _need(job, point=Mapping, seed=int, config=Mapping)
+            swept = _words(content, "swept")
+            command = tuple(map(str, content["command"]))  # which is only shown
+            made = cls(**{**content, "jobs": jobs, "swept": swept, "command": command})
+            _need(made, name=str, question=str | None, code=Mapping, created=str)
+            return made
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, RunDirectoryError, ValueError, TypeError, KeyError) as error:
             raise RunDirectoryError(
                 f"{path} is no manifest of a sweep ({error}): mend it or move it away; the runs "
                 "beside it are found without it"
@@ -115,6 +120,26 @@ class Manifest:
         return tuple(job for job in self.jobs if job.run_id not in there)
 
 
+def _words(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    words = content[key]
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"{key} is no list of words")
+    return tuple(words)
+
+
+def _need(made: Job | Manifest, **kinds: Any) -> None:
+    """Refuse attributes that are not of these kinds.
+
+    Raises:
+        TypeError: with the name and the value of the first.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(value := getattr(made, name), kind):
+            raise TypeError(f"{name}={value!r}")
+
+
 def _is_name(run_id: Any) -> bool:
     """Return whether a run id is a valid folder name that does not lead out of the sweep."""
-    return isinstance(run_id, str) and run_id not in ("", ".", "..") and "/" not in run_id
+    return (
+        isinstance(run_id, str) and run_id not in ("", ".", "..") and not {"/", "\0"} & set(run_id)
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -43,16 +44,15 @@ def _value(config: Mapping[str, Any], choices: Mapping[str, str], key: str) -> A
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Map each key to its shortest suffix that no other one shares, such as `kl_weight`."""
     parts = {key: key.removesuffix("._target_").replace("/", ".").split(".") for key in keys}
+    shared = Counter(end for mine in parts.values() for end in _ends(mine))
     return {
-        key: _short(mine, [p for k, p in parts.items() if k != key]) or key.replace("/", ".")
+        key: next((end for end in _ends(mine) if shared[end] == 1), key.replace("/", "."))
         for key, mine in parts.items()
     }
 
 
-def _short(mine: list[str], others: list[list[str]]) -> str | None:
-    ends = (mine[-n:] for n in range(1, len(mine) + 1))
-    alone = (end for end in ends if not any(other[-len(end) :] == end for other in others))
-    return next((".".join(end) for end in alone), None)
+def _ends(parts: Sequence[str]) -> list[str]:
+    return [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
 
 
 def point_text(point: Mapping[str, Any]) -> str:

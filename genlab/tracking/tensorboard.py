@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from PIL import Image
+
+from genlab.media.pictures import read_png
 
 if find_spec("tensorboard") is None:
     raise ImportError("the package tensorboard is not installed: pip install genlab[tensorboard]")
@@ -20,7 +20,4 @@ class TensorBoardLogger(LightningTensorBoardLogger):
     @rank_zero_only
     def log_image(self, key: str, path: Path, step: int) -> None:
         """Show the PNG at `path`."""
-        with Image.open(path) as image:
-            self.experiment.add_image(
-                key, np.asarray(image.convert("RGB")), step, dataformats="HWC"
-            )
+        self.experiment.add_image(key, read_png(path), step, dataformats="HWC")

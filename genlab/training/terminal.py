@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from genlab.errors import INTERRUPTED, REFUSED, GenlabError
+from genlab.runs.text import printable
 
 
 class _Patient(io.TextIOWrapper):
@@ -66,6 +68,16 @@ def import_from_here() -> None:
         sys.path.append("")
 
 
+def ignore_configuration_here() -> None:
+    """Keep matplotlib from reading a `matplotlibrc` of the working directory, whoever imports it.
+
+    It looks there first, once, when it is imported; with `text.usetex` it would start LaTeX.
+    """
+    if os.path.lexists("matplotlibrc"):
+        with contextlib.chdir("/"):
+            import matplotlib  # noqa: F401
+
+
 def command_line(main: Callable[[], Any]) -> None:
     """Run a Hydra main function; report composition errors in one line, with exit code 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
@@ -91,5 +103,6 @@ def command_line(main: Callable[[], Any]) -> None:
 
 
 def print_error(message: str) -> None:
-    """Print one line on standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False)
+    """Print one line on standard error, with escapes in the place of control characters."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"error: {printable(message)}", markup=False)

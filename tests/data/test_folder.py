@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -238,3 +240,36 @@ def test_a_folder_that_does_not_fit_is_refused(root):
 def test_a_wrong_value_is_refused(root, options, complaint):
     with pytest.raises(ValueError, match=f"^{complaint}"):
         source(root, **options)
+
+
+POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 10 10
+%%EndComments
+showpage
+%%EOF
+"""
+
+
+def test_a_file_of_another_format_is_damaged_whatever_its_name(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would give EPS to Ghostscript."""
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "check_call", started.append)
+    monkeypatch.setattr(subprocess, "Popen", started.append)
+    path = root / "train" / "red" / "0.png"
+    tiff = io.BytesIO()
+    Image.new("RGB", (10, 10)).save(tiff, "tiff")
+    for content in (POSTSCRIPT, tiff.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"0\.png cannot be read"):
+            ImageFolder(str(root), 10, cache_dir=str(tmp_path / "cache")).prepare(tmp_path)
+    assert not started
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # of which Pillow refuses twice as many
+    with pytest.raises(DataError, match="exceeds limit of 60 pixels"):
+        ImageFolder(str(root), 10, cache_dir=str(tmp_path / "cache")).prepare(tmp_path)
