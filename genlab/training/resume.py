@@ -44,11 +44,10 @@ _GRADIENT_SCALE = "native_amp_scaling_state"
 class CheckedResume(pl.Callback):
     """Checks all that Lightning restores from a checkpoint, before it does.
 
-    Each part must have the structure of what the object that takes it writes itself. States of
-    optimizers and callbacks, which depend on their past, are then restored in copies; the copy of
-    an optimizer also takes a step. Of the callbacks, those of genlab and early stopping are checked
-    in this way, and others get their plain values. One that writes checkpoints gets none, since
-    Lightning's would use the paths in it.
+    Each part must have the structure of what the object that takes it writes itself, and is then
+    restored in a copy of that object; the copy of an optimizer also takes a step. This holds for
+    the callbacks of genlab and for early stopping. Other callbacks get their plain values, but
+    those that write checkpoints get none, since Lightning's would use the paths in them.
 
     Args:
         path: the checkpoint.
@@ -170,18 +169,25 @@ def _check_optimizers(trainer: pl.Trainer, module: pl.LightningModule, content: 
     if not isinstance(trainer.strategy, ShardsNetworks):  # else one device may be too small
         twin.to(trainer.strategy.root_device)
     configured = twin.configure_optimizers()
+    optimizers = list(_instances(configured, Optimizer))
+    schedules = list(_instances(configured, LRScheduler))
+    schema.check_like(content["optimizer_states"], [{} for _ in optimizers], "optimizer_states")
+    states = [schedule.state_dict() for schedule in schedules]
+    schema.check_like(content["lr_schedulers"], states, "lr_schedulers")
     for parameter in twin.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-    for entry, kind in (("optimizer_states", Optimizer), ("lr_schedulers", LRScheduler)):
-        parts = list(_instances(configured, kind))
-        schema.check_like(content[entry], [part.state_dict() for part in parts], entry)
-        for number, (part, state) in enumerate(zip(parts, content[entry], strict=True)):
-            with _tried(f"{entry}.{number}"):
-                part.load_state_dict(state)
-                if isinstance(part, Optimizer):
-                    part.step(lambda: 0.0)
-                elif content["global_step"] < total:  # a schedule can end with the training
-                    part.step(*([0.0] if isinstance(part, ReduceLROnPlateau) else []))
+    for number, optimizer in enumerate(optimizers):
+        entry, state = f"optimizer_states.{number}", content["optimizer_states"][number]
+        optimizer.step(lambda: 0.0)
+        schema.check_optimizer(state, optimizer.state_dict(), entry)
+        with _tried(entry):
+            optimizer.load_state_dict(state)
+            optimizer.step(lambda: 0.0)
+    for number, schedule in enumerate(schedules):
+        with _tried(f"lr_schedulers.{number}"):
+            schedule.load_state_dict(content["lr_schedulers"][number])
+            if content["global_step"] < total:  # a schedule can end with the training
+                schedule.step(*([0.0] if isinstance(schedule, ReduceLROnPlateau) else []))
 
 
 def _instances(configured: Any, kind: type) -> Iterator[Any]:

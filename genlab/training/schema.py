@@ -154,6 +154,47 @@ def check_counters(value: Any, like: Any, entry: str) -> None:
         raise ValueError(f"{entry}={reprlib.repr(value)}: a whole number of 0 or more is needed")
 
 
+def check_optimizer(value: Any, like: Any, entry: str) -> None:
+    """Check the state of an optimizer against that of another one, which has taken a step.
+
+    Settings that are no numbers, such as `fused`, need the same value. Tensors need the same shape
+    and an own place in memory, since fused kernels do not check them. Which entries of a parameter
+    there are, and how many elements a list has, may depend on the past.
+
+    Raises:
+        ValueError: the message begins with the entry.
+    """
+    if isinstance(like, Mapping) and "param_groups" in like:
+        check_like(value, {**like, "state": {}}, entry)
+        check_optimizer(value["state"], like["state"], under(entry, "state"))
+        groups = zip(value["param_groups"], like["param_groups"], strict=True)
+        for number, (group, own) in enumerate(groups):
+            for key in own:
+                if isinstance(own[key], bool | str | None) and group[key] != own[key]:
+                    place = under(f"{entry}.param_groups.{number}", key)
+                    raise ValueError(f"{place}={_shown(group[key])}: {own[key]} is needed")
+    elif isinstance(like, Mapping) and isinstance(value, dict):
+        for key in like.keys() & value.keys():
+            check_optimizer(value[key], like[key], under(entry, key))
+    elif isinstance(like, list | tuple) and isinstance(value, list | tuple):
+        for number, (part, own) in enumerate(zip(value, like, strict=False)):
+            check_optimizer(part, own, under(entry, number))
+    elif isinstance(like, Tensor) and isinstance(value, Tensor):
+        check_like(value, like, entry)
+        if not _is_packed(value):
+            raise ValueError(f"{entry}: its elements overlap, or leave gaps in memory")
+
+
+def _is_packed(tensor: Tensor) -> bool:
+    """Return whether the elements lie side by side in memory, in any order of the axes."""
+    expected = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length > 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is a number, not NaN, and no larger than a number of steps can be."""
     if isinstance(value, bool):
