@@ -111,33 +111,31 @@ def check_like(value: Any, like: Any, entry: str) -> None:
     Raises:
         ValueError: the message begins with the entry.
     """
-    wanted: str | None = None
     if isinstance(like, Tensor):
         check_dense(value, entry)
-        if value.shape != like.shape or kind_of(value) != kind_of(like):
-            wanted = f"a {kind_of(like)} tensor of shape {tuple(like.shape)}"
+        is_like = value.shape == like.shape and kind_of(value) == kind_of(like)
+        wanted = f"a {kind_of(like)} tensor of shape {tuple(like.shape)}"
     elif isinstance(like, Mapping):
-        if not isinstance(value, dict):
-            wanted = "a mapping"
-        elif like:
-            _check_keys(value, like, entry)
-            for key, part in like.items():
-                check_like(value[key], part, under(entry, key))
+        is_like, wanted = isinstance(value, dict), "a mapping"
     elif isinstance(like, list | tuple):
-        if not isinstance(value, list | tuple) or (like and len(value) != len(like)):
-            wanted = f"a list of {len(like)} values" if like else "a list"
-        for number, part in enumerate(like if wanted is None else ()):
-            check_like(value[number], part, under(entry, number))
-    elif isinstance(like, bool) or not isinstance(like, int | float):
-        if like is None:
-            is_like = value is None or isinstance(value, bool | int | float | str)
-        else:
-            is_like = type(value) is type(like)
-        wanted = None if is_like else f"a value like {reprlib.repr(like)}"
-    elif not is_number(value):
-        wanted = "a number"
-    if wanted is not None:
+        is_like = isinstance(value, list | tuple) and (not like or len(value) == len(like))
+        wanted = f"a list of {len(like)} values" if like else "a list"
+    elif like is None:
+        is_like = value is None or isinstance(value, bool | int | float | str)
+        wanted = "a plain value"
+    elif isinstance(like, int | float) and not isinstance(like, bool):
+        is_like, wanted = _is_number(value), "a number"
+    else:
+        is_like, wanted = type(value) is type(like), f"a value like {reprlib.repr(like)}"
+    if not is_like:
         raise ValueError(f"{entry}: {wanted} is needed, not {_shown(value)}")
+    if isinstance(like, Mapping) and like:
+        _check_keys(value, like, entry)
+        for key, part in like.items():
+            check_like(value[key], part, under(entry, key))
+    elif isinstance(like, list | tuple):
+        for number, part in enumerate(like):
+            check_like(value[number], part, under(entry, number))
 
 
 def check_counters(value: Any, like: Any, entry: str) -> None:
@@ -189,13 +187,13 @@ def _is_packed(tensor: Tensor) -> bool:
     """Return whether the elements lie side by side in memory, in any order of the axes."""
     expected = 1
     for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if length > 1 and stride != expected:
+        if tensor.numel() and length > 1 and stride != expected:
             return False
         expected *= length
     return True
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Return whether a value is a number, not NaN, and no larger than a number of steps can be."""
     if isinstance(value, bool):
         return False
