@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,22 @@ def cifar(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
 
 
 def checkpoint(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
-    path = folder / "last.ckpt"
-    torch.save({"state_dict": {"w": torch.arange(20.0)}, "epoch": 3}, path)
+    """A checkpoint whose checksums are right, since a changed one is refused for them alone."""
+    path, module = folder / "last.ckpt", torch.nn.Linear(4, 5)
+    optimizer = torch.optim.Adam(module.parameters())
+    content = {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    torch.save({**content, "callbacks": {"x": {"seconds": 1.5, "path": "y"}}, "epoch": 3}, path)
+    with zipfile.ZipFile(path) as archive:
+        valid = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = (name for name in valid if name.endswith("data.pkl"))
 
     def read(data: bytes) -> None:
-        path.write_bytes(data)
-        weights.read(path)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, part in valid.items():
+                archive.writestr(name, data if name == pickled else part)
+        weights.load_into(module, path)
 
-    return path.read_bytes(), read
+    return valid[pickled], read
 
 
 def run_directory(name: str) -> Callable[[Path], tuple[bytes, Callable[[bytes], object]]]:

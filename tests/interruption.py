@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from genlab.runs.directory import Run, find_runs
 
@@ -93,6 +96,27 @@ def stop_after(rows: int, how: signal.Signals, model: str, runs_dir: Path, *over
         time.sleep(0.002)
     process.communicate()
     return process.returncode
+
+
+@contextmanager
+def within_step(number: int, action: Callable[[], None]) -> Iterator[None]:
+    """Do something in the middle of the step of this number, counted from 1 and from here."""
+    steps = iter(range(1, 1000))
+
+    def look(*_: Any) -> None:
+        if next(steps) == number:
+            action()
+
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def send(*signals: signal.Signals) -> None:
+    for number in signals:
+        os.kill(os.getpid(), number)
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 
+from genlab.errors import number
 from genlab.runs.files import replacing
+from genlab.training import weights
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints atomically: a new file beside the target, a sync to the disk, a rename.
+    """Reads checkpoints by `weights.read`, and writes them atomically.
 
-    Lightning's own writes to the temporary folder first. On another filesystem it then copies over
+    It writes a new file beside the target, brings it to the disk and renames it. Lightning's own
+    class writes to the temporary folder first. On another filesystem it then copies over
     the old checkpoint, and a kill during the copy loses both. The previous checkpoint is kept as
     `NAME.before.ckpt`, in case the disk corrupts the new one.
     """
@@ -31,18 +34,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with replacing(target, keep=True) as file:
             torch.save(checkpoint, file)
 
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        return weights.read(Path(path))
 
-def best_checkpoint(directory: Path, monitor: str) -> ModelCheckpoint:
-    """Return the callback of `best.ckpt`, the weights with the lowest `monitor` in validation."""
-    return ModelCheckpoint(
-        dirpath=directory,
-        filename="best",
-        monitor=monitor,
-        save_top_k=1,
-        save_weights_only=True,
-        save_on_train_epoch_end=False,  # after the validation, so that last.ckpt includes its state
-        enable_version_counter=False,
-    )
+
+class BestCheckpoint(Checkpoint):
+    """Writes `best.ckpt`, the weights with the lowest `monitor` in validation.
+
+    Its state is that value alone, so that a run that was moved goes on with it.
+    """
+
+    def __init__(self, directory: Path, monitor: str) -> None:
+        self.path, self.monitor = directory / "best.ckpt", monitor
+        self.score = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.score = float(state_dict["score"])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit" or self.monitor not in trainer.callback_metrics:
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        is_better = value < self.score or not self.path.exists()
+        if trainer.strategy.reduce_boolean_decision(is_better):
+            self.score = math.inf if math.isnan(value) else value
+            trainer.save_checkpoint(self.path, weights_only=True)
 
 
 class LastCheckpoint(pl.Callback):
@@ -74,7 +93,8 @@ class LastCheckpoint(pl.Callback):
         return {"seconds": self._seconds_before + time.monotonic() - self._started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seconds_before = self._seconds = state_dict["seconds"]
+        seconds = number("seconds", state_dict["seconds"], at_least=0)
+        self._seconds_before = self._seconds = seconds
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = self._saved = time.monotonic()

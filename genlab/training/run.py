@@ -40,12 +40,13 @@ from genlab.tracking.account import id_from_agent
 from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger
 from genlab.training import console, result, weights
-from genlab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
+from genlab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
 from genlab.training.outcome import Outcome
 from genlab.training.progress_bar import progress
+from genlab.training.resume import to_resume
 from genlab.training.run_config import RunConfig, build_model
 from genlab.training.signals import StopOnSignal, Stopped
 from genlab.training.terminal import print_error
@@ -231,7 +232,7 @@ def _train_in(
 ) -> dict[str, Any]:
     """Train, test, and return the content of result.json."""
     run_config = planned.run_config
-    resumed = weights.to_resume(module, directory.checkpoints / "last.ckpt")
+    resumed = to_resume(module, directory.checkpoints / "last.ckpt")
     console.introduce(planned.path, planned.config, data, module.model, resumed is not None)
     forecast: Forecast | None = None
     if run_config.forecast and isinstance(module.model, HasForecast):
@@ -247,6 +248,8 @@ def _train_in(
     )
     stop = StopOnSignal(last)
     callbacks = [*_callbacks(directory, run_config), last, stop]
+    if resumed is not None:
+        callbacks.append(resumed)
     with _followed(directory, planned) as loggers, stop.listening():
         trainer: pl.Trainer = build(
             run_config.trainer,
@@ -266,7 +269,7 @@ def _train_in(
             model = module.model
             for network in model.networks().values() if isinstance(model, HasNetworks) else [model]:
                 network.compile()  # in place: the names in checkpoints stay what they are
-        trainer.fit(module, datamodule=data, ckpt_path=resumed)
+        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
         evaluated = "best" if best else "last"
         weights.load_into(module, directory.checkpoints / f"{evaluated}.ckpt")
@@ -290,7 +293,7 @@ def _callbacks(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callba
             given = {key: folder for key, folder in folders.items() if takes(node, key)}
             found.append(build(node, f"callbacks.{name}", **given))
     found += [progress(), Throughput(), Heartbeat(directory)]
-    found.append(best_checkpoint(directory.checkpoints, "val/loss"))
+    found.append(BestCheckpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
         found.append(_early_stopping(run_config.early_stopping_epochs))
     return found

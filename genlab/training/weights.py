@@ -1,61 +1,107 @@
-"""Load weights of checkpoints into modules; only tensors and plain containers are read."""
+"""Read checkpoints, of which nothing is used before it is checked, and load their weights."""
 
 from __future__ import annotations
 
-import logging
-import lzma
 import pickle
+import warnings
 import zipfile
-import zlib
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
-from genlab.runs.files import before, replacing
+from genlab.training import schema
 from genlab.training.sharding import sharded_like
 
-log = logging.getLogger(__name__)
+#: Bytes of the part of a checkpoint that is not the content of tensors.
+_STRUCTURE = 2**26
 
 
 class UnreadableCheckpointError(RunDirectoryError):
     """A checkpoint is torn, altered, or holds more than tensors and plain containers."""
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, at_most: float = float("inf")) -> dict[str, Any]:
     """Read a checkpoint's content to the CPU, and check that it is unaltered.
 
     The file is a zip archive with a checksum of each entry, which torch does not check.
 
+    Args:
+        at_most: size of the file in bytes; a larger one is not read.
+
     Raises:
-        RunDirectoryError: the file is missing, torn or altered, or holds more than tensors and
-            plain containers.
+        RunDirectoryError: the file is missing, no regular file, too large, torn or altered, or
+            holds more than dense tensors and plain containers.
     """
     try:
+        if not path.exists():
+            raise RunDirectoryError(
+                f"{path}: there is no such checkpoint; give a run directory or a .ckpt file"
+            )
+        if not path.is_file():
+            raise RunDirectoryError(f"{path} is no regular file: give a checkpoint")
+        size = path.stat().st_size
+        if size > at_most:
+            raise RunDirectoryError(
+                f"{path} has {size:,} bytes, more than the {at_most:,.0f} that a checkpoint of "
+                "this model can have: give another"
+            )
         with zipfile.ZipFile(path) as archive:
-            if (altered := archive.testzip()) is not None:
-                raise ValueError(f"{altered} does not match its checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise RunDirectoryError(
-            f"{path}: there is no such checkpoint; give a run directory or a .ckpt file"
-        ) from error
-    except (
-        *(EOFError, OSError, RuntimeError, ValueError),
-        *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    ) as error:
+            _check_archive(archive, size)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of some files it cannot read
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        schema.check_plain(content, size)
+    except GenlabError:
+        raise
+    except Exception as error:  # a parser can raise anything on a file that was made to break it
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-        if "Weights only load failed" in reason:
+        if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in reason:
             reason = "it holds more than tensors and plain containers"
         raise UnreadableCheckpointError(
-            f"{path} is no readable checkpoint ({reason[:120]}): give another; of a run that is to "
+            f"{path} is no readable checkpoint ({reason[:160]}): give another; of a run that is to "
             "go on, remove it, or start anew with overwrite=true"
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise RunDirectoryError(f"{path} holds no state_dict: it is no checkpoint of genlab")
     return content
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Check that an archive of `size` bytes is whole and no larger when it is unpacked.
+
+    Raises:
+        ValueError: it is not.
+    """
+    parts = archive.infolist()
+    for part in parts:
+        if part.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{part.filename!r} in it is compressed")
+        if part.filename.endswith(".pkl") and part.file_size > _STRUCTURE:
+            raise ValueError(f"{part.filename!r} in it has {part.file_size:,} bytes")
+    if sum(part.file_size for part in parts) > size:
+        raise ValueError("its parts are larger than the file")
+    if (altered := archive.testzip()) is not None:
+        raise ValueError(f"{altered!r} does not match its checksum")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path of a checkpoint before a ValueError about an entry of it.
+
+    Raises:
+        RunDirectoryError: instead of the ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise RunDirectoryError(
+            f"{path}: {error}; give a checkpoint as genlab wrote it, or, of a run that is to go "
+            "on, remove it, or start anew with overwrite=true"
+        ) from error
 
 
 def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
@@ -63,57 +109,62 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: a weight differs in name or shape; the message names the first one.
+        RunDirectoryError: see `read`; or a weight is of another kind, such as integers.
     """
-    content = read(path)
-    there, here = content["state_dict"], module.state_dict()
-    resized = {
-        f"{prefix}.{name}"
+    here = module.state_dict()
+    # averages, optimizers with many moments, and a callback's own are less than this
+    content = read(path, at_most=2**30 + 256 * sum(w.nbytes for w in here.values()))
+    together = [
+        [f"{prefix}.{name}".lstrip(".") for name in names]
         for prefix, part in module.named_modules()
-        for name in getattr(part, "resized_by_checkpoint", ())
-    }
-    for name in sorted({*there, *here}):
-        if name not in there or name not in here:
-            where = "the model" if name in here else "the checkpoint"
-            raise ConfigError(
-                f"{path} is of another architecture: {name} is in {where} alone; use the config "
-                "that it was trained with"
-            )
-        if name not in resized and there[name].shape != here[name].shape:
-            raise ConfigError(
-                f"{path} is of another architecture: {name} has shape "
-                f"{tuple(there[name].shape)}, the model needs {tuple(here[name].shape)}; use the "
-                "config that it was trained with"
-            )
+        if (names := getattr(part, "resized_by_checkpoint", ()))
+    ]
+    there = content["state_dict"]
+    check_weights(path, "state_dict", there, here, {name for names in together for name in names})
+    for names in together:
+        if len({there[name].shape for name in names}) > 1:
+            with naming(path):
+                raise ValueError(f"state_dict: {' and '.join(names)} differ in shape")
     return content
 
 
-def to_resume(module: nn.Module, last: Path) -> Path | None:
-    """Return the checkpoint from which training of `module` resumes; None if there is none.
+def check_weights(
+    path: Path,
+    entry: str,
+    there: Mapping[Any, Any],
+    here: Mapping[str, Tensor],
+    resized: Container[str] = (),
+) -> None:
+    """Check that the weights under an entry of a checkpoint fit those of a module.
 
-    This is `last`. If `last` cannot be read, the checkpoint before it replaces it, with a warning.
+    Args:
+        resized: names of those whose length is that of the checkpoint.
 
     Raises:
-        ConfigError, RunDirectoryError: see `check_fits`; or the checkpoint holds only weights.
+        ConfigError: a weight differs in name or shape; the message names the first one.
+        RunDirectoryError: a weight is no dense tensor, or of another kind, such as integers.
     """
-    if not last.exists():
-        return None
-    try:
-        path, content = last, check_fits(module, last)
-    except UnreadableCheckpointError as error:
-        path = before(last)
-        if not path.exists():
-            raise
-        content = check_fits(module, path)
-        log.warning("%s; going on from the one before it, %s", error, path.name)
-        # else the next save would keep the damaged file as the previous checkpoint
-        with replacing(last) as file:
-            file.write(path.read_bytes())
-    if "optimizer_states" not in content:
-        raise RunDirectoryError(
-            f"{path} holds weights alone, from which a run cannot go on: remove it, or move it and "
-            "start from its weights with overwrite=true init_from=FILE"
-        )
-    return path
+    for name in sorted({*there, *here}, key=str):
+        if name not in there or name not in here:
+            where = "the model" if name in here else "the checkpoint"
+            raise ConfigError(
+                f"{path} is of another architecture: {schema.under('', name)} is in {where} alone; "
+                "use the config that it was trained with"
+            )
+        found, needed = there[name], here[name]
+        with naming(path):
+            schema.check_dense(found, f"{entry}.{name}")
+            if schema.kind_of(found) != schema.kind_of(needed):
+                raise ValueError(
+                    f"{entry}.{name} has {schema.kind_of(found)} elements, the model needs "
+                    f"{schema.kind_of(needed)} ones"
+                )
+        fits = found.ndim == needed.ndim if name in resized else found.shape == needed.shape
+        if not fits:
+            raise ConfigError(
+                f"{path} is of another architecture: {name} has shape {tuple(found.shape)}, the "
+                f"model needs {tuple(needed.shape)}; use the config that it was trained with"
+            )
 
 
 def load_into(module: nn.Module, path: Path, key: str = "") -> None:

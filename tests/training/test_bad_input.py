@@ -651,7 +651,6 @@ def resumed_refusal(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_an_interrupted_run_goes_on(interrupted: Path, trained: Path) -> None:
     outcome = train(interrupted.parents[1], *GAUSSIAN)
     assert outcome.path == interrupted and outcome.result is not None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from genlab.training.checkpoints import best_checkpoint
+from genlab.training.checkpoints import BestCheckpoint
 from genlab.training.ema import WeightAverage
 
 
@@ -57,7 +57,7 @@ def fit(module: Line, ema: WeightAverage, tmp_path: Path, **options: Any) -> pl.
     checkpoint = options.pop("ckpt_path", None)
     trainer = pl.Trainer(
         accelerator="cpu",
-        callbacks=[ema, best_checkpoint(tmp_path, "val/loss")],
+        callbacks=[ema, BestCheckpoint(tmp_path, "val/loss")],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -6,15 +6,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from interruption import send, within_step
 
 import genlab
 from genlab.config.compose import compose
@@ -48,27 +46,6 @@ def only(runs_dir: Path) -> Run:
 def last_step(runs_dir: Path) -> int:
     path = only(runs_dir).checkpoints / "last.ckpt"
     return int(torch.load(path, weights_only=True)["global_step"]) if path.exists() else 0
-
-
-@contextmanager
-def within_step(number: int, action: Callable[[], None]) -> Iterator[None]:
-    """Do something in the middle of the step of this number, counted from 1 and from here."""
-    steps = iter(range(1, 1000))
-
-    def look(*_: Any) -> None:
-        if next(steps) == number:
-            action()
-
-    hook = register_optimizer_step_pre_hook(look)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def send(*signals: signal.Signals) -> None:
-    for number in signals:
-        os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize(
