@@ -1,6 +1,6 @@
 """The run directory, which training writes and everything else only reads.
 
-    config.yaml  status.json  metrics.jsonl  result.json  bound.json  env.json  train.log
+    config.yaml  spec.json  status.json  metrics.jsonl  result.json  bound.json  env.json  train.log
     checkpoints/  pictures/  videos/  wandb/
 
 Only the standard library is needed, so that a report can be made where torch is not installed.
@@ -35,6 +35,7 @@ class _Layout:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
+        self.spec_path = self.path / "spec.json"
         self.status_path = self.path / "status.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.result_path = self.path / "result.json"
@@ -145,6 +146,11 @@ class RunDirectory(_Layout):
         """Write the resolved configuration, given as YAML."""
         if self._may_write():
             write_atomically(self.config_path, text)
+
+    def write_spec(self, spec: Mapping[str, Any]) -> None:
+        """Write the shape and the kind of the images, without which the model cannot be built."""
+        if self._may_write():
+            write_atomically(self.spec_path, spec)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the final numbers; numbers that are not finite become null."""
@@ -259,6 +265,11 @@ class Run(_Layout):
         # The lock is also free if another process has the same pid by now.
         lock_is_free = was_locked(self.path) and not is_locked(self.path)
         return lock_is_free or not _is_alive(status.get("pid"))
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """The content of spec.json, or None."""
+        return _read_json(self.spec_path)
 
     @property
     def result(self) -> dict[str, Any] | None:
