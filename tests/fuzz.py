@@ -28,19 +28,22 @@ from typing import Any
 
 import torch
 import yaml
+from model_trees import mutated, trees
 from omegaconf import OmegaConf
+from torch import nn
+from watched import watched
 
 from genlab.config.check import from_yaml, resolve, to_yaml
 from genlab.config.compose import compose
-from genlab.config.trust import received
 from genlab.data.cifar import _extract
 from genlab.data.idx import read_idx
 from genlab.errors import GenlabError, at_key
+from genlab.protocols import ImageSpec
 from genlab.report import collect, write_sweep
 from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import Job, Manifest
 from genlab.training import weights
-from genlab.training.run_config import check_model
+from genlab.training.load import Received, build_received, read_model
 from genlab.vae.kl import KLConvention
 
 AWKWARD = [
@@ -158,14 +161,36 @@ def run_directory(name: str) -> Callable[[Path], tuple[bytes, Callable[[bytes], 
 
 
 def run_config(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
-    """The config of a received run, from which a module would be built."""
+    """The config of a received run, from which a model would be built."""
     text = to_yaml(resolve(compose(["model.latent_dim=3"])))
 
     def read(data: bytes) -> None:
         config = from_yaml(data.decode("utf-8", "replace"), "config.yaml")
-        check_model(config.get("model"), received())
+        read_model(config.get("model"))
 
     return text.encode(), read
+
+
+def model_tree(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
+    """The model of a received run, whose classes, keys and values are exchanged.
+
+    The bytes are the seed of the changes, so that each input has its own.
+    """
+    mutated(random.Random(), folder)  # imports all modules, which writes files of bytecode
+    valid = b"a model"
+
+    def read(data: bytes) -> None:
+        with watched() as events:
+            try:
+                chance = random.Random(data)
+                tree = trees()[0] if data == valid else mutated(chance, folder / "owned")
+                model = build_received(Received(read_model(tree), ImageSpec(1, 28, 28)))
+            except GenlabError:
+                assert not events, events
+                raise
+        assert isinstance(model, nn.Module) and not events, events
+
+    return valid, read
 
 
 def kl_convention(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
@@ -196,7 +221,7 @@ TARGETS: dict[str, tuple[Callable[[Path], tuple[bytes, Callable[[bytes], object]
     "idx": (idx, 0.35),
     "idx, gzipped": (idx_gzipped, 0.3),
     "kl_convention": (kl_convention, 0.2),
-    "cifar archive": (cifar, 0.05),
+    "cifar archive": (cifar, 0.045),
     "checkpoint": (checkpoint, 0.0475),
     "status.json": (run_directory("status.json"), 0.01),
     "metrics.jsonl": (run_directory("metrics.jsonl"), 0.01),
@@ -205,6 +230,7 @@ TARGETS: dict[str, tuple[Callable[[Path], tuple[bytes, Callable[[bytes], object]
     "config.yaml": (run_directory("config.yaml"), 0.005),
     "manifest.json": (run_directory("manifest.json"), 0.005),
     "config of a received run": (run_config, 0.002),
+    "model of a received run": (model_tree, 0.005),
     "override": (override, 0.0005),
 }
 

@@ -139,6 +139,8 @@ def test_a_noise_schedule_a_sampler_a_network_and_sgd_make_a_ddpm(home: Path) ->
     assert list(run.pictures.glob("samples-*.png"))
     config = yaml.safe_load(run.config_text or "")
     assert config["model"]["optimizer"]["_target_"] == "torch.optim.SGD"
+    finish(home, *("-m", "genlab.cli", "sample", str(run.path), "--n", "2", "--trust", "mylab"))
+    assert list(run.path.glob("samples/*/grid.png"))
 
 
 @pytest.mark.parametrize(

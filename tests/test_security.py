@@ -24,7 +24,9 @@ import torch
 import yaml
 from PIL import Image
 from trained_runs import train_in
+from watched import watched
 
+import genlab
 from genlab import cli
 from genlab.config.check import resolve, to_yaml
 from genlab.config.compose import compose
@@ -121,7 +123,7 @@ TARGETS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("place", ["model", "model.prior", "data.source"])
+@pytest.mark.parametrize("place", ["model", "model.prior", "model.net.encoder"])
 def test_a_planted_target_is_not_built(
     received: Path, owned: Path, command: str, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,8 +170,36 @@ def test_a_class_with_side_effects_is_not_built_below_a_harmless_one(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("group", ["callbacks", "logger", "metrics", "trainer"])
-def test_of_a_received_config_only_model_and_data_are_looked_at(
+@pytest.mark.parametrize("kind", ["file", "key"])
+def test_a_class_without_parameters_hides_no_other(
+    received: Path, private: Path, command: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ContinuousBernoulliLikelihood takes `*args, **kwargs`, as every nn.Module does."""
+    target = "genlab.vae.likelihoods.ContinuousBernoulliLikelihood"
+    hidden = {
+        "file": {
+            "_target_": "genlab.training.console._LogFile",
+            **{"filename": str(private / "notes.txt"), "mode": "w"},
+        },
+        "key": {
+            "_target_": "genlab.tracking.wandb.WandbLogger",
+            **{"save_dir": str(private), "project": "p", "entity": "e", "mode": "online"},
+        },
+    }
+    path = received / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["likelihood"] = {"_target_": target, "x": hidden[kind]}
+    path.write_text(yaml.safe_dump(config))
+    before = contents(private)
+    with watched() as events:
+        assert cli.main(COMMANDS[command](received)) == REFUSED
+    assert "model.likelihood.x" in capsys.readouterr().err
+    assert contents(private) == before and not events
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("group", ["data", "callbacks", "logger", "metrics", "trainer"])
+def test_of_a_received_config_only_the_model_is_looked_at(
     received: Path, owned: Path, command: str, group: str
 ) -> None:
     path = received / "config.yaml"
@@ -181,6 +211,49 @@ def test_of_a_received_config_only_model_and_data_are_looked_at(
     path.write_text(yaml.safe_dump(config))
     assert cli.main(COMMANDS[command](received)) == DONE
     assert not owned.exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_received_config_does_not_say_where_to_read_and_write(
+    received: Path, tmp_path: Path, command: str
+) -> None:
+    """Neither images nor caches nor downloads, and what is not there is not missed."""
+    path, chosen = received / "config.yaml", str(tmp_path / "chosen")
+    config = yaml.safe_load(path.read_text())
+    sources = (
+        {"_target_": "genlab.data.sources.ImageFolder", "root": chosen, "image_size": 28},
+        {"_target_": "genlab.data.sources.MNIST"},
+    )
+    for source in sources:
+        config["data"] |= {"source": {**source, "cache_dir": chosen}, "data_dir": chosen}
+        path.write_text(yaml.safe_dump(config))
+        with watched() as events:
+            assert cli.main(COMMANDS[command](received)) == DONE
+        assert not [event for event in events if chosen in event or "socket" in event]
+    asked = ["video", str(received), "--kind", "interpolation", "--seconds", "0.1", "--n", "1"]
+    with watched() as events:
+        assert cli.main([*asked, "data=mnist_mini"]) == DONE
+    assert not [event for event in events if chosen in event or "socket" in event]
+    assert not Path(chosen).exists()
+
+
+def test_a_run_is_sampled_with_its_data_gone(tmp_path: Path) -> None:
+    for i in range(12):
+        image = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * i).save(image)
+    path = train(
+        tmp_path / "runs",
+        *("data=folder", f"data.source.root={tmp_path / 'images'}", "data.val_images=2"),
+        *("data.batch_size=2", f"data.source.cache_dir={tmp_path / 'cache'}"),
+        *("data.source.image_size=8", "data.source.channels=1"),
+    )
+    shutil.rmtree(tmp_path / "images")
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    model: Any = genlab.load(path)
+    assert model.spec.shape == (1, 8, 8) and model.spec.classes == ("a", "b")
+    assert cli.main(["sample", str(path), "--n", "2"]) == DONE
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_planted_job_of_a_manifest_is_not_run(received: Path, owned: Path) -> None:

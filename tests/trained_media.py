@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from trained_runs import train_in
+from trained_runs import load_with_data, train_in
 
 from genlab.callbacks.base import Inputs, first_images, shown
 from genlab.callbacks.videos import KINDS
 from genlab.data.datamodule import ImageData
 from genlab.runs.directory import Run
-from genlab.training.load import load_with_data
 
 Pixels = npt.NDArray[np.uint8]
 

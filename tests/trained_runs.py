@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from genlab.config.build import build
+from genlab.config.check import check, from_yaml
 from genlab.config.compose import compose
+from genlab.data.datamodule import ImageData
 from genlab.runs.directory import Run
 from genlab.training import run
+from genlab.training.load import load
 
 
 def train_in(folder: Path, *overrides: str) -> Run:
@@ -26,3 +30,9 @@ def logged(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], float]:
         for name, value in row.items()
         if name not in ("step", "epoch")
     }
+
+
+def load_with_data(path: Path, checkpoint: str = "best") -> tuple[Any, ImageData]:
+    """A run's model, and the data that the test itself trained it on, which are not read yet."""
+    config = from_yaml(Run(path).config_text or "", "config.yaml")
+    return load(path, checkpoint), build(check(config["data"], "data"), "data")

@@ -102,7 +102,7 @@ def sample(
     from genlab.cli.drawing import Way, devices, drawing, sampler_configs, ways_of
     from genlab.data.progress import progress
     from genlab.protocols import CanSample, HasSampler, HasSetting, HasTrajectory
-    from genlab.training.load import read_config
+    from genlab.training.load import read_received
 
     with trained.naming_flags():
         whole("n", n, 1)
@@ -110,7 +110,7 @@ def sample(
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     places = devices(device)
-    model: Any = trained.load(run, checkpoint, trust)[0]
+    model: Any = trained.load(run, checkpoint, trust)
     family, spec = type(model).__name__, model.spec
     if not isinstance(model, CanSample):
         raise ConfigError(f"{run}: {family} is a model that draws no images")
@@ -131,7 +131,7 @@ def sample(
             )
     ways = [Way()]
     if isinstance(model, HasSampler):
-        own = read_config(run, trust)["model"]["sampler"]
+        own = read_received(run, trust).model["sampler"]
         nodes = sampler_configs(own, sampler, steps, grid, eta)
         with trained.naming_flags("model.sampler", run):
             ways = ways_of(model, nodes, classes, guidance)

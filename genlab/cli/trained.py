@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from genlab.errors import ConfigError, RunDirectoryError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from genlab.data.datamodule import ImageData
+    from genlab.protocols import ImageSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(run: Path, checkpoint: str, trust: Sequence[str]) -> tuple[nn.Module, ImageData]:
-    """Load the model of a run directory, and set up its data without reading it.
+def load(run: Path, checkpoint: str, trust: Sequence[str]) -> nn.Module:
+    """Load the model of a run directory.
 
     Raises:
-        ConfigError: the config names a class of a package that is not trusted.
+        ConfigError: the config says something that a run directory may not say.
         RunDirectoryError: there is no such run, or no such checkpoint in it.
     """
     from genlab.runs.directory import Run
-    from genlab.training.load import load_with_data
+    from genlab.training.load import load as load_model
 
     if not run.is_dir():
         raise RunDirectoryError(f"{run} is not a directory: give a run directory")
@@ -50,7 +53,51 @@ def load(run: Path, checkpoint: str, trust: Sequence[str]) -> tuple[nn.Module, I
     if Run(run).config_text is not None and checkpoint not in there:
         other = f"give --checkpoint {there[0]}" if there else "train it first"
         raise RunDirectoryError(f"{run} has no checkpoints/{checkpoint}.ckpt: {other}")
-    return load_with_data(run, checkpoint, trust)
+    return load_model(run, checkpoint, trust)
+
+
+class NoDataError(ConfigError):
+    """Images like those of a run are needed, and the user named no data."""
+
+    def __init__(self, run: Path) -> None:
+        from genlab.config.compose import options
+
+        super().__init__(
+            f"{run}: this needs images, and a run directory does not say where they are: give "
+            f"data=NAME, of {', '.join(options('data'))}, and data.data_dir=DIR where it is needed"
+        )
+
+
+def is_about_data(word: str) -> bool:
+    """Return whether a word of the command line is an override that says where images are."""
+    return re.match(r"[+~]*(data[=./]|hydra\.searchpath=)", word) is not None
+
+
+def data_for(run: Path, spec: ImageSpec, overrides: Sequence[str]) -> ImageData:
+    """Set up the data that the user names as for train.py, without reading them.
+
+    Raises:
+        ConfigError: they have another spec than the images of the run, or cannot be composed.
+    """
+    from genlab.config.build import build
+    from genlab.config.check import check, need, resolve
+    from genlab.config.compose import compose
+    from genlab.data.datamodule import ImageData
+
+    node = need(check(resolve(compose(overrides))["data"], "data"), ImageData, "data")
+    data: ImageData = build(node, "data")
+    if data.spec != spec:
+        raise ConfigError(
+            f"{' '.join(overrides)}: these images are {_described(data.spec)}, and {run} is of "
+            f"{_described(spec)}; give the data that it was trained on"
+        )
+    return data
+
+
+def _described(spec: ImageSpec) -> str:
+    levels = "real-valued" if spec.levels is None else f"of {spec.levels} levels"
+    classes = f"with the classes {', '.join(spec.classes)}" if spec.classes else "without classes"
+    return f"{' x '.join(map(str, spec.shape))}, {levels}, {shorten(classes, 200)}"
 
 
 @contextmanager

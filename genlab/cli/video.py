@@ -34,16 +34,22 @@ def add(commands: Any) -> None:
         "single latents, a walk through the prior, the way out of noise, the samples of each "
         "validation. Several runs make one video, with the same images and the same noise at every "
         "moment and the setting above each. MP4 needs genlab[video]; WebP is made anyway.",
-        epilog="example: genlab video runs/vae-kl_weight --kind interpolation,prior_walk",
+        epilog="example: genlab video runs/vae-kl_weight data=mnist_mini --kind interpolation",
     )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or a sweep's")
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run directory, or a sweep's"
+        "overrides",
+        nargs="*",
+        metavar="data=NAME",
+        help="the images for interpolation and traversal, with keys below data as for train.py, "
+        "such as data.data_dir=DIR; a run directory does not say where images are",
     )
     parser.add_argument(
         "--kind",
         metavar="KIND,...",
         help="interpolation, traversal, prior_walk, trajectory, training; by default all that a "
-        "model has, except the walk of a diffusion model, which takes minutes",
+        "model has, except the walk of a diffusion model, which takes minutes, and, without "
+        "data=NAME, those that need images",
     )
     parser.add_argument("--n", type=int, help="panels of a run; 9 by default, 3 of a trajectory")
     parser.add_argument("--seconds", type=float, default=6.0, help="length (%(default)s)")
@@ -59,7 +65,8 @@ def add(commands: Any) -> None:
 
 
 def video(
-    runs: Sequence[Path],
+    runs: Sequence[str],
+    overrides: Sequence[str],
     kind: str | None,
     n: int | None,
     seconds: float,
@@ -69,9 +76,18 @@ def video(
     trust: Sequence[str],
     out: Path | None,
 ) -> int:
-    """Film the models of the runs, and write one video of each kind."""
+    """Film the models of the runs, and write one video of each kind.
+
+    Args:
+        overrides: of the data. argparse may leave them among the runs, and runs among them.
+    """
     from genlab.callbacks.videos import KINDS
 
+    words = [*runs, *overrides]
+    data = [word for word in words if trained.is_about_data(word)]
+    paths = [Path(word) for word in words if word not in data]
+    if not paths:
+        raise ConfigError(f"{' '.join(data)}: give a run directory as well, or a sweep's")
     kinds = list(KINDS) if kind is None else kind.split(",")
     for name in kinds:
         if name not in KINDS:
@@ -81,7 +97,7 @@ def video(
             whole("n", n, 1)
         settings = {"seconds": seconds, "fps": fps, "seed": seed}
         settings |= {} if n is None else {"images": n}
-        chosen = _chosen(runs)
+        chosen = _chosen(paths)
         folders = [record.path / "videos" for _, record in chosen]
         callbacks = [_callbacks(path, kinds, settings, kind is not None) for path in folders]
 
@@ -89,11 +105,14 @@ def video(
     films: dict[str, dict[str, Pixels]] = {}
     for (label, record), of_run in zip(chosen, callbacks, strict=True):
         with console.status(Text(f"{label or record.run_id} ...")):
-            made = _films(record.path, of_run, checkpoint, trust, kind is not None)
+            model = trained.load(record.path, checkpoint, trust)
+            made, left_out = _films(record.path, model, data, of_run, kind is not None)
         for name, film in made.items():
             films.setdefault(name, {})[label] = film
         names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
         console.print(printable(f"{label or record.run_id}: {names}"), markup=False)
+        if left_out:
+            console.print(printable(f"  left out: {left_out}"), markup=False)
     for name, by_label in films.items():
         for path in _save(name, by_label, [record.path for _, record in chosen], fps, out):
             console.print(printable(f"  {path}"), markup=False)
@@ -147,31 +166,46 @@ def _callbacks(
 
 def _films(
     run: Path,
+    model: Any,
+    overrides: Sequence[str],
     callbacks: Sequence[VideoCallback],
-    checkpoint: str,
-    trust: Sequence[str],
     is_asked: bool,
-) -> dict[str, Pixels]:
-    """Draw the films of a run, by kind.
+) -> tuple[dict[str, Pixels], str]:
+    """Draw the films of a run: return them by kind, and why some were left out.
+
+    Args:
+        overrides: of the data.
+        is_asked: True if the user named the kinds; else those that need images are left out where
+            no data are named.
 
     Raises:
-        ConfigError: the model lacks the ability for a requested kind.
+        ConfigError: the model lacks the ability for a requested kind, or the data are missing or
+            do not fit.
     """
     import torch
 
     from genlab.callbacks.base import inputs_of
 
-    model, data = trained.load(run, checkpoint, trust)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    data = trained.data_for(run, model.spec, overrides) if overrides else None
 
     def inputs(count: int) -> torch.Tensor:
+        if data is None:
+            raise trained.NoDataError(run)
         data.prepare_data()
         return inputs_of(data, device)(count)
 
     films: dict[str, Pixels] = {}
+    left_out = ""
     for callback in callbacks:
-        film = callback.film(model, inputs)
+        try:
+            film = callback.film(model, inputs)
+        except trained.NoDataError as error:
+            if is_asked:
+                raise
+            left_out = str(error)
+            continue
         if film is not None:
             films[callback.kind] = film
         elif is_asked:
@@ -180,7 +214,7 @@ def _films(
                 f"--kind {callback.kind}: {run} has none, being a {type(model).__name__}{reason}; "
                 "leave it out"
             )
-    return films
+    return films, left_out
 
 
 def _save(

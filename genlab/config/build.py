@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from genlab.config.check import Config
-from genlab.config.trust import import_class
+from genlab.config.check import Config, import_class
 from genlab.errors import ConfigError, GenlabError, under
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import inspect
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from genlab.config import received_yaml
 from genlab.config.compose import directory, options
-from genlab.config.trust import OWN, Trust, import_class
 from genlab.errors import ConfigError
 
 Config = dict[str, Any]
@@ -49,7 +49,26 @@ def resolve(cfg: DictConfig) -> Config:
     return {str(key): value for key, value in config.items()}
 
 
-def check(node: Any, key: str, trust: Trust = OWN) -> Any:
+def import_class(name: object, key: str) -> type[Any]:
+    """Import the class that a `_target_` names.
+
+    Raises:
+        ConfigError: if it cannot be imported, or is not a class.
+    """
+    given = f"{key}._target_={name!r}"
+    if not isinstance(name, str) or "." not in name:
+        raise ConfigError(f"{given}: give a class with its module, such as torch.optim.SGD")
+    module_name, _, class_name = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{given}: {error}") from error
+    if not inspect.isclass(found):
+        raise ConfigError(f"{given}: this is no class but a {type(found).__name__}")
+    return found
+
+
+def check(node: Any, key: str) -> Any:
     """Check every `_target_`, key and value below `node`; return it with values of the right type.
 
     Raises:
@@ -57,55 +76,32 @@ def check(node: Any, key: str, trust: Trust = OWN) -> Any:
     """
     if isinstance(node, dict):
         if "_target_" in node:
-            return _check_target(node, key, trust)
-        return {name: check(value, f"{key}.{name}", trust) for name, value in node.items()}
+            return _check_target(node, key)
+        return {name: check(value, f"{key}.{name}") for name, value in node.items()}
     if isinstance(node, list):
-        return [check(value, f"{key}[{i}]", trust) for i, value in enumerate(node)]
+        return [check(value, f"{key}[{i}]") for i, value in enumerate(node)]
     return node
 
 
-def _check_target(node: Config, key: str, trust: Trust) -> Config:
-    cls = import_class(node["_target_"], key, trust)
+def _check_target(node: Config, key: str) -> Config:
+    cls = import_class(node["_target_"], key)
     parameters = inspect.signature(cls).parameters
-    hints = _hints(cls)
+    annotated = hints(cls)
     checked: Config = {}
     for name, value in node.items():
         place = f"{key}.{name}"
         if name == "_target_":
             checked[name] = value
         elif name == "_partial_":
-            checked[name] = coerce(value, bool, place, trust)
+            checked[name] = coerce(value, bool, place)
         elif name in parameters:
-            hint = hints.get(name, Any)
-            if not trust.is_open:
-                _refuse_open_place(value, hint, place)
-            checked[name] = coerce(check(value, place, trust), hint, place, trust)
-        elif trust.is_open and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            checked[name] = check(value, place, trust)
+            hint = annotated.get(name, Any)
+            checked[name] = coerce(check(value, place), hint, place)
+        elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            checked[name] = check(value, place)
         else:
             raise ConfigError(f"{place}={value!r}: {unknown(name, parameters)}")
     return checked
-
-
-def _refuse_open_place(value: Any, hint: Any, key: str) -> None:
-    """Refuse a class in a received config where the annotation does not say of which kind it is.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    members = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-    kinds = [typing.get_args(m)[-1] if typing.get_origin(m) is Callable else m for m in members]
-    if any(inspect.isclass(kind) and kind not in (Any, object, dict, list) for kind in kinds):
-        return  # `coerce` holds it against this kind
-    if isinstance(value, dict) and "_target_" in value:
-        raise ConfigError(
-            f"{key}._target_={value['_target_']!r} is refused: a run directory may name a class "
-            "only where one of a certain kind is needed"
-        )
-    if isinstance(value, dict | list):
-        parts = value.items() if isinstance(value, dict) else enumerate(value)
-        for name, part in parts:
-            _refuse_open_place(part, Any, f"{key}.{name}")
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -116,14 +112,18 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"there is no such key; {guess}"
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-    except (NameError, TypeError):  # an annotation that only type checkers can resolve
-        return {}
+def hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of the parameters of a class; none if they cannot be resolved."""
+    # the __init__ of a dataclass is made in its own module, which lacks the names of its bases
+    described: list[Any] = [cls.__init__]  # type: ignore[misc]
+    described += [cls] if is_dataclass(cls) else []
+    for one in described:
+        with contextlib.suppress(NameError, TypeError):  # only type checkers can resolve it
+            return typing.get_type_hints(one)
+    return {}
 
 
-def coerce(value: Any, hint: Any, key: str, trust: Trust = OWN) -> Any:
+def coerce(value: Any, hint: Any, key: str) -> Any:
     """Convert `value` to the annotated type, if no information is lost.
 
     If a class of genlab, or a function that returns one, is annotated, the value must be a node
@@ -136,7 +136,7 @@ def coerce(value: Any, hint: Any, key: str, trust: Trust = OWN) -> Any:
         return value
     origin = typing.get_origin(hint)
     if origin in _UNIONS:
-        return _coerce_to_one_of(value, typing.get_args(hint), key, trust)
+        return _coerce_to_one_of(value, typing.get_args(hint), key)
     if origin is Literal:
         choices = typing.get_args(hint)
         if isinstance(value, bool) or value not in choices:
@@ -152,16 +152,17 @@ def coerce(value: Any, hint: Any, key: str, trust: Trust = OWN) -> Any:
         if len(value) != len(kinds):
             raise ConfigError(f"{key}={shown(value)}: a list of {len(kinds)} is needed")
         return [
-            coerce(item, kind, f"{key}[{i}]", trust)
+            coerce(item, kind, f"{key}[{i}]")
             for i, (item, kind) in enumerate(zip(value, kinds, strict=True))
         ]
     if hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or (isinstance(value, int) and abs(value) > sys.float_info.max):
             raise ConfigError(f"{key}={shown(value)}: a number is needed")
         return float(value)
     if hint is int:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value != int(value):
+        is_whole = value.is_integer() if isinstance(value, float) else type(value) is int
+        if not is_whole:
             raise ConfigError(f"{key}={shown(value)}: a whole number is needed")
         return int(value)
     if hint is bool and not isinstance(value, bool):
@@ -171,26 +172,26 @@ def coerce(value: Any, hint: Any, key: str, trust: Trust = OWN) -> Any:
     if origin is Callable:
         made = (typing.get_args(hint) or (Any,))[-1]
         kind = made if inspect.isclass(made) and made is not Any else object
-        return need(value, kind, key, True, trust)
+        return need(value, kind, key, True)
     if inspect.isclass(hint) and hint.__module__.partition(".")[0] == "genlab":
         if isinstance(value, dict) and "_target_" not in value and not inspect.isabstract(hint):
             name = f"{hint.__module__}.{hint.__qualname__}"
-            return _check_target({"_target_": name, **value}, key, trust)
-        return need(value, hint, key, trust=trust)
+            return _check_target({"_target_": name, **value}, key)
+        return need(value, hint, key)
     if isinstance(value, dict) and "_target_" in value and inspect.isclass(hint):
-        return need(value, hint, key, trust=trust)
+        return need(value, hint, key)
     if value is None and inspect.isclass(hint) and hint is not type(None):
         raise ConfigError(f"{key} is null: a {hint.__name__} is needed")
     return value
 
 
-def _coerce_to_one_of(value: Any, members: Sequence[Any], key: str, trust: Trust) -> Any:
+def _coerce_to_one_of(value: Any, members: Sequence[Any], key: str) -> Any:
     if value is None and type(None) in members:
         return None
     members = [m for m in members if m is not type(None)]
     if all(typing.get_origin(member) is Literal for member in members):
         choices = tuple(choice for m in members for choice in typing.get_args(m))
-        return coerce(value, Literal[choices], key, trust)
+        return coerce(value, Literal[choices], key)
     if type(value) in members and type(value) in _SCALARS:
         return value
     # if a scalar type is allowed, a scalar must not be coerced to an object of a class
@@ -199,19 +200,27 @@ def _coerce_to_one_of(value: Any, members: Sequence[Any], key: str, trust: Trust
         members = members if is_open else [m for m in members if m in _SCALARS]
     for member in members[:-1]:
         with contextlib.suppress(ConfigError):
-            return coerce(value, member, key, trust)
-    return coerce(value, members[-1], key, trust)
+            return coerce(value, member, key)
+    return coerce(value, members[-1], key)
 
 
 def shown(value: Any) -> str:
-    """Format a value as in YAML; for a mapping, only its keys."""
-    if isinstance(value, dict) and value:
-        return "{" + ", ".join(f"{key}: ..." for key in value) + "}"
+    """Format a value as in YAML; for a mapping, only its keys; at most 200 characters."""
     plain = {None: "null", True: "true", False: "false"}
-    return plain[value] if value is None or isinstance(value, bool) else repr(value)
+    if value is None or isinstance(value, bool):
+        return plain[value]
+    try:
+        text = (
+            f"{{{', '.join(f'{key}: ...' for key in value)}}}"
+            if value and isinstance(value, dict)
+            else repr(value)
+        )
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of more than 4,300 digits"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def need(node: Any, kind: type, key: str, partial: bool = False, trust: Trust = OWN) -> Config:
+def need(node: Any, kind: type, key: str, partial: bool = False) -> Config:
     """Return `node` if it describes an object of this kind, or with `partial` a `Partial` of it.
 
     Raises:
@@ -224,7 +233,7 @@ def need(node: Any, kind: type, key: str, partial: bool = False, trust: Trust = 
         raise ConfigError(
             f"{key}={shown(node)}: {wanted} is needed; {_choices(kind, key) or remedy}"
         )
-    if not issubclass(import_class(node["_target_"], key, trust), kind):
+    if not issubclass(import_class(node["_target_"], key), kind):
         known = _choices(kind, key)
         raise ConfigError(
             f"{key}._target_={node['_target_']!r}: {wanted} is needed" + (known and f"; {known}")
@@ -264,8 +273,9 @@ def from_yaml(text: str, name: str) -> Config:
     try:
         received_yaml.check(text)
         config = OmegaConf.to_container(OmegaConf.create(text))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no mapping")
+        return {str(key): value for key, value in config.items()}
     except Exception as error:
-        raise ConfigError(f"{name} is no readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{name} holds no mapping")
-    return {str(key): value for key, value in config.items()}
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{name} is no readable YAML: {reason}") from error

@@ -1,6 +1,6 @@
 """The run directory, which training writes and everything else only reads.
 
-    config.yaml  status.json  metrics.jsonl  result.json  bound.json  env.json  train.log
+    config.yaml  spec.json  status.json  metrics.jsonl  result.json  bound.json  env.json  train.log
     checkpoints/  pictures/  videos/  wandb/
 
 Only the standard library is needed, so that a report can be made where torch is not installed.
@@ -118,6 +118,11 @@ class RunDirectory(Layout):
         """Write the resolved configuration, given as YAML."""
         if self._may_write():
             write_atomically(self.config_path, text)
+
+    def write_spec(self, spec: Mapping[str, Any]) -> None:
+        """Write the shape and the kind of the images, without which the model cannot be built."""
+        if self._may_write():
+            write_atomically(self.spec_path, spec)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the final numbers; numbers that are not finite become null."""

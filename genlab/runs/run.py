@@ -24,6 +24,7 @@ class Layout:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
+        self.spec_path = self.path / "spec.json"
         self.status_path = self.path / "status.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.result_path = self.path / "result.json"
@@ -74,6 +75,11 @@ class Run(Layout):
         # The lock is also free if another process has the same pid by now.
         lock_is_free = was_locked(self.path) and not is_locked(self.path)
         return lock_is_free or not _is_alive(status.get("pid"))
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """The content of spec.json, or None."""
+        return read_json(self.spec_path, reading.RESULT)
 
     @property
     def result(self) -> dict[str, Any] | None:

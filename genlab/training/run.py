@@ -200,6 +200,7 @@ def run(cfg: DictConfig) -> Outcome:
         console.logged_to(directory.log_path) if is_first else contextlib.nullcontext(),
     ):
         directory.write_config(to_yaml(planned.config))
+        directory.write_spec(dataclasses.asdict(data.spec))
         directory.write_env(environment())
         directory.write_status("running")
         try:

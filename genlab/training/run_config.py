@@ -17,7 +17,6 @@ from torchmetrics import Metric
 
 from genlab.config.build import build
 from genlab.config.check import Config, check, coerce, need, resolve, unknown
-from genlab.config.trust import OWN, Trust
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.modules.base import GenerativeModule
@@ -31,17 +30,19 @@ TRAINING = {
 }
 
 
-def check_model(node: Any, trust: Trust = OWN) -> Config:
+def check_model(node: Any) -> Config:
     """Check the config of a model, without the keys about its training.
 
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
-    if not isinstance(node, dict):
-        return need(node, nn.Module, "model")
-    need(node, nn.Module, "model", trust=trust)
-    model = {name: value for name, value in node.items() if name not in TRAINING}
-    return need(check(model, "model", trust), nn.Module, "model", trust=trust)
+    model = without_training(need(node, nn.Module, "model"))
+    return need(check(model, "model"), nn.Module, "model")
+
+
+def without_training(node: Config) -> Config:
+    """Return the config of a model without the keys about its training."""
+    return {name: value for name, value in node.items() if name not in TRAINING}
 
 
 def build_model(node: Config, spec: ImageSpec) -> nn.Module:
@@ -50,8 +51,7 @@ def build_model(node: Config, spec: ImageSpec) -> nn.Module:
     Raises:
         ConfigError: the class of a key refuses a value.
     """
-    model = {name: value for name, value in node.items() if name not in TRAINING}
-    built: nn.Module = build(model, "model", spec=spec)
+    built: nn.Module = build(without_training(node), "model", spec=spec)
     return built
 
 

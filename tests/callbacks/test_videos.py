@@ -42,7 +42,7 @@ from genlab.media import pictures, videos
 from genlab.runs.directory import Run, find_runs
 from genlab.seeding import ImageNoise
 from genlab.tracking.record import RecordLogger
-from genlab.training.load import read_config
+from genlab.training.load import read_received
 from genlab.vae.model import VAE
 
 Pixels = npt.NDArray[np.uint8]
@@ -57,7 +57,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vae(sweep: Path) -> Path:
-    return next(path for path in runs(sweep) if read_config(path)["model"]["kl_weight"] == 0)
+    return next(path for path in runs(sweep) if read_received(path).model["kl_weight"] == 0)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from frames import psnr, unpadded
 from trained_media import SMALL_DDPM, SMALL_VAE, train_videos
+from trained_runs import load_with_data
 
 from genlab import cli
 from genlab.callbacks.base import first_images
@@ -20,7 +21,6 @@ from genlab.media import videos
 from genlab.report import collect
 from genlab.report.videos import compared
 from genlab.runs.directory import find_runs
-from genlab.training.load import load_with_data
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -52,7 +52,7 @@ def test_the_command_films_runs_side_by_side(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["--kind", "prior_walk,interpolation", "--seconds", 1, "--fps", 10, "--n", 2]
-    assert film(sweep, *asked, "--out", tmp_path / "a") == DONE
+    assert film(sweep, "data=mnist_mini", *asked, "--out", tmp_path / "a") == DONE
     assert str(tmp_path / "a" / "prior_walk.mp4") in capsys.readouterr().out
     found = videos.probe(tmp_path / "a" / "prior_walk.mp4")
     assert (found.frames, found.fps) == (10, 10)
@@ -89,19 +89,25 @@ def test_refusals(
     sweep: Path, ddpm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    no_frames = tmp_path / "run"
+    vae, no_frames = paths(sweep)[0], tmp_path / "run"
     shutil.copytree(ddpm, no_frames)
     shutil.rmtree(no_frames / "videos")
     cases: list[tuple[list[object], list[str]]] = [
         ([ddpm, "--kind", "walk"], ["--kind walk", "prior_walk"]),
         ([ddpm, "--kind", "interpolation"], ["--kind interpolation", "DDPM", "leave"]),
-        ([paths(sweep)[0], "--kind", "trajectory"], ["--kind trajectory", "VAE", "leave"]),
+        ([vae, "--kind", "trajectory"], ["--kind trajectory", "VAE", "leave"]),
         ([no_frames, "--kind", "training"], ["--kind training", "frames of two validations"]),
         ([ddpm, "--seconds", 0], ["--seconds=0", "above 0"]),
         ([ddpm, "--fps", 200], ["--fps=200", "at most 60"]),
         ([ddpm, "--n", 0], ["--n=0", "at least 1"]),
         ([ddpm, "--seed", -1], ["--seed=-1", "at least 0"]),
         ([tmp_path / "empty"], ["empty", "train some first"]),
+        ([vae, "--kind", "interpolation"], ["vae", "give data=NAME, of cifar10", "data.data_dir"]),
+        ([vae, "data=cifar10"], ["data=cifar10", "3 x 32 x 32", "cat", "1 x 28 x 28", "vae"]),
+        ([vae, "data=mnist_mini", "data.binarisation=static"], ["2 levels", "256 levels"]),
+        (["data=mnist_mini"], ["data=mnist_mini", "give a run directory"]),
+        ([vae, "data=nothing"], ["data=nothing", "mnist_mini"]),
+        ([vae, "--fps", 10, "data=mnist_mini", "data.x=1"], ["data.x", "no such key"]),
         ([tmp_path / "none"], ["none", "is not a directory"]),
     ]
     for arguments, words in cases:
@@ -109,3 +115,18 @@ def test_refusals(
         (line,) = capsys.readouterr().err.splitlines()
         assert all(word in line for word in words), line
     assert not (tmp_path / "out").exists()
+
+
+def test_without_data_what_needs_none_is_filmed(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vae = paths(sweep)[0]
+    small = ["--seconds", 0.2, "--fps", 5, "--n", 1]
+    assert film(vae, *small, "--out", tmp_path / "few") == DONE
+    assert "left out: " in (out := capsys.readouterr().out) and "give data=NAME" in out
+    made = {path.stem for path in (tmp_path / "few").iterdir()}
+    assert made == {"prior_walk", "training"}
+    # options may stand between the words
+    assert film(vae, *small, "data=mnist_mini", "--out", tmp_path / "all") == DONE
+    made = {path.stem for path in (tmp_path / "all").iterdir()}
+    assert made == {"interpolation", "traversal", "prior_walk", "training"}

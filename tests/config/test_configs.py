@@ -21,19 +21,21 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from trained_runs import load_with_data
 
 from genlab import seeding
 from genlab.config.build import build, takes
 from genlab.config.check import Config, check, coerce, from_yaml, need, to_yaml
 from genlab.config.compose import compose as compose_train
-from genlab.config.trust import import_class, received
+from genlab.config.trust import check_received
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, GenlabError
 from genlab.modules.base import GenerativeModule
+from genlab.protocols import ImageSpec
 from genlab.runs.identity import flatten, identity
 from genlab.training import run
-from genlab.training.load import load, load_with_data, read_config
-from genlab.training.run_config import TRAINING, RunConfig, build_model, check_model
+from genlab.training.load import load, read_received
+from genlab.training.run_config import TRAINING, RunConfig, build_model, without_training
 from genlab.vae.kl import KLConvention
 from genlab.vae.kl_schedules import Linear
 from genlab.vae.likelihoods import GaussianLikelihood, Likelihood
@@ -180,7 +182,7 @@ def test_every_experiment_trains(path: Path, tmp_path: Path) -> None:
     assert all(math.isfinite(value) for value in metrics.values())
     trained, data = load_with_data(outcome.path, "last")
     seeding.seed_everything(0)
-    fresh = build_model(read_config(outcome.path)["model"], data.spec)
+    fresh = build_model(read_received(outcome.path).model, data.spec)
     moved = [
         not torch.equal(a, b) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True)
     ]
@@ -387,7 +389,7 @@ FORBIDDEN = [
 def test_no_other_target_of_a_received_config_is_admitted(target: Any) -> None:
     node = {"_target_": target, "command": "exit", "args": "exit"}
     with pytest.raises(ConfigError, match=r"^k\._target_="):
-        check(node, "k", received())
+        check_received(node, nn.Module, "k")
 
 
 @pytest.mark.parametrize(
@@ -411,8 +413,9 @@ def test_a_planted_config_runs_nothing(tmp_path: Path, where: str) -> None:
         node = node.setdefault(key, {})
     node[last] = {"_target_": "os.system", "command": f"touch {tmp_path}/owned"}
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-    # of a run directory the model and the data are built, and nothing else is looked at
-    is_built = parents[:1] == ["model"] or parents[:1] == ["data"] or where == "model"
+    (tmp_path / "spec.json").write_text(json.dumps(dataclasses.asdict(ImageSpec(1, 28, 28))))
+    # of a run directory the model is built, and nothing else is looked at
+    is_built = where.startswith("model")
     place = rf"^{where.replace('/', '.')}\._target_='os.system'" if is_built else "last.ckpt"
     with pytest.raises(GenlabError, match=place):
         load(tmp_path, "last")
@@ -460,16 +463,17 @@ def test_a_received_config_may_name_packages_that_its_reader_trusts(
     spec = build(resolve()["data"]).spec
     likelihood = build_model(own, spec).likelihood
     assert isinstance(likelihood, GaussianLikelihood) and likelihood.scale == 20.0
+    received = without_training(own)
     with pytest.raises(ConfigError, match=r"^model\.likelihood\._target_=.*--trust PACKAGE"):
-        check_model(own, received())
-    admitted = received(["something_else", "genlab_lawful"])
-    assert check_model(own, admitted)["likelihood"] == own["likelihood"]
-    undeclared = {**own, "likelihood": {**own["likelihood"], "options": 1}}
+        check_received(received, nn.Module, "model")
+    packages = ["something_else", "genlab_lawful"]
+    check_received(received, nn.Module, "model", packages)
+    undeclared = {**received, "likelihood": {**received["likelihood"], "options": 1}}
     with pytest.raises(ConfigError, match=r"^model\.likelihood\.options=1: there is no such key"):
-        check_model(undeclared, admitted)
+        check_received(undeclared, nn.Module, "model", packages)
     # a class of genlab, under another name
-    borrowed = import_class("genlab_lawful.GaussianLikelihood", "k", admitted)
-    assert borrowed is GaussianLikelihood
+    borrowed = {"_target_": "genlab_lawful.GaussianLikelihood", "scale": 2}
+    check_received(borrowed, Likelihood, "k", packages)
     for name_ in ("os.system", "Path"):
-        with pytest.raises(ConfigError):
-            import_class(f"genlab_lawful.{name_}", "k", admitted)
+        with pytest.raises(ConfigError, match=r"^k\._target_="):
+            check_received({"_target_": f"genlab_lawful.{name_}"}, nn.Module, "k", packages)

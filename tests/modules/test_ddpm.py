@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from trained_runs import train_in
+from trained_runs import load_with_data, train_in
 
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.gaussian import GaussianData
@@ -36,7 +36,6 @@ from genlab.nets.unet import UNet
 from genlab.protocols import CanSample, HasBound, ImageSpec
 from genlab.runs.directory import Run, RunDirectory
 from genlab.seeding import Noise
-from genlab.training.load import load_with_data
 
 SPEC = ImageSpec(1, 4, 4, classes=("zero", "one", "two"))
 STD = 0.3

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trained_runs import train_in
+from trained_runs import load_with_data, train_in
 
 from genlab.diffusion.bound import prior_kl
 from genlab.diffusion.model import DDPM
 from genlab.runs.directory import Run
 from genlab.tensors import to_unit_interval
-from genlab.training.load import load_with_data
 from genlab.vae.model import VAE
 
 BASE = [

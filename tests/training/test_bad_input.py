@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trained_runs import load_with_data
 
 from genlab import cli
 from genlab.config.compose import compose
@@ -29,7 +30,6 @@ from genlab.data.sources import CIFAR10, MNIST
 from genlab.errors import REFUSED, ConfigError, DataError, GenlabError, RunDirectoryError
 from genlab.runs.directory import Run
 from genlab.training import run
-from genlab.training.load import load_with_data
 from genlab.training.weights import read
 
 ROOT = Path(__file__).parents[2]
@@ -448,7 +448,7 @@ def test_one_refused_job_of_a_multirun_leaves_the_others_whole(tmp_path: Path) -
     assert done.stderr.count("error: model.kl_weight=-1") == 1
     (trained,) = (p for p in (tmp_path / "runs/two").iterdir() if p.is_dir())
     assert Run(trained).is_completed
-    assert load_with_data(trained)[0].kl_penalty.weight.quoted == 1.0  # type: ignore[union-attr]
+    assert load_with_data(trained)[0].kl_penalty.weight.quoted == 1.0
     table = done.stdout[done.stdout.rindex("--- job 1") :]
     assert "neg_elbo" in table and trained.name in table
     assert "refused: model.kl_weight=-1" in table

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
-from trained_runs import train_in
+from trained_runs import load_with_data, train_in
 
 from genlab.errors import TrainingError
 from genlab.runs.directory import Run, find_runs
 from genlab.seeding import BatchNoise
 from genlab.tensors import to_unit_interval
-from genlab.training.load import load_with_data
 from genlab.vae.model import VAE
 
 TINY = [

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from trained_runs import load_with_data
 
 from genlab.config.build import build
 from genlab.config.check import resolve
 from genlab.config.compose import compose
 from genlab.training import run
-from genlab.training.load import load_with_data
 from genlab.vae.forecast import water_filling
 from genlab.vae.posterior import DiagonalGaussian
 from genlab.vae.spectrum import spectrum
