@@ -101,7 +101,7 @@ class Plan:
         return max(1, count) * int(trainer.get("num_nodes") or 1)
 
 
-def plan(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
+def plan(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
     """Check a composed config, and find its run directory.
 
     Raises:
