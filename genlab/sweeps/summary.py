@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from genlab.config import hydra_job
 from genlab.config.secrets import refuse_secrets
 from genlab.errors import DONE, TRAINING_FAILED
 from genlab.runs.locks import make_folder
@@ -22,9 +23,6 @@ from genlab.training.outcome import Outcome
 
 if TYPE_CHECKING:
     from genlab.report import Record
-
-#: Launchers whose workers do not pass the outcomes of their jobs on to this callback.
-_TELLS_NO_OUTCOME = tuple(f"hydra_plugins.hydra_{name}_" for name in ("joblib", "submitit", "ray"))
 
 
 class SweepSummary(Callback):
@@ -59,7 +57,7 @@ class SweepSummary(Callback):
         if _is_dry(config):
             return
         directory = Path(str(config.hydra.sweep.dir))
-        tells = not str(config.hydra.launcher._target_).startswith(_TELLS_NO_OUTCOME)
+        tells = hydra_job.returns_outcomes(str(config.hydra.launcher._target_))
         with terminal.ending(), interrupts.raised():
             if not compare(directory, self.outcomes if tells else None):
                 sys.exit(TRAINING_FAILED)

@@ -77,7 +77,10 @@ def train(cfg: DictConfig) -> Outcome:
         print_error(message)
         if not hydra_job.is_multirun():
             sys.exit(code)
-        return Outcome(code, path=getattr(error, "run_directory", None), message=message)
+        path = getattr(error, "run_directory", None)
+        if path is None and hydra_job.must_raise_refusals():
+            raise
+        return Outcome(code, path=path, message=message)
 
 
 @dataclasses.dataclass(frozen=True)
