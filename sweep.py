@@ -12,7 +12,7 @@ Completed jobs are not run again; interrupted ones are resumed.
 import sys
 from typing import Any
 
-from genlab.training import terminal
+from genlab.training import interrupts
 
 
 def main(cfg: Any) -> Any:
@@ -35,4 +35,8 @@ def start() -> None:
 
 
 if __name__ == "__main__":
+    interrupts.end_at_once()  # a signal may come while the rest is imported
+
+    from genlab.training import terminal
+
     terminal.command_line(start)

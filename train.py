@@ -11,7 +11,7 @@ A completed run that is started again returns its result; an interrupted one is 
 
 from typing import Any
 
-from genlab.training import terminal
+from genlab.training import interrupts
 
 
 def main(cfg: Any) -> Any:
@@ -32,4 +32,8 @@ def start() -> None:
 
 
 if __name__ == "__main__":
+    interrupts.end_at_once()  # a signal may come while the rest is imported
+
+    from genlab.training import terminal
+
     terminal.command_line(start)

@@ -71,10 +71,8 @@ def import_from_here() -> None:
 def command_line(main: Callable[[], Any]) -> None:
     """Run a Hydra main function; whatever ends it has one sentence and its exit code.
 
-    Nothing large is imported before, so that a signal or a missing resource meets this from the
-    first import on.
+    Nothing large is imported before, so that a lack of files or memory meets this.
     """
-    interrupts.end_at_once()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
     make_patient()
     import_from_here()

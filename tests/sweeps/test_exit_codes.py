@@ -226,8 +226,8 @@ def test_a_secret_in_a_file_is_refused_too(tmp_path: Path, mode: list[str]) -> N
     (tmp_path / "conf" / "logger").mkdir(parents=True)
     text = f"comet:\n  _target_: lightning.pytorch.loggers.CSVLogger\n  api_key: {SECRET}\n"
     (tmp_path / "conf" / "logger" / "comet.yaml").write_text(text)
-    chosen = ["--config-dir", str(tmp_path / "conf"), *QUICK, "logger=comet"]
-    done = command("train.py", *mode, *chosen, f"runs_dir={tmp_path / 'runs'}")
+    chosen = ["--config-dir", str(tmp_path / "conf"), *mode, *QUICK, "logger=comet"]
+    done = command("train.py", *chosen, f"runs_dir={tmp_path / 'runs'}")
     assert_one_sentence(done, "logger.comet.api_key: a secret is no setting")
     assert SECRET not in done.stdout + done.stderr
     assert not (tmp_path / "runs").exists()
