@@ -262,9 +262,7 @@ def test_a_full_disk_for_the_cache_is_told_as_full(root, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folder_module, "_write_header", fail)
-    with pytest.raises(
-        DataError, match=r"No space left on device\): make room, or set data.source"
-    ):
+    with pytest.raises(DataError, match=r"No space left on device\): make room, or set"):
         source(root).prepare(Path())
 
 
