@@ -20,6 +20,7 @@ from genlab.sweeps import freeze
 from genlab.sweeps.naming import announce
 from genlab.sweeps.request import request, title
 from genlab.sweeps.study import Study, StudyJob
+from genlab.training import interrupts
 
 #: This launcher checks and freezes the jobs itself.
 _PROCESS = "hydra_plugins.genlab."
@@ -52,7 +53,8 @@ class Conductor:
             jobs = study.jobs()
             loader, said = self.context.config_loader, [job.overrides() for job in jobs]
             composed = freeze.resolved_jobs(loader, self.config, overrides, said)
-            print_plan(study, jobs, composed, self.slots)
+            with interrupts.raised():  # the measured steps have a temporary directory
+                print_plan(study, jobs, composed, self.slots)
             return []
         _remember_what_was_typed()
         announce(str(self.config.group), study.swept)
