@@ -10,19 +10,12 @@ Completed jobs are not run again; interrupted ones are resumed.
 """
 
 import sys
+from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-import genlab.sweeps  # noqa: F401  (names what a multirun is called)
-from genlab.config import compose
-from genlab.sweeps import request
-from genlab.training import terminal
-from genlab.training.outcome import Outcome
+from genlab.training import interrupts
 
 
-@hydra.main(version_base="1.3", config_path=str(compose.directory()), config_name="sweep")
-def main(cfg: DictConfig) -> Outcome:
+def main(cfg: Any) -> Any:
     """Run one job of a study."""
     from genlab.training import run  # here, since --help and launchers do not need torch
 
@@ -31,9 +24,19 @@ def main(cfg: DictConfig) -> Outcome:
 
 def start() -> None:
     """Add the overrides of the named study to the command line, and run Hydra."""
+    import hydra
+
+    import genlab.sweeps  # noqa: F401  (names what a multirun is called)
+    from genlab.config import compose
+    from genlab.sweeps import request
+
     sys.argv[1:] = request.expand(sys.argv[1:])
-    main()
+    hydra.main(str(compose.directory()), "sweep", "1.3")(main)()
 
 
 if __name__ == "__main__":
+    interrupts.end_at_once()  # a signal may come while the rest is imported
+
+    from genlab.training import terminal
+
     terminal.command_line(start)

@@ -9,22 +9,31 @@
 A completed run that is started again returns its result; an interrupted one is resumed.
 """
 
-import hydra
-from omegaconf import DictConfig
+from typing import Any
 
-import genlab.sweeps  # noqa: F401  (names what a multirun is called)
-from genlab.config import compose
-from genlab.training import terminal
-from genlab.training.outcome import Outcome
+from genlab.training import interrupts
 
 
-@hydra.main(version_base="1.3", config_path=str(compose.directory()), config_name="train")
-def main(cfg: DictConfig) -> Outcome:
+def main(cfg: Any) -> Any:
     """Train one run, or return its result."""
     from genlab.training import run  # here, since --help and launchers do not need torch
 
     return run.train(cfg)
 
 
+def start() -> None:
+    """Run Hydra, whose import comes when signals and errors are attended to."""
+    import hydra
+
+    import genlab.sweeps  # noqa: F401  (names what a multirun is called)
+    from genlab.config import compose
+
+    hydra.main(str(compose.directory()), "train", "1.3")(main)()
+
+
 if __name__ == "__main__":
-    terminal.command_line(main)
+    interrupts.end_at_once()  # a signal may come while the rest is imported
+
+    from genlab.training import terminal
+
+    terminal.command_line(start)

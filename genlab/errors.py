@@ -7,6 +7,7 @@ begins with the name of its own parameter, and `genlab.config.build` puts the ke
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Container, Iterator
@@ -14,6 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 DONE, TRAINING_FAILED, REFUSED, INTERRUPTED, PREEMPTED = 0, 1, 2, 130, 143
+
+
+#: Errors of the system that mean a lack of room.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class GenlabError(Exception):
@@ -44,6 +49,11 @@ class TrainingError(GenlabError):
     """Training itself failed, for instance by a loss that is not finite."""
 
     exit_code = TRAINING_FAILED
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a write failed for lack of room, and not of permission."""
+    return error.errno in _NO_ROOM
 
 
 def number(

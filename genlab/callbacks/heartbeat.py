@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 
 from genlab.runs.directory import RunDirectory
 
 
 class Heartbeat(pl.Callback):
-    """Writes the total number of steps before the first, and a heartbeat after each validation."""
+    """Writes the total number of steps before the first, and a heartbeat after each validation.
+
+    Before each of them, and before each checkpoint, it checks that the directory is in its place.
+    """
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
@@ -19,3 +24,8 @@ class Heartbeat(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.directory.heartbeat(trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.directory.check_place()

@@ -39,10 +39,12 @@ def resolve(cfg: DictConfig) -> Config:
             cannot be resolved.
     """
     try:
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise ConfigError(f"no value for {', '.join(missing)}: give one on the command line")
-        config = OmegaConf.to_container(cfg, resolve=True)
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        with contextlib.suppress(OmegaConfBaseException):  # another reference may be wrong as well
+            if missing := sorted(OmegaConf.missing_keys(cfg)):
+                told = f"no value for {', '.join(missing)}: give one on the command line"
+                raise ConfigError(told) from error
         raise ConfigError(" ".join(str(error).split())) from error
     if not isinstance(config, dict):
         raise ConfigError(f"the configuration is a {type(config).__name__}: a mapping is needed")

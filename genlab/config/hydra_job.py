@@ -5,6 +5,8 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+_TELL_THE_SWEEPER = tuple(f"hydra_plugins.hydra_{name}_" for name in ("joblib", "submitit", "ray"))
+
 
 def is_multirun() -> bool:
     """Return True if this is a job of a multirun."""
@@ -14,6 +16,19 @@ def is_multirun() -> bool:
 def is_first() -> bool:
     """Return True if this is the first job of its multirun, or a single run."""
     return not (is_multirun() and HydraConfig.get().job.num > 0)
+
+
+def returns_outcomes(launcher: str) -> bool:
+    """Return whether a launcher, given its class, tells callbacks how the jobs ended.
+
+    Those of Hydra's plugins run callbacks in their workers, and tell only the sweeper.
+    """
+    return not launcher.startswith(_TELL_THE_SWEEPER)
+
+
+def must_raise_refusals() -> bool:
+    """Return whether a job that left no run directory can only be told by an exception."""
+    return is_multirun() and not returns_outcomes(str(HydraConfig.get().launcher._target_))
 
 
 def overrides() -> list[str]:

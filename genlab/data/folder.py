@@ -21,7 +21,7 @@ import numpy.typing as npt
 from genlab.data.base import Images, ImageSource, SourceSplit
 from genlab.data.download import exclusive
 from genlab.data.progress import progress
-from genlab.errors import DataError, whole
+from genlab.errors import DataError, is_full, whole
 from genlab.protocols import ImageSpec
 from genlab.runs.reading import open_regular
 from genlab.seeding import numpy_generator
@@ -114,6 +114,8 @@ class ImageFolder(ImageSource):
         if not cache.is_dir():
             with exclusive(cache.parent):
                 if not cache.is_dir():
+                    for debris in cache.parent.glob(".*"):  # of a process that was killed
+                        shutil.rmtree(debris, ignore_errors=True)
                     self._decode_all(splits, cache)
         return cache
 
@@ -167,7 +169,13 @@ class ImageFolder(ImageSource):
         )
         for split, files in splits.items():
             for path, label in files:
-                stat = path.stat()
+                try:
+                    stat = path.stat()
+                except OSError as error:
+                    raise DataError(
+                        f"{path} cannot be read ({_reason(error)}): leave the images alone while "
+                        "they are read, and start again"
+                    ) from error
                 digest.update(
                     os.fsencode(f"{split} {path} {label} {stat.st_size} {stat.st_mtime_ns}\n")
                 )
@@ -195,8 +203,10 @@ class ImageFolder(ImageSource):
             temporary.chmod(0o755)
             temporary.replace(cache)
         except OSError as error:
+            remedy = "make room, or set" if is_full(error) else "set"
             raise DataError(
-                f"the cache {cache} cannot be written ({error.strerror}): set data.source.cache_dir"
+                f"the cache {cache} cannot be written ({error.strerror}): {remedy} "
+                "data.source.cache_dir"
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -227,8 +237,6 @@ class ImageFolder(ImageSource):
         """Return the pixels (C, H, W), or a description of the error."""
         from PIL import Image, ImageOps
 
-        if file.path.stat().st_size == 0:
-            return "it is empty"
         try:
             # the formats that Pillow decodes itself: it gives EPS, under any name, to Ghostscript
             with (
@@ -251,7 +259,7 @@ class ImageFolder(ImageSource):
                     image = image.resize(size, Image.Resampling.LANCZOS)
         # Pillow's decoders raise many kinds of exceptions on a damaged file.
         except Exception as error:
-            return str(error) or type(error).__name__
+            return _reason(error)
         pixels = np.asarray(image, dtype=np.uint8)
         return pixels[None] if self._channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -265,6 +273,12 @@ def _warnings_of_pillow() -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it was removed meanwhile"
+    return str(error) or type(error).__name__
 
 
 def _subfolders(folder: Path) -> list[str]:

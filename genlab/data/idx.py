@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genlab.data.base import Images, ImageSource, SourceSplit
-from genlab.data.download import fetch
+from genlab.data.download import MOST_BYTES, fetch
 from genlab.errors import DataError
 from genlab.protocols import ImageSpec
 from genlab.runs.files import replacing
@@ -177,6 +177,8 @@ def _unpack(part: Path, target: Path, sha256: str) -> None:
     try:
         with gzip.open(part) as packed, replacing(target) as out:
             while block := packed.read(1 << 20):
+                if packed.tell() > MOST_BYTES:
+                    raise DataError(f"its uncompressed content has more than {MOST_BYTES:,} bytes")
                 digest.update(block)
                 out.write(block)
             if digest.hexdigest() != sha256:

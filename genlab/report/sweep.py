@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from genlab.errors import RunDirectoryError
+from genlab.errors import RunDirectoryError, is_full
 from genlab.media import pictures
 from genlab.report.answer import answer
 from genlab.report.collect import Record, swept_keys
@@ -78,9 +78,9 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
         write_atomically(csv, table.to_csv())
         write_atomically(summary, "\n\n".join(parts) + "\n")
     except OSError as error:
+        remedy = "make room there" if is_full(error) else "make that directory writable"
         raise RunDirectoryError(
-            f"the comparison cannot be written to {directory} ({error.strerror}): make that "
-            f"directory writable"
+            f"the comparison cannot be written to {directory} ({error.strerror}): {remedy}"
         ) from error
     others = ["by_point.csv"] if has_replicates(points) else []
     others += [name for names, _ in drawn for name in names]

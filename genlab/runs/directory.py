@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
-from genlab.errors import RunDirectoryError
+from genlab.errors import RunDirectoryError, TrainingError
 from genlab.runs.files import finite, refuse_links, write_atomically
 from genlab.runs.locks import Lock, holder, is_locked
 from genlab.runs.run import Layout, Run, find_runs, parse_metrics, read_metrics
@@ -109,9 +109,22 @@ class RunDirectory(Layout):
     ) -> None:
         self.close()
 
+    def check_place(self) -> None:
+        """Check that the opened directory is still the one at its path.
+
+        Raises:
+            TrainingError: it was moved, removed or replaced; more files would go elsewhere.
+        """
+        if self.writes and self._lock.is_held and not self._lock.is_in_place:
+            raise TrainingError(
+                f"{self.path} was moved or removed during the run, which has stopped: move it back "
+                "and the same command goes on from its last checkpoint"
+            )
+
     def _may_write(self) -> bool:
         if self.writes and not self._lock.is_held:
             raise RunDirectoryError(f"{self.path} is not open for writing: call open() first")
+        self.check_place()
         return self.writes
 
     def write_config(self, text: str) -> None:
@@ -157,7 +170,12 @@ class RunDirectory(Layout):
         self._beat()
 
     def heartbeat(self, step: int | None = None) -> None:
-        """Record that the run is alive, and its step; cheap enough to be called at every step."""
+        """Record that the run is alive, and its step; cheap enough to be called at every step.
+
+        Raises:
+            TrainingError: see `check_place`.
+        """
+        self.check_place()
         if time.monotonic() - self._last_beat < self.heartbeat_seconds:
             return
         if self._status.get("state") == "running":

@@ -11,7 +11,7 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-from genlab.errors import RunDirectoryError
+from genlab.errors import RunDirectoryError, is_full
 from genlab.runs.reading import LOCK, descriptor_of_regular, open_regular, read_bytes
 
 _FILE = ".lock"
@@ -38,16 +38,12 @@ class Lock:
         Raises:
             RunDirectoryError: it cannot be written, or another process has it.
         """
+        make_folder(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             # regular alone, since a link could empty any file
             descriptor = descriptor_of_regular(self.folder / _FILE, os.O_RDWR | os.O_CREAT)
-        except (OSError, RunDirectoryError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise RunDirectoryError(
-                f"{self.folder} cannot be written ({reason}): make it writable for user id "
-                f"{os.geteuid()}, or set runs_dir to a place that is"
-            ) from error
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
         try:
             self._take(descriptor, remedy)
         except BaseException:
@@ -77,12 +73,44 @@ class Lock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Return whether the held lock is still that of the folder at this path."""
+        if self._descriptor is None:
+            return False
+        try:
+            there = (self.folder / _FILE).stat()
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._descriptor))
+
     def close(self) -> None:
         """Release the lock."""
         _held.discard(self)
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for runs if needed.
+
+    Raises:
+        RunDirectoryError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> RunDirectoryError:
+    remedy = (
+        "make room, or set runs_dir to where there is some"
+        if is_full(error)
+        else f"make it writable for user id {os.geteuid()}, or set runs_dir to a place that is"
+    )
+    return RunDirectoryError(f"{folder} cannot be written ({error.strerror}): {remedy}")
 
 
 def holder(folder: Path) -> str:

@@ -16,10 +16,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.runs.manifest import Job, Manifest
-from genlab.sweeps.freeze import code_state
+from genlab.sweeps import freeze
 from genlab.sweeps.naming import announce
 from genlab.sweeps.request import request, title
 from genlab.sweeps.study import Study, StudyJob
+from genlab.training import interrupts
 
 #: This launcher checks and freezes the jobs itself.
 _PROCESS = "hydra_plugins.genlab."
@@ -50,7 +51,10 @@ class Conductor:
             from genlab.sweeps.cost import print_plan
 
             jobs = study.jobs()
-            print_plan(study, jobs, self._composed(overrides, jobs), self.slots)
+            loader, said = self.context.config_loader, [job.overrides() for job in jobs]
+            composed = freeze.resolved_jobs(loader, self.config, overrides, said)
+            with interrupts.raised():  # the measured steps have a temporary directory
+                print_plan(study, jobs, composed, self.slots)
             return []
         _remember_what_was_typed()
         announce(str(self.config.group), study.swept)
@@ -102,16 +106,14 @@ class Conductor:
             _ = returned.return_value  # raises the exception of an unexpected failure
         return list(returns)
 
-    def _composed(self, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> list[DictConfig]:
-        load = self.context.config_loader.load_sweep_config
-        return [load(self.config, [*overrides, *job.overrides()]) for job in jobs]
-
     def _freeze(self, study: Study, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> None:
         """Check all jobs and write the manifest, for launchers that do neither."""
         from genlab.sweeps.cost import planned
 
+        load = self.context.config_loader.load_sweep_config
         frozen = []
-        for job, cfg in zip(jobs, self._composed(overrides, jobs), strict=True):
+        for job in jobs:
+            cfg = load(self.config, [*overrides, *job.overrides()])
             plan, container = planned(cfg), OmegaConf.to_container(cfg, enum_to_str=True)
             assert isinstance(container, dict)
             config = {str(key): value for key, value in container.items()}
@@ -123,7 +125,7 @@ class Conductor:
             jobs=tuple(frozen),
             question=study.question,
             command=tuple(sys.argv),
-            code=code_state(),
+            code=freeze.code_state(),
         )
         manifest.after(Manifest.read(self.directory)).write(self.directory)
 

@@ -27,7 +27,8 @@ from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.runs.directory import Run, find_runs
 from genlab.runs.points import point_text
-from genlab.sweeps.study import Study, StudyJob
+from genlab.sweeps.freeze import Composed
+from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import run
 
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
@@ -95,8 +96,23 @@ def _limited(batches: int, limit: float | None) -> int:
     return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
 
 
+def plans(jobs: Sequence[StudyJob], composed: Sequence[Composed]) -> list[run.Plan]:
+    """Check every job; build one model for each point, since its replicates differ in the seed.
+
+    Raises:
+        ConfigError: a job would refuse its config.
+    """
+    found = [run.plan(config, overrides) for config, overrides in composed]
+    points: list[Point] = []
+    for job, plan in zip(jobs, found, strict=True):
+        if job.point not in points:
+            points.append(job.point)
+            run.assemble(plan)
+    return found
+
+
 def print_plan(
-    study: Study, jobs: Sequence[StudyJob], composed: Sequence[DictConfig], slots: int
+    study: Study, jobs: Sequence[StudyJob], composed: Sequence[Composed], slots: int
 ) -> None:
     """Print the table of a study's jobs, and the estimate of their cost.
 
@@ -113,18 +129,18 @@ def print_plan(
         )
     elif study.question:
         console.print(f"{study.name}: {study.question}", markup=False)
-    plans = [planned(cfg) for cfg in composed]
+    planned_jobs = plans(jobs, composed)
     data: dict[str, ImageData] = {}
     paces: dict[str, Pace] = {}
-    runs = list(_completed(Path(plans[0].config["runs_dir"])))
+    runs = list(_completed(Path(planned_jobs[0].config["runs_dir"])))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("point", "seed", "state", "steps", "time", "run directory"):
         table.add_column(heading, justify="right" if heading in ("steps", "time") else "left")
     seconds = steps = images = 0.0
-    for job, plan in zip(jobs, plans, strict=True):
+    for job, plan in zip(jobs, planned_jobs, strict=True):
         config = plan.config
         state, done = _state(plan.path)
-        key = json.dumps(config["data"], sort_keys=True)
+        key = json.dumps({**config["data"], "seed": None}, sort_keys=True)  # for its sizes
         if key not in data:
             data[key], _ = run.assemble(plan)
             data[key].prepare_data()

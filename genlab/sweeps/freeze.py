@@ -5,18 +5,23 @@ Hydra would compose each job from the files as they are when that job starts.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import filter_overrides
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from genlab.config import compose as composition
+from genlab.config.check import Config, resolve
 from genlab.training.environment import git_commit
 
 #: Keys of Hydra's part of a config that are long and that a job does not use.
@@ -41,6 +46,52 @@ def compose_job(
     for key in _LEFT_OUT:
         container["hydra"].pop(key, None)
     return {str(key): value for key, value in container.items()}
+
+
+class Composed(NamedTuple):
+    """The resolved config of a job, without Hydra's part, and the overrides that it came from."""
+
+    config: Config
+    overrides: list[str]
+
+
+def resolved_jobs(
+    loader: ConfigLoader,
+    config: DictConfig,
+    common: Sequence[str],
+    jobs: Sequence[Sequence[str]],
+) -> list[Composed]:
+    """Compose each job from the `common` overrides and its own, and resolve its references.
+
+    Hydra, which takes 0.2 s of CPU, composes once for each choice of config files; in jobs that
+    differ only in values, the values are set in what it composed.
+    """
+    parser = OverridesParser.create()
+    is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    found = []
+    for said in jobs:
+        overrides = [*common, *said]
+        parsed = parser.parse_overrides(list(said))
+        replaced = [o for o in parsed if _is_value(o) and not is_group(o.key_or_group)]
+        values = {o.key_or_group: o.value() for o in replaced}
+        kind = tuple(str(o.key_or_group if o in replaced else o.input_line) for o in parsed)
+        try:
+            for key, value in values.items() if kind in bases else ():
+                OmegaConf.update(bases[kind], key, value)
+        except OmegaConfBaseException:
+            del bases[kind]  # Hydra composes this job by itself, and says what is wrong with it
+        if kind not in bases:
+            cfg = loader.load_sweep_config(config, overrides)
+            bases[kind] = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        found.append(Composed(resolve(bases[kind]), list(filter_overrides(overrides))))
+    return found
+
+
+def _is_value(override: Override) -> bool:
+    """Return whether an override replaces a value, rather than adding, removing or merging one."""
+    changes_keys = override.is_add() or override.is_force_add() or override.is_delete()
+    return not changes_keys and not isinstance(override.value(), Mapping)
 
 
 def differing(jobs: Sequence[Sequence[str]]) -> list[str]:

@@ -30,6 +30,7 @@ from genlab.errors import REFUSED, GenlabError, RunDirectoryError
 from genlab.runs.files import sha256
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import point_of
+from genlab.training import interrupts
 from genlab.training.terminal import command_line
 
 #: Where the launcher tells a job's further processes which manifest they belong to.
@@ -180,4 +181,5 @@ def run_job(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    interrupts.end_at_once()
     command_line(lambda: sys.exit(run_job(sys.argv[1:])))

@@ -77,10 +77,13 @@ class RunProgress:
         self._first = self._first or self._last
 
     def _read_metrics(self, path: Path) -> None:
-        with path.open("rb") as file:
-            start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
-            file.seek(start)
-            lines = file.read().split(b"\n")
+        try:
+            with path.open("rb") as file:
+                start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
+                file.seek(start)
+                lines = file.read().split(b"\n")
+        except OSError:
+            return  # moved or removed meanwhile, which the run itself will notice
         for line in lines[1 if start else 0 : -1]:
             try:
                 row = json.loads(line)

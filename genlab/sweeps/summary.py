@@ -6,33 +6,43 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from genlab.config import hydra_job
+from genlab.config.secrets import refuse_secrets
 from genlab.errors import DONE, TRAINING_FAILED
+from genlab.runs.locks import make_folder
 from genlab.runs.manifest import Manifest
 from genlab.sweeps.naming import announce, group_name, multirun_keys
+from genlab.training import interrupts, terminal
 from genlab.training.outcome import Outcome
 
-#: Launchers whose workers do not pass the outcomes of their jobs on to this callback.
-_TELLS_NO_OUTCOME = tuple(f"hydra_plugins.hydra_{name}_" for name in ("joblib", "submitit", "ray"))
+if TYPE_CHECKING:
+    from genlab.report import Record
 
 
 class SweepSummary(Callback):
     """Names a multirun before its first job, and compares its runs after the last.
 
-    The name is passed in the environment, since jobs may be other processes.
+    The name is passed in the environment, since jobs may be other processes. Hydra would turn an
+    exception of a callback into a warning, and end with exit code 0: so whatever is raised here
+    ends the process, with its sentence and exit code.
     """
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        overrides = list(config.hydra.overrides.task)
-        announce(group_name(overrides), multirun_keys(overrides))
+        with terminal.ending():
+            refuse_secrets(OmegaConf.to_container(config, resolve=False))
+            overrides = list(config.hydra.overrides.task)
+            announce(group_name(overrides), multirun_keys(overrides))
+            if not _is_dry(config):
+                make_folder(Path(str(config.hydra.sweep.dir)))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "hydra.job.num") is not None:
@@ -47,9 +57,10 @@ class SweepSummary(Callback):
         if _is_dry(config):
             return
         directory = Path(str(config.hydra.sweep.dir))
-        tells = not str(config.hydra.launcher._target_).startswith(_TELLS_NO_OUTCOME)
-        if not compare(directory, self.outcomes if tells else None):
-            sys.exit(TRAINING_FAILED)
+        tells = hydra_job.returns_outcomes(str(config.hydra.launcher._target_))
+        with terminal.ending(), interrupts.raised():
+            if not compare(directory, self.outcomes if tells else None):
+                sys.exit(TRAINING_FAILED)
 
 
 def compare(directory: Path, outcomes: Sequence[Outcome] | None) -> bool:
@@ -58,24 +69,32 @@ def compare(directory: Path, outcomes: Sequence[Outcome] | None) -> bool:
     If the directory has a manifest, or the outcomes are unknown (None), every run in the directory
     belongs to the sweep. Returns whether every run was completed.
     """
+    told = outcomes or ()
+    failed = [outcome for outcome in told if outcome.exit_code != DONE]
+    try:
+        records = _compared(directory, outcomes)
+    finally:
+        for outcome in failed:
+            if outcome.path is None:
+                print(f"refused: {outcome.message}")
+        if any(outcome.path is not None for outcome in failed):
+            print("the same command again does only what is missing", flush=True)
+    if outcomes is not None:
+        return not failed
+    return bool(records) and all(record.state == "completed" for record in records)
+
+
+def _compared(directory: Path, outcomes: Sequence[Outcome] | None) -> list[Record]:
     from genlab.report import collect, print_sweep
 
-    told = outcomes or ()
     is_whole = outcomes is None or Manifest.read(directory) is not None
-    records = collect(directory if is_whole else [o.path for o in told if o.path is not None])
+    told = [outcome.path for outcome in outcomes or () if outcome.path is not None]
+    records = collect(directory if is_whole else told)
     if records:
         print()
         print_sweep(records, directory)
         _say_how_to_send([record.path for record in records], directory)
-    failed = [outcome for outcome in told if outcome.exit_code != DONE]
-    for outcome in failed:
-        if outcome.path is None:
-            print(f"refused: {outcome.message}")
-    if any(outcome.path is not None for outcome in failed):
-        print("the same command again does only what is missing", flush=True)
-    return not failed and (
-        outcomes is not None or all(record.state == "completed" for record in records)
-    )
+    return records
 
 
 def _is_dry(config: DictConfig) -> bool:

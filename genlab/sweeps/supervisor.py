@@ -263,7 +263,7 @@ class Supervisor:
         stopped = code in (INTERRUPTED, PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
         if stopped or (self.stop.signum and code == -signal.SIGKILL):
             name = signal.Signals(-code if code < 0 else code - 128).name
-            record_end(task.path, "preempted", message=name)
+            _record(task.path, "preempted", message=name)
             return "preempted", f"it was stopped by {name}"
         kind, reason = "Exited", f"its process ended with code {code} before the run was completed"
         if killed is not None:
@@ -272,7 +272,7 @@ class Supervisor:
             kind, reason = "Killed", f"its process was killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL and task.processes == 1:
                 reason += ", as the system does when memory runs out"
-        record_end(task.path, "failed", type=kind, message=reason)
+        _record(task.path, "failed", type=kind, message=reason)
         return "failed", task.last_error() or reason if code > 0 else reason
 
     def _limit_memory(self) -> None:
@@ -304,6 +304,12 @@ class Supervisor:
         if self.stop.at_once or self.stop.seconds > self.limits.grace_seconds:
             for task in self.running:
                 _kill(task)
+
+
+def _record(path: Path, state: str, **details: str) -> None:
+    """Record how a run ended, where there is room; the sweep tells it in any case."""
+    with contextlib.suppress(OSError, RunDirectoryError):
+        record_end(path, state, **details)
 
 
 def _kill(task: Task) -> None:

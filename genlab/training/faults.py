@@ -1,4 +1,4 @@
-"""Explain a lack of memory or disk space in one sentence, with a remedy."""
+"""Explain a lack of memory, disk space or processes in one sentence, with a remedy."""
 
 from __future__ import annotations
 
@@ -7,13 +7,30 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from genlab.errors import GenlabError, TrainingError
+from genlab.errors import GenlabError, TrainingError, is_full
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (errno.EROFS, errno.EIO)
 # torch reports most of these only as text: its CPU allocator, CUDA, cuDNN, cuBLAS.
 _NO_MEMORY = re.compile(
     r"can't allocate memory|CUDA out of memory|CUDA error: out of memory|STATUS_ALLOC_FAILED"
+)
+#: Limits of the system on a process: what it lacks, the text that tells it, and the remedy.
+_LIMITS = (
+    (
+        "no more files can be opened",
+        "Too many open files",
+        "raise the limit with `ulimit -n`, to 1024 or more",
+    ),
+    (
+        "no more processes or threads can be started",
+        "Resource temporarily unavailable",
+        "raise the limit with `ulimit -u`, or set OMP_NUM_THREADS=1 and data.num_workers=0",
+    ),
+    (
+        "no more processes or threads can be started",
+        "can't start new thread",
+        "raise the limit with `ulimit -u`, or set OMP_NUM_THREADS=1 and data.num_workers=0",
+    ),
 )
 _ASKED_FOR = re.compile(r"allocate ([\d.]+) (\w+)")
 
@@ -43,17 +60,20 @@ def explanation(error: BaseException) -> str | None:
 
 
 def _explanation(error: BaseException) -> str | None:
-    if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_UNWRITABLE):
+    if isinstance(error, OSError) and (is_full(error) or error.errno in _UNWRITABLE):
         at = f" at {error.filename}" if error.filename else ""
         remedy = (
             "make room, or move runs_dir to where there is some"
-            if error.errno in _NO_ROOM
+            if is_full(error)
             else "make the disk of runs_dir writable"
         )
         return (
             f"nothing more can be written{at} ({error.strerror}): {remedy}; what was written is "
             "whole, and the same command goes on from the last checkpoint"
         )
+    for what, text, remedy in _LIMITS:
+        if isinstance(error, OSError | ImportError | RuntimeError) and text in str(error):
+            return f"{what} ({text}): {remedy}"
     kinds = {kind.__name__ for kind in type(error).__mro__}  # of torch, which is not imported here
     lacks_memory = (
         {"MemoryError", "OutOfMemoryError"} & kinds

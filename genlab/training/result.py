@@ -16,7 +16,7 @@ from genlab.modules.base import GenerativeModule
 from genlab.protocols import Forecast, HasSetting
 from genlab.runs.directory import RunDirectory
 from genlab.training.environment import git_commit, versions
-from genlab.training.signals import Stopped
+from genlab.training.interrupts import Stopped
 
 log = logging.getLogger(__name__)
 

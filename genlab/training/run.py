@@ -39,17 +39,18 @@ from genlab.runs.identity import identity
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger
-from genlab.training import console, result, weights
+from genlab.training import console, interrupts, result, weights
 from genlab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
+from genlab.training.interrupts import Stopped
 from genlab.training.outcome import Outcome
 from genlab.training.progress_bar import progress
 from genlab.training.resume import to_resume
 from genlab.training.run_config import RunConfig, build_model
-from genlab.training.signals import StopOnSignal, Stopped
-from genlab.training.terminal import print_error
+from genlab.training.signals import StopOnSignal
+from genlab.training.terminal import print_error, told
 from genlab.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
@@ -65,19 +66,22 @@ def train(cfg: DictConfig) -> Outcome:
     the other jobs continue.
     """
     try:
-        return run(cfg)
+        with interrupts.raised():
+            return run(cfg)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)  # also in a multirun: a stop signal stops all of its jobs
     except Exception as error:
-        is_refusal = isinstance(error, GenlabError)
-        code = error.exit_code if is_refusal else TRAINING_FAILED  # type: ignore[attr-defined]
-        message = str(error) if is_refusal else f"{type(error).__name__}: {error}"
-        if OmegaConf.select(cfg, "traceback") or not is_refusal:
+        code, sentence = told(error)
+        message = sentence or f"{type(error).__name__}: {error}"
+        if OmegaConf.select(cfg, "traceback") or sentence is None:
             traceback.print_exc()
         print_error(message)
         if not hydra_job.is_multirun():
             sys.exit(code)
-        return Outcome(code, path=getattr(error, "run_directory", None), message=message)
+        path = getattr(error, "run_directory", None)
+        if path is None and hydra_job.must_raise_refusals():
+            raise
+        return Outcome(code, path=path, message=message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Plan:
         return max(1, count) * int(trainer.get("num_nodes") or 1)
 
 
-def plan(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
+def plan(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
     """Check a composed config, and find its run directory.
 
     Raises:
@@ -199,21 +203,21 @@ def run(cfg: DictConfig) -> Outcome:
         RunDirectory(path, writes=is_first) as directory,
         console.logged_to(directory.log_path) if is_first else contextlib.nullcontext(),
     ):
-        directory.write_config(to_yaml(planned.config))
-        directory.write_spec(dataclasses.asdict(data.spec))
-        directory.write_env(environment())
-        directory.write_status("running")
         try:
             with explained():
+                directory.write_config(to_yaml(planned.config))
+                directory.write_spec(dataclasses.asdict(data.spec))
+                directory.write_env(environment())
+                directory.write_status("running")
                 outcome = _train_in(directory, planned, data, module)
+                directory.write_result(outcome)
+                directory.write_status("completed")
         except BaseException as error:
-            # the disk may be full, so that not even this can be written
-            with contextlib.suppress(OSError):
+            # the disk may be full or the directory gone, so that not even this can be written
+            with contextlib.suppress(OSError, GenlabError):
                 result.record_failure(directory, error)
             error.run_directory = path  # type: ignore[attr-defined]
             raise
-        directory.write_result(outcome)
-        directory.write_status("completed")
     console.show(outcome, path)
     return Outcome(DONE, path, outcome)
 

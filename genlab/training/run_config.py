@@ -17,6 +17,7 @@ from torchmetrics import Metric
 
 from genlab.config.build import build
 from genlab.config.check import Config, check, coerce, need, resolve, unknown
+from genlab.config.secrets import refuse_secrets
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.modules.base import GenerativeModule
@@ -154,6 +155,7 @@ class RunConfig:
         """
         config: Config = resolve(cfg) if isinstance(cfg, DictConfig) else dict(cfg)
         config.pop("hydra", None)
+        refuse_secrets(config)
         hints = get_type_hints(cls)
         for key, value in config.items():
             if key not in hints:

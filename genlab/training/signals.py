@@ -12,20 +12,13 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 
-from genlab.errors import INTERRUPTED, PREEMPTED
+from genlab.training import interrupts
 from genlab.training.checkpoints import LastCheckpoint, is_between_steps
+from genlab.training.interrupts import Stopped
 from genlab.training.slurm import is_being_preempted
 
 #: Signals that SLURM sends before a job's end if the job requests it; submitit uses SIGUSR2.
 _OF_SLURM = (signal.SIGUSR2, signal.SIGUSR1)
-
-
-class Stopped(BaseException):
-    """Raised on a stop signal, between two steps, after `last.ckpt` was written."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.exit_code = INTERRUPTED if signum == signal.SIGINT else PREEMPTED
 
 
 class StopOnSignal(pl.Callback):
@@ -56,6 +49,7 @@ class StopOnSignal(pl.Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self.received = interrupts.received()
         for signum in (signal.SIGINT, signal.SIGTERM, *_OF_SLURM):
             self._before[signum] = signal.signal(signum, self._on_signal)
         try:

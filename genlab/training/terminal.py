@@ -7,14 +7,16 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from genlab.errors import INTERRUPTED, REFUSED, GenlabError
+from genlab.config.secrets import refuse_typed
+from genlab.errors import INTERRUPTED, REFUSED, TRAINING_FAILED, GenlabError
 from genlab.runs.text import printable
+from genlab.training import interrupts
+from genlab.training.faults import explanation
 
 
 class _Patient(io.TextIOWrapper):
@@ -79,30 +81,49 @@ def ignore_configuration_here() -> None:
 
 
 def command_line(main: Callable[[], Any]) -> None:
-    """Run a Hydra main function; report composition errors in one line, with exit code 2."""
+    """Run a Hydra main function; whatever ends it has one sentence and its exit code.
+
+    Nothing large is imported before, so that a lack of files or memory meets this.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
     make_patient()
     import_from_here()
-    try:
+    with ending():
+        refuse_typed(sys.argv[1:])
         main()
-    except GenlabError as error:
-        print_error(str(error))
-        sys.exit(error.exit_code)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """End the process with one sentence and an exit code instead of an exception."""
+    try:
+        yield
+    except interrupts.Stopped as stopped:
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
+        code, sentence = told(error)
+        if sentence is None or "traceback=true" in sys.argv:
+            traceback.print_exc()
+        print_error(sentence or f"{type(error).__name__}: {error}")
+        sys.exit(code)
+
+
+def told(error: Exception) -> tuple[int, str | None]:
+    """Return the exit code of an error and its sentence, None for one that nobody foresaw."""
+    if isinstance(error, GenlabError):
+        return error.exit_code, str(error)
+    if sentence := explanation(error):
+        return TRAINING_FAILED, sentence
+    if "hydra" in sys.modules:
         from genlab.config.compose import refusal  # imports Hydra, which no other command needs
 
-        sentence = refusal(error, sys.argv[1:])
-        if sentence is None:
-            raise
-        if "traceback=true" in sys.argv:
-            traceback.print_exc()
-        print_error(sentence)
-        sys.exit(REFUSED)
+        if sentence := refusal(error, sys.argv[1:]):
+            return REFUSED, sentence
+    return TRAINING_FAILED, None
 
 
 def print_error(message: str) -> None:
     """Print one line on standard error, with escapes in the place of control characters."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"error: {printable(message)}", markup=False)
+    print(printable(f"error: {message}"), file=sys.stderr, flush=True)

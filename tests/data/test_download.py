@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import re
+import socketserver
 import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 from idx_files import idx_bytes, write_source
 
+from genlab.data import download, idx
 from genlab.data.sources import CIFAR10
 from genlab.errors import DataError
 from genlab.runs.files import replacing
@@ -165,6 +169,104 @@ def test_no_network_is_one_clear_error(tmp_path, source):
     type(source).mirrors = ("http://127.0.0.1:1/",)
     with pytest.raises(DataError, match=r"refused.*put it there yourself or set data.data_dir"):
         source.prepare(tmp_path)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+BOMB = gzip.compress(bytes(200_000))
+#: What a server sends at once, and then again and again in small pieces until it is left alone.
+MISBEHAVIOUR: dict[str, tuple[bytes, bytes]] = {
+    "length is a word": (OK + b"Content-Length: many\r\n\r\nabc", b""),
+    "length is negative": (OK + b"Content-Length: -5\r\n\r\nabc", b""),
+    "length is endless": (OK + b"Content-Length: " + b"9" * 400 + b"\r\n\r\nabc", b""),
+    "declares too much": (OK + b"Content-Length: 1000000\r\n\r\n", b""),
+    "sends too much": (OK + b"\r\n" + bytes(200_000), b""),
+    "sends more than declared": (OK + b"Content-Length: 3\r\n\r\n" + bytes(5000), b""),
+    "unpacks to too much": (OK + b"\r\n" + BOMB, b""),
+    "redirects nowhere": (b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\n\r\n", b""),
+    "redirects to no port": (b"HTTP/1.1 302 Found\r\nLocation: http://a:99999999/\r\n\r\n", b""),
+    "redirects to a file": (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n", b""),
+    "redirects to itself": (b"HTTP/1.1 302 Found\r\nLocation: /again\r\n\r\n", b""),
+    "redirects without a place": (b"HTTP/1.1 302 Found\r\n\r\n", b""),
+    "speaks no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n", b""),
+    "says nothing": (b"", b""),
+    "drips its header": (OK, b"X"),
+    "drips its body": (OK + b"Content-Length: 5000\r\n\r\n", b"x"),
+    "drips a length of a chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "falls silent": (OK + b"Content-Length: 5000\r\n\r\nabc", b"wait"),
+}
+
+
+class Misbehaving(socketserver.ThreadingTCPServer):
+    """Answers every request in the same wrong way."""
+
+    daemon_threads = True
+
+    def __init__(self, misbehaviour: str) -> None:
+        super().__init__(("127.0.0.1", 0), Wrong)
+        self.first, self.drop = MISBEHAVIOUR[misbehaviour]
+        self.ends = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/"
+
+
+class Wrong(socketserver.BaseRequestHandler):
+    server: Misbehaving
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            self.request.recv(4096)
+            self.request.sendall(self.server.first)
+            while self.server.drop and not self.server.ends.wait(0.02):
+                if self.server.drop != b"wait":
+                    self.request.sendall(self.server.drop)
+
+
+@pytest.fixture
+def misbehaving(request: pytest.FixtureRequest) -> Iterator[Misbehaving]:
+    with Misbehaving(request.param) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.ends.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("misbehaving", MISBEHAVIOUR, indirect=True)
+def test_whatever_a_mirror_does_the_next_one_is_tried(
+    tmp_path, mirror, source, misbehaving, monkeypatch
+):
+    monkeypatch.setattr(download, "_SECONDS_PER_BLOCK", 0.3)
+    monkeypatch.setattr(download, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(idx, "MOST_BYTES", 100_000)
+    type(source).mirrors = (misbehaving.url,)
+    with pytest.raises(DataError, match=r"could not be downloaded \(http://127.0.0.1") as refused:
+        source.prepare(tmp_path)
+    assert str(refused.value).count("put it there yourself") == 1
+    if misbehaving.first and misbehaving.drop != b"":
+        assert "too slow" in str(refused.value)
+    assert list((tmp_path / "small").iterdir()) == []
+
+    type(source).mirrors = (misbehaving.url, mirror.url)
+    assert_complete(source, tmp_path)
+
+
+def test_a_download_has_an_end_however_many_blocks_come_in_time(
+    tmp_path, mirror, source, monkeypatch
+):
+    monkeypatch.setattr(download, "_SECONDS", 0.0)
+    with pytest.raises(DataError, match="too slow"):
+        source.prepare(tmp_path)
+
+
+def test_a_full_disk_is_no_fault_of_a_mirror(tmp_path, source, monkeypatch):
+    def refuse(self: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device", str(self))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", refuse)
+        with pytest.raises(DataError, match=r"part cannot be written \(No space left.*make room"):
+            source.prepare(tmp_path)
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):

@@ -215,6 +215,59 @@ def test_the_datamodule_reads_a_folder(root, binarisation):
     assert module.spec.classes == ("blue", "red")
 
 
+@pytest.mark.parametrize("unreadable", ["refuse", "skip"])
+def test_an_image_that_vanishes_is_no_fault_of_the_cache(root, unreadable, monkeypatch, caplog):
+    gone = root / "train" / "red" / "0.png"
+    key = ImageFolder._key
+
+    def vanish(self, splits):
+        found = key(self, splits)
+        gone.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(ImageFolder, "_key", vanish)
+    folder = source(root, unreadable=unreadable)
+    if unreadable == "refuse":
+        with pytest.raises(DataError, match=r"red/0.png cannot be read \(it was removed meanwhile"):
+            folder.prepare(Path())
+        assert list((root.parent / "c" / "folder").iterdir()) == []
+    else:
+        folder.prepare(Path())
+        assert "1 unreadable images skipped" in caplog.text
+        assert "red/0.png (it was removed meanwhile)" in caplog.text
+
+
+def test_an_image_that_vanishes_before_it_is_decoded_is_named(root, monkeypatch):
+    scan = ImageFolder._scan
+
+    def vanish(self):
+        found = scan(self)
+        (root / "train" / "red" / "0.png").unlink()
+        return found
+
+    monkeypatch.setattr(ImageFolder, "_scan", vanish)
+    with pytest.raises(DataError, match=r"red/0.png cannot be read \(it was removed meanwhile"):
+        source(root).prepare(Path())
+
+
+def test_what_a_killed_process_left_of_a_cache_is_removed(root):
+    left = root.parent / "c" / "folder" / ".0123.abcd"
+    left.mkdir(parents=True)
+    (left / "train_pixels.npy").write_bytes(bytes(100))
+    source(root).prepare(Path())
+    (cache,) = (root.parent / "c" / "folder").iterdir()
+    assert not cache.name.startswith(".")
+
+
+def test_a_full_disk_for_the_cache_is_told_as_full(root, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "_write_header", fail)
+    with pytest.raises(DataError, match=r"No space left on device\): make room, or set"):
+        source(root).prepare(Path())
+
+
 def test_a_folder_that_does_not_fit_is_refused(root):
     with pytest.raises(DataError, match="there is no such folder"):
         source(root / "elsewhere").prepare(Path())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from disks import mounted
 from interruption import assert_same, finish, start, stop_after
 
 from genlab.config.compose import compose
@@ -61,22 +62,6 @@ class SmallDisk(Disk):
 
     def free(self) -> None:
         (self.path / "filling").unlink()
-
-
-@contextmanager
-def mounted(path: Path, options: str) -> Iterator[bool]:
-    """A file system in memory at `path`, or False for those who may not mount one."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        done = False
-    try:
-        yield done
-    finally:
-        if done:
-            subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @pytest.fixture(params=["limit", "disk"])
