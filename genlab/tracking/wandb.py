@@ -295,8 +295,10 @@ def _conclude(client: Any, exit_code: int, error: str) -> None:
 
 
 def _teardown() -> None:
-    with contextlib.suppress(Exception, SystemExit):  # its process does not answer any more
+    """Free the client, also of a run that was given up; its process may be gone."""
+    with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
+    wandb.run = None  # else W&B is in use for the next run of this process
 
 
 def _kill_service() -> None:
