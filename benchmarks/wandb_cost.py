@@ -1,7 +1,7 @@
 """Measure the CPU time that logging to W&B adds to a training.
 
-W&B is offline, or its server stops answering when the training begins. The time is that of the
-training's thread.
+W&B is offline, or its server stops answering when the training begins. The times are those of
+the training's thread and of the threads that call W&B.
 
     python benchmarks/wandb_cost.py
 
@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,22 +42,34 @@ class Cost:
     def __init__(self, server: WandbStub | None) -> None:
         self.server, self.training = server, 0.0
         self.rows: list[float] = []
+        self.beside = 0.0
         self._began: float | None = None
 
     def begin(self, callback: LastCheckpoint, trainer: pl.Trainer, module: Any) -> None:
         if self.server is not None:
             self.server.behaviour = "stall"
-        self._began = time.thread_time()
+        self.beside, self._began = -_beside(), time.thread_time()
 
     def end(self, callback: LastCheckpoint, trainer: pl.Trainer, module: Any) -> None:
         assert self._began is not None
         self.training, self._began = time.thread_time() - self._began, None
+        self.beside += _beside()
 
     def log(self, logger: WandbLogger, values: Mapping[str, Any], step: int) -> None:
         began = time.thread_time()
         ORIGINAL(logger, values, step)
         if self._began is not None:
             self.rows.append(time.thread_time() - began)
+
+
+def _beside() -> float:
+    """Return the CPU seconds of the threads that call W&B."""
+    clocks = [
+        time.pthread_getcpuclockid(thread.ident)
+        for thread in threading.enumerate()
+        if thread.name.startswith("wandb") and thread.ident is not None
+    ]
+    return sum(time.clock_gettime(clock) for clock in clocks)
 
 
 ORIGINAL = WandbLogger._log
@@ -97,7 +110,7 @@ def main() -> None:
             print(
                 f"W&B {name}: {1e3 * first:.1f} ms of CPU for the first row, {1e3 * each:.2f} ms "
                 f"for each of {len(others)} more: {sum(others) / cost.training:.2%} of "
-                f"{cost.training:.1f} s of training"
+                f"{cost.training:.1f} s of training, and {cost.beside:.2f} s in W&B's threads"
             )
         server.released.set()
 

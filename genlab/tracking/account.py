@@ -1,23 +1,40 @@
-"""Find the W&B key and agent of the environment, without a prompt or the network."""
+"""Set W&B's variables, and ask W&B for its key and agent, without a prompt or the network."""
 
 from __future__ import annotations
 
-import netrc
 import os
-from pathlib import Path
-from urllib.parse import urlparse
+
+import wandb
+
+from genlab.errors import ConfigError
+
+
+def set_variables() -> None:
+    """Set the variables that W&B's client and its processes read; call it before any use of W&B.
+
+    Error reports and telemetry are off: they would be sent offline too, and a process waits at its
+    end until they are sent. W&B prints nothing. An empty `WANDB_MODE` and `auto`, which W&B
+    refuses, count as unset.
+    """
+    os.environ.update(WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
+    if os.environ.get("WANDB_MODE") in ("", "auto"):
+        del os.environ["WANDB_MODE"]
 
 
 def key_is_configured() -> bool:
-    """Return True if the environment or the netrc file holds a W&B key."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
+    """Return True if W&B finds a key or token for its server, and is not set offline.
+
+    W&B looks into its variables, the netrc file and its settings, which also name the server; of
+    these `wandb login` and `wandb offline` write the last two.
+
+    Raises:
+        ConfigError: W&B refuses the key.
+    """
+    set_variables()
     try:
-        return host is not None and netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        raise ConfigError(f"W&B refuses the configured key: {error}") from error
 
 
 def id_from_agent() -> str | None:

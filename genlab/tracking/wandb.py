@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import shlex
+import signal
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,17 +17,20 @@ import wandb
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from genlab.errors import DONE, INTERRUPTED, PREEMPTED
+from genlab.errors import DONE, INTERRUPTED, PREEMPTED, ConfigError
 from genlab.runs.directory import Run
-from genlab.tracking.account import id_from_agent, key_is_configured
+from genlab.tracking.account import id_from_agent, key_is_configured, set_variables
 from genlab.tracking.files import STEP, Row, folders, logged_rows, row
 from genlab.tracking.loggers import TrackedRun
+from genlab.tracking.worker import Worker
 
 log = logging.getLogger(__name__)
 
 #: Seconds to wait for the server at the start and at the end of a run; a closed port or a stalling
 #: server otherwise holds up a run by minutes. W&B's own variables of these names win.
 INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 30.0
+#: Seconds more after which W&B's own process is taken to hang, and is killed.
+MARGIN = 10.0
 
 _ENDS = {DONE: "completed", INTERRUPTED: "preempted", PREEMPTED: "preempted"}
 
@@ -40,6 +45,9 @@ class WandbLogger(Logger):
     Lightning's logger of this name reuses a run that the process started earlier, and marks a
     failed run as finished. This logger belongs to one run directory, and records how the run ended.
     When a run is resumed, the rows of its record that W&B lacks are sent, and none is sent twice.
+
+    W&B's client waits without a limit for W&B's own process. Hence it is called in a thread, which
+    training waits for at the start and at the end of a run alone, and not longer than the limits.
 
     Args:
         project, entity: where on W&B; in a process that W&B's own agent started, the agent's
@@ -57,6 +65,8 @@ class WandbLogger(Logger):
         super().__init__()
         self.project, self.entity, self.mode = project, entity, str(mode)
         self.run: Any = None
+        self._worker: Worker | None = None
+        self._trouble: Exception | None = None
         self._followed: TrackedRun | None = None
         self._id: str | None = None
         self._url: str | None = None
@@ -69,53 +79,76 @@ class WandbLogger(Logger):
         W&B's files are in `wandb/` of the run directory. Its record holds each row before the row
         is logged here. The same id continues the same run.
         """
+        set_variables()
         self._followed, self._id = run, id_from_agent() or run.id
-        wanted = os.environ.get("WANDB_MODE") or self.mode
-        if wanted == "auto":
-            began_offline = any(f.name.startswith("offline-") for f in folders(run.directory))
-            wanted = "online" if key_is_configured() and not began_offline else "offline"
-        self.mode = wanted
-        before: list[Row] = []
-        self._safely(lambda: before.extend(logged_rows(run.directory, str(self._id))))
-        self._safely(lambda: wandb.setup(wandb.Settings(silent=True)))
-        if wanted == "online" and not self._safely(lambda: self._start(run, "online")):
-            log.warning("W&B cannot be reached: this run is kept in files instead")
-            wandb.teardown()  # W&B's own process still holds the run's id
-            self.mode = "offline"
-        if self.run is None:
-            self._safely(lambda: self._start(run, self.mode))
-        self._safely(lambda: self._go_on(run, before))
+        try:
+            before = logged_rows(run.directory, self._id)
+            self._worker = worker = Worker("wandb")
+            limit = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
+            self.mode = worker.wait(worker.put(lambda: self._wanted(run)), limit)
+            if self.mode == "online":
+                try:
+                    self._start(run, worker, limit)
+                except Exception as error:
+                    self._free_client(grace=0)  # its process still holds the run's id
+                    log.warning("W&B cannot be reached: this run is kept in files (%s)", error)
+                    self.mode = "offline"
+            if self.run is None:
+                self._start(run, worker, limit)
+            self._go_on(run, before)
+        except Exception as error:  # no error of W&B may end a training run
+            self._leave_out(error)
 
-    def _start(self, run: TrackedRun, mode: str) -> None:
-        self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", self.project),
-            entity=self.entity,
-            dir=run.directory,
-            id=self._id,
-            resume="allow",
-            group=run.group,
-            name=run.name,
-            job_type="train",
-            tags=list(run.tags),
-            notes=run.notes,
-            config=dict(run.config),
-            mode=mode,  # type: ignore[arg-type]
-            reinit="finish_previous",
-            settings=wandb.Settings(
-                init_timeout=_seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT),
-                finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT),
-                finish_timeout_raises=True,
-                x_transaction_log_flush_interval=0.2,  # so that rows survive a kill
-                silent=True,
-                console="off",
-            ),
+    def _wanted(self, run: TrackedRun) -> str:
+        """Return the mode in which W&B is started: `auto` becomes one of the others."""
+        wanted = os.environ.get("WANDB_MODE") or self.mode
+        if wanted == "auto" and any(f.name.startswith("offline-") for f in folders(run.directory)):
+            return "offline"
+        if wanted not in ("auto", "online"):
+            return wanted
+        try:
+            found = key_is_configured()
+        except ConfigError as error:
+            log.warning("%s: this run is kept in files", error)
+            return "offline"
+        if wanted == "online" and not found:
+            log.warning("W&B has no key (`wandb login` makes one): this run is kept in files")
+        return "online" if found else "offline"
+
+    def _start(self, run: TrackedRun, worker: Worker, limit: float) -> None:
+        settings = wandb.Settings(
+            init_timeout=limit,
+            finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT),
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=0.2,  # so that rows survive a kill
+            console="off",
         )
+        started = worker.put(
+            lambda: wandb.init(
+                project=os.environ.get("WANDB_PROJECT", self.project),
+                entity=self.entity,
+                dir=run.directory,
+                id=self._id,
+                resume="allow",
+                group=run.group,
+                name=run.name,
+                job_type="train",
+                tags=list(run.tags),
+                notes=run.notes,
+                config=dict(run.config),
+                mode=self.mode,  # type: ignore[arg-type]
+                reinit="finish_previous",
+                settings=settings,
+            )
+        )
+        purpose = f"waiting for W&B to start ({self.mode}), at most {limit + MARGIN:.0f} s"
+        self.run = worker.wait(started, limit + MARGIN, purpose)
 
     def _go_on(self, run: TrackedRun, before: Sequence[Row]) -> None:
         """Send the rows of the record that W&B lacks because of a kill in between."""
-        self.run.define_metric(STEP)
-        self.run.define_metric("*", step_metric=STEP)
-        self.run.summary["status"] = "running"
+        self._put(lambda client: client.define_metric(STEP))
+        self._put(lambda client: client.define_metric("*", step_metric=STEP))
+        self._put(lambda client: client.summary.update({"status": "running"}))
         self._url = self.run.url if self.mode == "online" else None
         record = [(line.pop("step"), line) for line in Run(run.directory).metrics()]
         arrived = self.run.starting_step if self.mode == "online" else len(before)
@@ -126,16 +159,47 @@ class WandbLogger(Logger):
         for step, line in record:
             self._log({k: math.nan if v is None else v for k, v in line.items()}, step)
 
-    def _safely(self, action: Callable[[], Any]) -> bool:
-        """Run the action; on failure warn once and continue without W&B."""
-        try:
-            action()
-        except Exception as error:  # no error of W&B may end a training run
-            if self.run is not None:
-                log.warning("W&B failed and is left out from here on: %s", error)
-            self.run = None
-            return False
-        return True
+    def _put(self, action: Callable[[Any], Any]) -> None:
+        """Let the thread apply the action to W&B's run; without W&B if an earlier one failed."""
+        client, worker = self.run, self._worker
+        if client is None or worker is None:
+            return
+        limit = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT) + MARGIN
+        if self._trouble is None and worker.busy() > limit:
+            self._trouble = TimeoutError(f"no answer within {limit:.0f} s")
+        if self._trouble is not None:
+            self._leave_out(self._trouble)
+        else:
+            worker.put(lambda: self._apply(action, client))
+
+    def _apply(self, action: Callable[[Any], Any], client: Any) -> None:
+        if self._trouble is None:
+            try:
+                action(client)
+            except Exception as error:  # told by the training's thread
+                self._trouble = error
+
+    def _leave_out(self, error: Exception) -> None:
+        """Go on without W&B."""
+        self.run = None
+        self._free_client(grace=0)
+        why = " ".join(str(error).split())
+        log.warning("W&B is left out from here on (%s); metrics.jsonl has all rows", why)
+
+    def _free_client(self, grace: float) -> None:
+        """End W&B's own process, by force after `grace` seconds, and free its client.
+
+        A call that hangs ends with that process, and nothing waits for it when this one ends.
+        """
+        worker = self._worker
+        if worker is None:
+            return
+        freed = worker.put(_teardown)
+        with contextlib.suppress(TimeoutError):
+            worker.wait(freed, grace)
+        _kill_service()
+        with contextlib.suppress(TimeoutError):
+            worker.wait(freed, MARGIN)
 
     @property
     def name(self) -> str | None:
@@ -179,10 +243,10 @@ class WandbLogger(Logger):
             log.warning("W&B does not take %s: %s", path, error)
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
-        new = row(step, values)
-        if self.run is not None and new not in self._logged:
+        new, sent = row(step, values), {**values, STEP: step}
+        if new not in self._logged:
             self._logged.add(new)
-            self._safely(lambda: self.run.log({**values, STEP: step}))
+            self._put(lambda client: client.log(sent))
 
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
@@ -192,30 +256,55 @@ class WandbLogger(Logger):
     @rank_zero_only
     def summarise(self, result: Mapping[str, Any]) -> None:
         """Set the numbers and the verdict of a `result.json` as the run's summary."""
-        if self.run is not None:
-            self._safely(
-                lambda: self.run.summary.update({**result["metrics"], "verdict": result["verdict"]})
-            )
+        numbers = {**result["metrics"], "verdict": result["verdict"]}
+        self._put(lambda client: client.summary.update(numbers))
 
     @rank_zero_only
     def close(self, exit_code: int, error: str = "") -> None:
-        """End the run on W&B with its exit code, so that the process can start another run."""
-        if self.run is not None:
-            folder = Path(self.run.dir).parent
+        """End the run on W&B with its exit code, and W&B's own process with it."""
+        self._put(lambda client: _conclude(client, exit_code, error))
+        if self.run is not None and self._worker is not None:
+            folder = shlex.quote(str(Path(self.run.dir).parent))
             try:
-                self._finish(exit_code, error)
-            except Exception as trouble:  # the files are complete
+                self._finish(self.run, self._worker, exit_code)
+                self._free_client(grace=MARGIN)
+            except Exception as trouble:
+                self._free_client(grace=0)
                 log.warning(
-                    "W&B has not got all of this run (%s); send it with "
+                    "W&B has not got all of this run (%s); send what its files hold with "
                     "`wandb sync --no-skip-online %s`",
                     trouble,
-                    shlex.quote(str(folder)),
+                    folder,
                 )
-                wandb.teardown()  # else the process waits for the server again at its exit
-        self.run = None
+        if self._worker is not None:
+            self._worker.stop()
+        self.run = self._worker = None
 
-    def _finish(self, exit_code: int, error: str) -> None:
-        self.run.summary.update({"status": _ENDS.get(exit_code, "failed"), "error": error})
-        if exit_code == PREEMPTED:
-            self.run.mark_preempting()
-        self.run.finish(exit_code=exit_code)
+    def _finish(self, client: Any, worker: Worker, exit_code: int) -> None:
+        limit = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT) + MARGIN
+        purpose = f"waiting for W&B to get the rest of this run, at most {limit:.0f} s"
+        worker.wait(worker.put(lambda: client.finish(exit_code=exit_code)), limit, purpose)
+        if self._trouble is not None:
+            raise self._trouble
+
+
+def _conclude(client: Any, exit_code: int, error: str) -> None:
+    client.summary.update({"status": _ENDS.get(exit_code, "failed"), "error": error})
+    if exit_code == PREEMPTED:
+        client.mark_preempting()
+
+
+def _teardown() -> None:
+    """Free the client, also of a run that was given up; its process may be gone."""
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()
+    wandb.run = None  # else W&B is in use for the next run of this process
+
+
+def _kill_service() -> None:
+    """Kill what is left of W&B's own processes below this one; on Linux alone."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # that process has ended meanwhile
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            if name == "wandb-core" and int(rest.split()[1]) == os.getpid():
+                os.kill(int(stat.parent.name), signal.SIGKILL)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from trained_runs import logged
 
 from genlab.runs.directory import Run, find_runs
@@ -119,12 +120,15 @@ def test_a_key_is_found_in_the_environment_or_in_the_netrc_file(
 ) -> None:
     netrc = tmp_path / "netrc"
     monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    wandb.teardown()  # its client keeps what it has found
     assert not key_is_configured()
-    netrc.write_text("machine api.wandb.ai login user password secret\n")
+    netrc.write_text(f"machine api.wandb.ai login user password {'0' * 40}\n")
     netrc.chmod(0o600)
     assert key_is_configured()
     netrc.unlink()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_API_KEY", "1" * 40)
     assert key_is_configured()
+    wandb.teardown()
