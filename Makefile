@@ -11,10 +11,11 @@ DEMO_WEIGHTS ?= 0,1,30
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
+ATTACK_ARGS ?=
 KILLS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo plane test quick fuzz kills gpu audit lint format bench lock clean
+.PHONY: help env demo plane test quick fuzz attack kills gpu audit lint format bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ quick: $(STAMP) ## the suite without its slow tests
 
 fuzz: $(STAMP) ## a million damaged inputs for the parsers (nightly; FUZZ_ARGS='--inputs 2000 --seed 1')
 	$(BIN)/python tests/fuzz.py $(FUZZ_ARGS)
+
+attack: $(STAMP) ## 2,000 mutated run directories for every reader (ATTACK_ARGS='--seed 7' for one)
+	$(BIN)/python tests/mutants.py $(ATTACK_ARGS)
 
 kills: $(STAMP) ## a hundred SIGKILLs, each resumed bit for bit (nightly; KILLS_ARGS='--kills 10 --model vae')
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS_ARGS)
