@@ -44,11 +44,13 @@ def load(run: Path, checkpoint: str, trust: Sequence[str]) -> nn.Module:
         ConfigError: the config says something that a run directory may not say.
         RunDirectoryError: there is no such run, or no such checkpoint in it.
     """
-    from genlab.runs.directory import Run
+    from genlab.runs.files import refuse_links
+    from genlab.runs.run import Run
     from genlab.training.load import load as load_model
 
     if not run.is_dir():
         raise RunDirectoryError(f"{run} is not a directory: give a run directory")
+    refuse_links(run, ["checkpoints"])
     there = [path.stem for path in sorted(run.glob("checkpoints/*.ckpt"))]
     if Run(run).config_text is not None and checkpoint not in there:
         other = f"give --checkpoint {there[0]}" if there else "train it first"

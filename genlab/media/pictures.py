@@ -31,6 +31,8 @@ _MARGIN = 6
 _FONT_SIZE = 14
 _NARROWEST_CAPTION = 280
 _PAPER, _INK = 255, 32
+#: Most pixels of a picture that is read.
+_PIXELS = 1 << 25
 
 
 def grid(
@@ -151,12 +153,16 @@ def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG"
     """
     data = io.BytesIO(read_bytes(path, PICTURE))
     with warnings.catch_warnings():
-        # Pillow raises an error only above twice its limit
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
         try:
-            return Image.open(data, formats=formats)
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            picture = Image.open(data, formats=formats)
+        except Image.DecompressionBombError as error:
             raise ValueError(str(error)) from error
+    if picture.width * picture.height > _PIXELS:
+        raise ValueError(
+            f"{picture.width} x {picture.height} pixels: at most {_PIXELS:,} in all are read"
+        )
+    return picture
 
 
 def read_png(path: str | os.PathLike[str], widest: int | None = None) -> Pixels:

@@ -20,7 +20,8 @@ from genlab.config.check import Config, coerce, from_yaml, import_class
 from genlab.config.trust import check_received
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError, at_key
 from genlab.protocols import ImageSpec
-from genlab.runs.directory import Run
+from genlab.runs.files import refuse_links
+from genlab.runs.run import Run
 from genlab.training import weights
 from genlab.training.run_config import build_model, check_model, without_training
 
@@ -126,6 +127,7 @@ def load(
         RunDirectoryError: config, spec or checkpoint are missing or unreadable.
     """
     received = read_received(run, packages)
+    refuse_links(run, ["checkpoints"])
     path = Path(run) / "checkpoints" / f"{checkpoint}.ckpt"
     size = path.stat().st_size if path.is_file() else 0
     model = build_received(received, _TIMES * size + _BYTES)
