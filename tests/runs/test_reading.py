@@ -79,7 +79,7 @@ def test_a_fifo_in_the_place_of_a_lock_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
     assert not is_locked(tmp_path)
     assert holder(tmp_path) == "another process"
-    with pytest.raises(RunDirectoryError, match=r"cannot be written .*is a FIFO"):
+    with pytest.raises(RunDirectoryError, match="is a FIFO"):
         Lock(tmp_path).open()
 
 
