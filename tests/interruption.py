@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 
 ROOT = Path(__file__).parents[1]
 STEPS_PER_EPOCH, EPOCHS = 10, 3

@@ -23,8 +23,8 @@ from pathlib import Path
 from interruption import MODELS, assert_same, empty, finish, flip, start, truncate
 
 from genlab.errors import RunDirectoryError
-from genlab.runs.directory import Run, find_runs
 from genlab.runs.files import before
+from genlab.runs.run import Run, find_runs
 from genlab.training import weights
 
 EPOCHS = 20

@@ -26,7 +26,7 @@ from interruption import (
     stop_after,
 )
 
-from genlab.runs.directory import find_runs
+from genlab.runs.run import find_runs
 
 pytestmark = [
     pytest.mark.slow,

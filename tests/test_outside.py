@@ -20,7 +20,7 @@ import torch
 import yaml
 from trained_runs import logged
 
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 
 ROOT = Path(__file__).parents[1]
 SEARCH = "hydra.searchpath=[pkg://mylab.conf]"

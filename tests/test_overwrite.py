@@ -11,7 +11,7 @@ import pytest
 from trained_runs import train_in
 
 from genlab.report import collect, write_sweep
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 from genlab.vae.model import VAE
 
 STEPS = 16

@@ -34,10 +34,11 @@ from genlab.errors import DONE, REFUSED, ConfigError, RunDirectoryError
 from genlab.media import pictures
 from genlab.report import collect, write_sweep
 from genlab.runs import files
-from genlab.runs.directory import Run, RunDirectory
+from genlab.runs.directory import RunDirectory
 from genlab.runs.files import refuse_links
 from genlab.runs.locks import Lock
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
+from genlab.runs.run import Run
 from genlab.sweeps import job
 from genlab.training import run
 from genlab.training.weights import read

@@ -13,7 +13,7 @@ from trained_runs import load_with_data, train_in
 from genlab.callbacks.base import Inputs, first_images, shown
 from genlab.callbacks.videos import KINDS
 from genlab.data.datamodule import ImageData
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 
 Pixels = npt.NDArray[np.uint8]
 

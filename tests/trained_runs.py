@@ -10,7 +10,7 @@ from genlab.config.build import build
 from genlab.config.check import check, from_yaml
 from genlab.config.compose import compose
 from genlab.data.datamodule import ImageData
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.training import run
 from genlab.training.load import load
 

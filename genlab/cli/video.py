@@ -129,7 +129,7 @@ def _chosen(paths: Sequence[Path]) -> list[tuple[str, Record]]:
     from genlab.report.collect import swept_keys
     from genlab.report.naming import run_label
     from genlab.report.videos import compared
-    from genlab.runs.directory import Run
+    from genlab.runs.run import Run
 
     if len(paths) == 1 and Run(paths[0]).config_text is None:
         chosen = compared(collect(paths[0]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -114,7 +115,8 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"there is no such key; {guess}"
 
 
-def hints(cls: type) -> dict[str, Any]:
+@functools.cache
+def hints(cls: Any) -> dict[str, Any]:
     """Return the annotations of the parameters of a class; none if they cannot be resolved."""
     # the __init__ of a dataclass is made in its own module, which lacks the names of its bases
     described: list[Any] = [cls.__init__]  # type: ignore[misc]

@@ -12,11 +12,12 @@ from typing import Any
 
 from genlab.config import received_yaml
 from genlab.errors import RunDirectoryError
-from genlab.runs.directory import STATES, Run, find_runs
+from genlab.runs.directory import STATES
 from genlab.runs.files import refuse_links
 from genlab.runs.identity import flatten, is_identity
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.reading import plain
+from genlab.runs.run import Run, find_runs
 from genlab.runs.text import printable
 
 #: The parts of a run directory that a report reads.

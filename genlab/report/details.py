@@ -14,10 +14,10 @@ from genlab.report.collect import MOST_KEYS, Record, comparable, differs, is_ign
 from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join
 from genlab.report.naming import setting_text
-from genlab.runs.directory import Run
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import short_names
 from genlab.runs.reading import ENV, read_end, read_json
+from genlab.runs.run import Run
 from genlab.runs.text import printable
 
 _LAST_LINES = 12

@@ -9,7 +9,7 @@ from typing import Any
 from genlab.errors import RunDirectoryError
 from genlab.metrics.names import describe, ordered
 from genlab.report.collect import MOST_METRICS, Record
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.runs.text import printable
 
 _MOST_POINTS = 300

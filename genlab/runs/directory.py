@@ -22,9 +22,7 @@ from typing import Any, Self, SupportsFloat
 from genlab.errors import RunDirectoryError, TrainingError
 from genlab.runs.files import finite, refuse_links, write_atomically
 from genlab.runs.locks import Lock, holder, is_locked
-from genlab.runs.run import Layout, Run, find_runs, parse_metrics, read_metrics
-
-__all__ = ["STATES", "Run", "RunDirectory", "find_runs", "record_end", "set_aside"]
+from genlab.runs.run import Layout, Run, parse_metrics, read_metrics
 
 STATES = ("pending", "running", "completed", "failed", "preempted")
 

@@ -25,8 +25,8 @@ from genlab.config.build import build
 from genlab.config.check import from_yaml
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
-from genlab.runs.directory import Run, find_runs
 from genlab.runs.points import point_text
+from genlab.runs.run import Run, find_runs
 from genlab.sweeps.freeze import Composed
 from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import run

@@ -26,11 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from genlab.errors import DONE, REFUSED, TRAINING_FAILED, ConfigError
-from genlab.runs.directory import Run
 from genlab.runs.files import refuse_links
 from genlab.runs.locks import Lock, holder, is_locked
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.points import announced, point_text, without_seed
+from genlab.runs.run import Run
 from genlab.sweeps import freeze, job
 from genlab.sweeps.display import Lines, display
 from genlab.sweeps.job import Examined

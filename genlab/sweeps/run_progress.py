@@ -11,7 +11,7 @@ from typing import Any
 
 from genlab.errors import RunDirectoryError
 from genlab.metrics.names import shown
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 
 _TAIL = 8192
 

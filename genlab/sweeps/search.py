@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from genlab.errors import ConfigError, RunDirectoryError
-from genlab.runs.directory import Run
 from genlab.runs.points import point_text, value_text
+from genlab.runs.run import Run
 from genlab.sweeps.study import Search, Study, StudyJob
 from genlab.training.outcome import Outcome
 

@@ -20,7 +20,8 @@ from typing import Any, Protocol, Self
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED, REFUSED, RunDirectoryError
 from genlab.metrics.names import shown
-from genlab.runs.directory import Run, record_end
+from genlab.runs.directory import record_end
+from genlab.runs.run import Run
 from genlab.sweeps.run_progress import RunProgress
 
 _TICK_SECONDS = 0.25

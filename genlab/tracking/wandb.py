@@ -18,7 +18,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED, ConfigError
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.tracking.account import id_from_agent, key_is_configured, set_variables
 from genlab.tracking.files import STEP, Row, folders, logged_rows, row
 from genlab.tracking.loggers import TrackedRun

@@ -34,8 +34,9 @@ from genlab.modules.base import GenerativeModule
 from genlab.modules.optimization import takes_total_steps
 from genlab.protocols import Forecast, HasForecast, HasNetworks
 from genlab.runs import points
-from genlab.runs.directory import Run, RunDirectory, set_aside
+from genlab.runs.directory import RunDirectory, set_aside
 from genlab.runs.identity import identity
+from genlab.runs.run import Run
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger

@@ -18,7 +18,7 @@ from genlab.diffusion.curves import BoundCurves
 from genlab.diffusion.model import DDPM
 from genlab.media import pictures
 from genlab.metrics.distances import energy_distance
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.seeding import ImageNoise
 from genlab.tracking.record import RecordLogger
 from genlab.vae.model import VAE

@@ -39,7 +39,7 @@ from genlab.callbacks.videos import (
 )
 from genlab.diffusion.model import DDPM
 from genlab.media import pictures, videos
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 from genlab.seeding import ImageNoise
 from genlab.tracking.record import RecordLogger
 from genlab.training.load import read_received

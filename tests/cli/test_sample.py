@@ -19,7 +19,7 @@ from genlab.cli.drawing import class_number
 from genlab.diffusion.inpainting import inpaint
 from genlab.diffusion.model import DDPM
 from genlab.errors import DONE, REFUSED, ConfigError
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.seeding import ImageNoise
 from genlab.tensors import to_pixels
 from genlab.training.load import load

@@ -20,7 +20,7 @@ from genlab.errors import DONE, REFUSED
 from genlab.media import videos
 from genlab.report import collect
 from genlab.report.videos import compared
-from genlab.runs.directory import find_runs
+from genlab.runs.run import find_runs
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 
 TIMES = ("images_per_second", "mfu", "wall_seconds")
 

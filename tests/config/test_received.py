@@ -29,7 +29,7 @@ from genlab.config.trust import MODEL_PACKAGES, check_received
 from genlab.diffusion.samplers import Ancestral
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
 from genlab.protocols import ImageSpec
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.training.load import Received, build_received, read_model, read_received
 from genlab.training.run_config import TRAINING
 from genlab.vae.model import Networks

@@ -34,7 +34,8 @@ from genlab.metrics.measures import Evaluation
 from genlab.modules.ddpm import DDPMModule
 from genlab.nets.unet import UNet
 from genlab.protocols import CanSample, HasBound, ImageSpec
-from genlab.runs.directory import Run, RunDirectory
+from genlab.runs.directory import RunDirectory
+from genlab.runs.run import Run
 from genlab.seeding import Noise
 
 SPEC = ImageSpec(1, 4, 4, classes=("zero", "one", "two"))

@@ -13,7 +13,7 @@ from trained_runs import load_with_data, train_in
 
 from genlab.diffusion.bound import prior_kl
 from genlab.diffusion.model import DDPM
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.tensors import to_unit_interval
 from genlab.vae.model import VAE
 

@@ -16,8 +16,9 @@ import pytest
 
 from genlab.errors import RunDirectoryError
 from genlab.runs import directory as results
-from genlab.runs.directory import Run, RunDirectory, find_runs, set_aside
+from genlab.runs.directory import RunDirectory, set_aside
 from genlab.runs.files import write_atomically
+from genlab.runs.run import Run, find_runs
 
 PROJECT = Path(results.__file__).parents[2]
 

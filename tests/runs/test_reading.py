@@ -12,10 +12,11 @@ import pytest
 
 from genlab.errors import RunDirectoryError
 from genlab.runs import reading
-from genlab.runs.directory import Run, RunDirectory
+from genlab.runs.directory import RunDirectory
 from genlab.runs.locks import Lock, holder, is_locked
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.reading import parse_json, plain, read_bytes, read_end
+from genlab.runs.run import Run
 from genlab.runs.text import printable
 
 

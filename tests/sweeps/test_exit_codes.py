@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 import genlab.report
 from genlab.config import hydra_job
 from genlab.errors import ConfigError, RunDirectoryError
-from genlab.runs.directory import find_runs
 from genlab.runs.locks import Lock
+from genlab.runs.run import find_runs
 from genlab.sweeps.run_progress import RunProgress
 from genlab.sweeps.supervisor import _record
 from genlab.training import run

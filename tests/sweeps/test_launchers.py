@@ -12,8 +12,8 @@ import pytest
 
 from genlab.config import compose as composition
 from genlab.errors import ConfigError
-from genlab.runs.directory import find_runs
 from genlab.runs.manifest import Manifest
+from genlab.runs.run import find_runs
 
 ROOT = Path(__file__).parents[2]
 TINY = [

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from genlab.runs.directory import Run, RunDirectory, find_runs
+from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import Job, Manifest
+from genlab.runs.run import Run, find_runs
 from genlab.sweeps.display import display
 from genlab.sweeps.resources import Settings
 from genlab.sweeps.run_progress import RunProgress

@@ -24,8 +24,8 @@ from genlab.config import compose as composition
 from genlab.errors import ConfigError
 from genlab.report import Record
 from genlab.report.replicates import Estimate, has_replicates, summarise, to_csv, to_text
-from genlab.runs.directory import find_runs
 from genlab.runs.manifest import Manifest
+from genlab.runs.run import find_runs
 from genlab.sweeps.request import expand, request
 from genlab.sweeps.study import Study, StudyJob, value_as_override
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from genlab.report import collect
-from genlab.runs.directory import find_runs
+from genlab.runs.run import find_runs
 from genlab.sweeps import group_name, multirun_keys
 
 ROOT = Path(__file__).parents[2]

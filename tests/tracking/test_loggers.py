@@ -18,7 +18,7 @@ from trained_runs import logged
 
 from genlab.config.compose import compose
 from genlab.errors import ConfigError
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 from genlab.tracking.loggers import Loggers, RunTracker, TakesImages, TakesVideos, TrackedRun
 from genlab.training.run import run as train
 from genlab.training.run_config import RunConfig

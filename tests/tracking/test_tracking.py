@@ -15,7 +15,7 @@ import pytest
 import wandb
 from trained_runs import logged
 
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 from genlab.tracking.account import key_is_configured
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,8 @@ from wandb_stub import WandbStub
 
 from genlab.config.compose import compose
 from genlab.media import pictures
-from genlab.runs.directory import Run, RunDirectory, find_runs
+from genlab.runs.directory import RunDirectory
+from genlab.runs.run import Run, find_runs
 from genlab.tracking.files import Row, folders, logged_rows, row
 from genlab.tracking.loggers import TrackedRun
 from genlab.tracking.wandb import WandbLogger

@@ -24,8 +24,9 @@ from genlab.config.compose import directory as conf_directory
 from genlab.errors import ConfigError
 from genlab.report import collect
 from genlab.runs import points
-from genlab.runs.directory import RunDirectory, find_runs
+from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import Job, Manifest
+from genlab.runs.run import find_runs
 from genlab.sweeps import announce
 from genlab.tracking import workspace
 from genlab.training.run_config import RunConfig

@@ -28,7 +28,7 @@ from genlab import cli
 from genlab.config.compose import compose
 from genlab.data.sources import CIFAR10, MNIST
 from genlab.errors import REFUSED, ConfigError, DataError, GenlabError, RunDirectoryError
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.training import run
 from genlab.training.weights import read
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -19,7 +19,8 @@ from PIL import Image
 
 from genlab.config.compose import compose
 from genlab.errors import TrainingError
-from genlab.runs.directory import Run, RunDirectory, find_runs
+from genlab.runs.directory import RunDirectory
+from genlab.runs.run import Run, find_runs
 from genlab.training import interrupts, run
 from genlab.training.faults import explanation
 from genlab.training.interrupts import Stopped

@@ -20,7 +20,8 @@ from interruption import assert_same, finish, start, stop_after
 
 from genlab.config.compose import compose
 from genlab.errors import RunDirectoryError, TrainingError
-from genlab.runs.directory import Run, RunDirectory, find_runs
+from genlab.runs.directory import RunDirectory
+from genlab.runs.run import Run, find_runs
 from genlab.training import run
 from genlab.training.faults import explanation
 from genlab.training.weights import read

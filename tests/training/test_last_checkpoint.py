@@ -16,7 +16,7 @@ from interruption import send, within_step
 
 import genlab
 from genlab.config.compose import compose
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 from genlab.training import run
 from genlab.training.checkpoints import AtomicCheckpointIO
 

@@ -9,7 +9,7 @@ import torch
 
 import genlab
 from genlab.config.compose import compose
-from genlab.runs.directory import Run
+from genlab.runs.run import Run
 from genlab.seeding import BatchNoise, fold_in
 from genlab.tensors import to_unit_interval
 from genlab.training import run

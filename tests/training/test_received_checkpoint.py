@@ -22,7 +22,7 @@ import genlab
 from genlab.config.compose import compose
 from genlab.diffusion.variances import Optimal
 from genlab.errors import REFUSED, ConfigError, GenlabError, RunDirectoryError
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 from genlab.training import run, weights
 from genlab.training.signals import Stopped
 

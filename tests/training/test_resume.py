@@ -31,7 +31,7 @@ from interruption import (
 )
 from kills import torment
 
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 
 Reference = Callable[[str], Run]
 

@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from trained_runs import load_with_data, train_in
 
 from genlab.errors import TrainingError
-from genlab.runs.directory import Run, find_runs
+from genlab.runs.run import Run, find_runs
 from genlab.seeding import BatchNoise
 from genlab.tensors import to_unit_interval
 from genlab.vae.model import VAE
