@@ -115,16 +115,20 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"there is no such key; {guess}"
 
 
-@functools.cache
-def hints(cls: Any) -> dict[str, Any]:
+def hints(cls: type) -> dict[str, Any]:
     """Return the annotations of the parameters of a class; none if they cannot be resolved."""
     # the __init__ of a dataclass is made in its own module, which lacks the names of its bases
     described: list[Any] = [cls.__init__]  # type: ignore[misc]
     described += [cls] if is_dataclass(cls) else []
     for one in described:
         with contextlib.suppress(NameError, TypeError):  # only type checkers can resolve it
-            return typing.get_type_hints(one)
+            return _type_hints(one)
     return {}
+
+
+@functools.cache
+def _type_hints(described: Any) -> dict[str, Any]:
+    return typing.get_type_hints(described)
 
 
 def coerce(value: Any, hint: Any, key: str) -> Any:
