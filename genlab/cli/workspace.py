@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,14 +56,13 @@ def send_workspace(
     from genlab.runs.files import write_atomically
     from genlab.runs.manifest import Manifest
     from genlab.tracking import workspace
-    from genlab.tracking.account import key_is_configured
 
     workspace.require()
     records = collect(directory)
     manifest = Manifest.read(directory)
     sweep = comparison(records, manifest, directory, project, entity)
     keep, why = dry, "nothing was sent"
-    if not keep and not key_is_configured():
+    if not keep and not _has_key():
         keep, why = True, "no W&B key is configured (`wandb login` makes one), so nothing was sent"
     if not keep:
         sweep = replace(sweep, entity=sweep.entity or workspace.default_entity())
@@ -85,6 +85,17 @@ def send_workspace(
             write_atomically(directory / _VIEWS, addresses)
             print(printable(f"{name:<10} {mine[name]} ({became})"))
     return DONE
+
+
+def _has_key() -> bool:
+    """Return whether W&B has a key, without the `wandb/settings` of the working directory.
+
+    W&B reads its settings once, here; those of a stranger could send the key to another server.
+    """
+    from genlab.tracking.account import key_is_configured
+
+    with contextlib.chdir(Path.home()):
+        return key_is_configured()
 
 
 def _addresses(directory: Path) -> dict[str, dict[str, str]]:

@@ -336,6 +336,29 @@ def test_without_a_key_the_workspace_is_kept_as_json(
     assert (tmp_path / "schedules" / "wandb_workspace.json").is_file()
 
 
+def test_settings_in_a_received_directory_send_no_key_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://127.0.0.1:1\n")
+
+    def server_after(call: str) -> str:
+        code = (
+            "from genlab.cli.workspace import _has_key;"
+            "from genlab.tracking.account import key_is_configured;"
+            f"{call}(); import wandb; print(wandb.setup().settings.base_url)"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert "127.0.0.1" in server_after("key_is_configured")  # W&B alone would go there
+    assert "127.0.0.1" not in server_after("_has_key")
+
+
 def test_what_cannot_be_compared_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
