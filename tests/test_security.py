@@ -40,7 +40,7 @@ from genlab.runs.locks import Lock
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.run import Run
 from genlab.sweeps import job
-from genlab.training import run
+from genlab.training import planning, run
 from genlab.training.weights import read
 
 ROOT = Path(__file__).parent.parent
@@ -289,7 +289,7 @@ def test_a_run_of_a_manifest_stays_in_its_sweep(received: Path, name: Any) -> No
 def test_a_value_cannot_lead_a_run_out_of_its_group(tmp_path: Path) -> None:
     config = {**resolve(compose(QUICK)), "runs_dir": str(tmp_path)}
     for value in ("../../../x", "/etc/passwd", "..", "a\0b", "x\n", "\u202e"):
-        path = run.run_path(config, "group", [f"notes={value}", f"model.x={value}"])
+        path = planning.run_path(config, "group", [f"notes={value}", f"model.x={value}"])
         assert path.parent == tmp_path / "group" and path.name.isprintable()
 
 

@@ -29,20 +29,20 @@ from genlab.runs.points import point_text
 from genlab.runs.run import Run, find_runs
 from genlab.sweeps.freeze import Composed
 from genlab.sweeps.study import Point, Study, StudyJob
-from genlab.training import run
+from genlab.training import planning
 
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
 
 
-def planned(cfg: DictConfig) -> run.Plan:
+def planned(cfg: DictConfig) -> planning.Plan:
     """Check a job as Hydra composed it, and find its run directory.
 
     Raises:
         ConfigError: the job would refuse the config.
     """
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plan = run.plan(own, list(cfg.hydra.overrides.task))
-    run.assemble(plan)
+    plan = planning.plan(own, list(cfg.hydra.overrides.task))
+    planning.assemble(plan)
     return plan
 
 
@@ -96,18 +96,18 @@ def _limited(batches: int, limit: float | None) -> int:
     return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
 
 
-def plans(jobs: Sequence[StudyJob], composed: Sequence[Composed]) -> list[run.Plan]:
+def plans(jobs: Sequence[StudyJob], composed: Sequence[Composed]) -> list[planning.Plan]:
     """Check every job; build one model for each point, since its replicates differ in the seed.
 
     Raises:
         ConfigError: a job would refuse its config.
     """
-    found = [run.plan(config, overrides) for config, overrides in composed]
+    found = [planning.plan(config, overrides) for config, overrides in composed]
     points: list[Point] = []
     for job, plan in zip(jobs, found, strict=True):
         if job.point not in points:
             points.append(job.point)
-            run.assemble(plan)
+            planning.assemble(plan)
     return found
 
 
@@ -142,7 +142,7 @@ def print_plan(
         state, done = _state(plan.path)
         key = json.dumps({**config["data"], "seed": None}, sort_keys=True)  # for its sizes
         if key not in data:
-            data[key], _ = run.assemble(plan)
+            data[key], _ = planning.assemble(plan)
             data[key].prepare_data()
             data[key].setup("fit")
             data[key].setup("test")
@@ -262,9 +262,9 @@ class _Clock(pl.Callback):
         self.evaluations["test"].append(time.perf_counter() - self._began)
 
 
-def measure(plan: run.Plan) -> Pace:
+def measure(plan: planning.Plan) -> Pace:
     """Take a few real steps of a job, in a temporary directory that is removed afterwards."""
-    data, module = run.assemble(plan)
+    data, module = planning.assemble(plan)
     clock = _Clock()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):

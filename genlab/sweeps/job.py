@@ -70,13 +70,13 @@ def examine(configs: Sequence[Mapping[str, Any]], swept: Sequence[str], answer: 
 
 
 def _examine(config: Mapping[str, Any], swept: Sequence[str]) -> Examined:
-    from genlab.training import run
+    from genlab.training import planning
 
     cfg = _use(config)
     overrides = list(config["hydra"]["overrides"]["task"])
     try:
-        planned = run.plan(cfg, overrides)
-        run.assemble(planned)
+        planned = planning.plan(cfg, overrides)
+        planning.assemble(planned)
     except GenlabError as error:
         return Examined(refusal=str(error))
     trainer = planned.run_config.trainer

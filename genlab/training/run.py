@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
-import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +17,17 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torchmetrics import Metric
 
-from genlab import seeding
 from genlab.callbacks.heartbeat import Heartbeat
 from genlab.config import hydra_job
 from genlab.config.build import build, takes
-from genlab.config.check import Config, to_yaml
+from genlab.config.check import to_yaml
 from genlab.data.datamodule import ImageData
 from genlab.errors import DONE, INTERRUPTED, TRAINING_FAILED, ConfigError, GenlabError
-from genlab.metrics import names
-from genlab.metrics.measures import RESERVED, update_parameters
 from genlab.modules.base import GenerativeModule
-from genlab.modules.optimization import takes_total_steps
 from genlab.protocols import Forecast, HasForecast, HasNetworks
 from genlab.runs import points
 from genlab.runs.directory import RunDirectory, set_aside
-from genlab.runs.identity import identity
 from genlab.runs.run import Run
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
@@ -47,17 +39,13 @@ from genlab.training.environment import environment
 from genlab.training.faults import explained
 from genlab.training.interrupts import Stopped
 from genlab.training.outcome import Outcome
+from genlab.training.planning import Plan, assemble, plan
 from genlab.training.progress_bar import progress
 from genlab.training.resume import to_resume
-from genlab.training.run_config import RunConfig, build_model
+from genlab.training.run_config import RunConfig
 from genlab.training.signals import StopOnSignal
 from genlab.training.terminal import print_error, told
 from genlab.training.throughput import Throughput
-
-log = logging.getLogger(__name__)
-
-#: Keys left out of a run's name, since they do not describe what it computes.
-_UNNAMED = ("experiment", "data.data_dir", "runs_dir", "group", "overwrite", "logger", "launcher")
 
 
 def train(cfg: DictConfig) -> Outcome:
@@ -83,90 +71,6 @@ def train(cfg: DictConfig) -> Outcome:
         if path is None and hydra_job.must_raise_refusals():
             raise
         return Outcome(code, path=path, message=message)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A run before it starts: its checked config, and its directory."""
-
-    config: Config
-    run_config: RunConfig
-    path: Path
-
-    @property
-    def processes(self) -> int:
-        """Number of processes that `trainer.devices` and `trainer.num_nodes` request."""
-        trainer = self.run_config.trainer
-        devices = trainer.get("devices", "auto")
-        if isinstance(devices, list):
-            count = len(devices)
-        elif devices in ("auto", -1, "-1"):
-            count = 1 if trainer.get("accelerator") == "cpu" else torch.cuda.device_count()
-        else:
-            count = str(devices).strip(",").count(",") + 1 if "," in str(devices) else int(devices)
-        return max(1, count) * int(trainer.get("num_nodes") or 1)
-
-
-def plan(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
-    """Check a composed config, and find its run directory.
-
-    Raises:
-        ConfigError: naming the key, the value and what would be right.
-    """
-    run_config = RunConfig.of(cfg)
-    group = run_config.group or os.environ.get("GENLAB_SWEEP_GROUP") or "single"
-    fields = {f.name: getattr(run_config, f.name) for f in dataclasses.fields(run_config)}
-    config = {**fields, "group": group}
-    return Plan(config, run_config, run_path(config, group, overrides))
-
-
-def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:
-    """Build the data and the module of a run, before any data is read.
-
-    Raises:
-        ConfigError: the class of a key refuses a value.
-    """
-    config, seed = planned.config, planned.run_config.seed
-    seeding.seed_everything(seed)
-    data: ImageData = build(config["data"], "data")
-    model = build_model(config["model"], data.spec)
-    optimizer, lr_schedule = (
-        build(config["model"][name], f"model.{name}") for name in ("optimizer", "lr_schedule")
-    )
-    # on a placeholder weight, so that values that they refuse are reported now
-    trial = optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
-    if lr_schedule is not None:
-        steps = {"total_steps": 10**6} if takes_total_steps(lr_schedule) else {}
-        lr_schedule(trial, **steps)
-    module: GenerativeModule = build(config["model"]["module"], "model.module")(
-        model=model,
-        optimizer=optimizer,
-        lr_schedule=lr_schedule,
-        seed=seed,
-        metrics=_own_metrics(config["metrics"]),
-    )
-    return data, module
-
-
-def _own_metrics(nodes: Mapping[str, Any]) -> dict[str, Metric]:
-    """Build the user's metrics.
-
-    Raises:
-        ConfigError: a name is taken, or a metric does not say which values it needs.
-    """
-    found = {}
-    for name, node in nodes.items():
-        if node is None:
-            continue
-        if names.is_listed(name) or name in RESERVED:
-            raise ConfigError(f"metrics.{name}: this name is taken by a metric of genlab")
-        found[name] = build(node, f"metrics.{name}")
-        if not update_parameters(found[name]):
-            raise ConfigError(
-                f"metrics.{name}._target_={node['_target_']!r}: its update names no values, such "
-                "as preds and target; give a metric that does"
-            )
-    return found
 
 
 @explained()
@@ -364,25 +268,3 @@ def _tracked(planned: Plan) -> TrackedRun:
         notes=planned.run_config.notes,
         config={**config, **of_sweep},
     )
-
-
-def run_path(config: Config, group: str, overrides: Sequence[str]) -> Path:
-    """Return the directory of this config's run: the existing one, or the one it would get.
-
-    The last 8 characters, a hash of what the run computes, are its identity; the words before them
-    are for people.
-    """
-    folder = Path(config["runs_dir"]) / group
-    digits = identity(config)
-    for found in sorted(folder.glob(f"*-{digits}")):
-        return found
-    model = str(config["model"].get("_target_", "model")).rsplit(".", 1)[-1].lower()
-    words = [model]
-    # the model's part comes first, so that shortening the name cannot remove it
-    for override in sorted(overrides, key=lambda o: (not o.startswith("model"), o)):
-        key, _, value = override.lstrip("+~").partition("=")
-        if not any(key == u or key.startswith(f"{u}.") for u in _UNNAMED):
-            words.append(f"{re.split('[./]', key)[-1]}_{value}")
-    # no character that a shell would need quoted
-    tag = re.sub(r"[^\w.-]+", "_", "-".join(words))[:80]
-    return folder / f"{tag}-{digits}"

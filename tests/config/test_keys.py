@@ -21,7 +21,7 @@ from genlab.config.check import resolve
 from genlab.config.compose import compose
 from genlab.errors import ConfigError
 from genlab.runs.identity import flatten
-from genlab.training.run import Plan, assemble
+from genlab.training.planning import Plan, assemble
 from genlab.training.run_config import RunConfig
 
 GROUPS = ("callbacks", "data", "logger", "metrics", "model", "trainer")

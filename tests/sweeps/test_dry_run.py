@@ -18,7 +18,7 @@ from genlab.data.datamodule import ImageData
 from genlab.sweeps import cost
 from genlab.sweeps.freeze import resolved_jobs
 from genlab.sweeps.study import Study, StudyJob
-from genlab.training import run
+from genlab.training import planning
 
 
 class Loader:
@@ -107,9 +107,9 @@ def test_replicates_are_built_and_read_once(
 ) -> None:
     built: list[int] = []
     read: list[int] = []
-    assemble, prepare = run.assemble, ImageData.prepare_data
+    assemble, prepare = planning.assemble, ImageData.prepare_data
 
-    def counted(plan: run.Plan) -> Any:
+    def counted(plan: planning.Plan) -> Any:
         built.append(plan.run_config.seed)
         return assemble(plan)
 
@@ -117,7 +117,7 @@ def test_replicates_are_built_and_read_once(
         read.append(data.seed)
         prepare(data)
 
-    monkeypatch.setattr(run, "assemble", counted)
+    monkeypatch.setattr(planning, "assemble", counted)
     monkeypatch.setattr(ImageData, "prepare_data", reading)
     monkeypatch.setattr(cost, "measure", lambda plan: cost.Pace(1.0, 1.0, 1.0, "guessed"))
     study = Study.of("s", {"params": {"model.kl_weight": "0,1,30"}, "seeds": list(range(20))})

@@ -29,7 +29,7 @@ from genlab.config.compose import compose
 from genlab.data.sources import CIFAR10, MNIST
 from genlab.errors import REFUSED, ConfigError, DataError, GenlabError, RunDirectoryError
 from genlab.runs.run import Run
-from genlab.training import run
+from genlab.training import planning, run
 from genlab.training.weights import read
 
 ROOT = Path(__file__).parents[2]
@@ -357,7 +357,7 @@ def test_bernoulli_takes_colour_by_binarisation_or_as_a_stated_choice(tmp_path: 
     assert message.startswith("model.likelihood: bernoulli: 3 channels of 256 levels")
     for remedy in ("data.binarisation=static", "model.likelihood.colour_targets=true"):
         assert remedy.removeprefix("model.likelihood.") in message
-        run.assemble(run.plan(compose([*grey_levels, remedy]), []))
+        planning.assemble(planning.plan(compose([*grey_levels, remedy]), []))
 
 
 def command(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from genlab.config.compose import compose
 from genlab.errors import RunDirectoryError, TrainingError
 from genlab.runs.directory import RunDirectory
 from genlab.runs.run import Run, find_runs
-from genlab.training import run
+from genlab.training import planning, run
 from genlab.training.faults import explanation
 from genlab.training.weights import read
 
@@ -216,7 +216,7 @@ def test_a_read_only_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_trainings_in_one_directory_are_refused(tmp_path: Path) -> None:
-    path = run.plan(compose([*QUICK, f"runs_dir={tmp_path}"]), []).path
+    path = planning.plan(compose([*QUICK, f"runs_dir={tmp_path}"]), []).path
     with RunDirectory(path) as first:
         first.write_status("running")
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

@@ -12,7 +12,7 @@ from genlab.config.compose import compose
 from genlab.runs.run import Run
 from genlab.seeding import BatchNoise, fold_in
 from genlab.tensors import to_unit_interval
-from genlab.training import run
+from genlab.training import planning, run
 
 SMALL = [
     *("data.train_images=320", "data.batch_size=32", "trainer.max_epochs=1", "seed=3"),
@@ -35,7 +35,7 @@ def test_a_plain_loop_takes_the_steps_of_train_py(tmp_path: Path, choice: str) -
     assert outcome.path is not None
     rows = [row for row in Run(outcome.path).metrics() if "train/loss" in row]
 
-    data, module = run.assemble(run.plan(cfg, []))
+    data, module = planning.assemble(planning.plan(cfg, []))
     model, losses = module.model, []
     optimizer = module.optimizer(model.parameters())
     for step, batch in enumerate(data.train_dataloader()):
