@@ -44,6 +44,8 @@ class Lock:
             descriptor = descriptor_of_regular(self.folder / _FILE, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"{self.folder} cannot be written: {error}") from error
         try:
             self._take(descriptor, remedy)
         except BaseException:

@@ -130,16 +130,23 @@ def test_a_signal_that_a_library_swallows_still_stops_the_training(tmp_path: Pat
     assert interrupts.received() == 0
 
 
-def test_handlers_of_others_stay_and_other_threads_install_none() -> None:
+def test_handlers_of_others_stay_and_other_threads_install_none(
+    request: pytest.FixtureRequest,
+) -> None:
     def mine(signum: int, frame: Any) -> None: ...
 
-    before = signal.signal(signal.SIGTERM, mine)
-    try:
-        with interrupts.raised():
-            assert signal.getsignal(signal.SIGTERM) is mine
-            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    # a shell starts what it puts in the background with SIGINT ignored
+    before = {
+        signum: signal.signal(signum, handler)
+        for signum, handler in (
+            (signal.SIGTERM, mine),
+            (signal.SIGINT, signal.default_int_handler),
+        )
+    }
+    request.addfinalizer(lambda: [signal.signal(*pair) for pair in before.items()])
+    with interrupts.raised():
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     seen: list[Any] = []
 
