@@ -63,7 +63,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", READERS)
 def test_no_reader_waits_for_a_fifo_or_reads_without_end(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(RunDirectoryError, match=r"cannot be written: .*is a FIFO"):
+    with pytest.raises(RunDirectoryError, match="is a FIFO"):
         READERS[name](tmp_path)
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to("/dev/zero")
@@ -86,7 +86,7 @@ def test_a_fifo_in_the_place_of_a_lock_is_refused(tmp_path: Path) -> None:
 
 def test_a_fifo_in_the_place_of_the_metrics_is_refused_to_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
-    with pytest.raises(RunDirectoryError, match=r"cannot be written: .*is a FIFO"):
+    with pytest.raises(RunDirectoryError, match="is a FIFO"):
         RunDirectory(tmp_path).open()
 
 
