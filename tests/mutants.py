@@ -49,6 +49,7 @@ def answers_of(base: Path, names: Sequence[str], seconds: float) -> Iterator[dic
     Where no alarm reaches the reader, the process is killed.
     """
     (base / "names").write_text("\n".join(names))
+    (base / "tmp").mkdir(exist_ok=True)  # else Python keeps to another folder
     with (base / "errors").open("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, __file__, "--worker", str(base), "--seconds", str(seconds)],

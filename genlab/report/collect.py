@@ -127,8 +127,9 @@ def collect(
         refuse_links(sweep, (FILE_NAME, "jobs", "videos"))
         manifest = Manifest.read(sweep) if sweep.is_relative_to(root) else None
         there = [record.path.name for record in records if record.sweep == sweep]
-        for job in () if manifest is None else manifest.missing(there):
-            records.append(_never_started(sweep, job))
+        missing = () if manifest is None else manifest.missing(there)
+        refuse_links(sweep, [job.run_id for job in missing])
+        records += [_never_started(sweep, job) for job in missing]
     return records
 
 

@@ -8,6 +8,7 @@ devices in this way, since their overrides of Hydra's own part cannot be used he
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -30,6 +31,7 @@ from genlab.errors import REFUSED, GenlabError, RunDirectoryError
 from genlab.runs.files import sha256
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import point_of
+from genlab.runs.reading import MANIFEST, read_bytes
 from genlab.training import interrupts
 from genlab.training.terminal import command_line
 
@@ -168,7 +170,8 @@ def run_job(arguments: Sequence[str]) -> int:
         print("usage: python -m genlab.sweeps.job MANIFEST RUN_ID", file=sys.stderr)
         return REFUSED
     path, run_id = Path(arguments[0]), arguments[1]
-    if os.environ.get(_MANIFEST) != sha256(path):
+    expected = os.environ.get(_MANIFEST)
+    if expected is None or expected != hashlib.sha256(read_bytes(path, MANIFEST)).hexdigest():
         raise RunDirectoryError(
             f"{path}: a job is started by the launcher of its sweep alone; run the command of the "
             "sweep again"
