@@ -35,7 +35,7 @@ from genlab.media import pictures
 from genlab.report import collect, write_sweep
 from genlab.runs import files
 from genlab.runs.directory import RunDirectory
-from genlab.runs.files import refuse_links
+from genlab.runs.files import refuse_foreign, refuse_links
 from genlab.runs.locks import Lock
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.run import Run
@@ -389,6 +389,59 @@ def test_a_training_writes_nothing_that_a_link_leads_to(
     with pytest.raises(RunDirectoryError, match="is a link to .*private.*remove it"):
         train(received.parents[1], "callbacks=pictures", "group=sweep")
     assert contents(private) == before
+
+
+def test_a_run_that_is_a_link_is_not_trained_in(received: Path, private: Path) -> None:
+    received.rename(private / received.name)
+    received.symlink_to(private / received.name)
+    before = contents(private)
+    with pytest.raises(RunDirectoryError, match="is a link"):
+        RunDirectory(received).open()
+    assert contents(private) == before
+
+
+@pytest.mark.parametrize("name", ["tracker_id", "train.log", "mlflow_run_id", "wandb/x"])
+def test_a_training_waits_for_no_fifo(received: Path, name: str) -> None:
+    (received / name).parent.mkdir(exist_ok=True)
+    (received / name).unlink(missing_ok=True)
+    os.mkfifo(received / name)
+    with pytest.raises(RunDirectoryError, match="is a FIFO"):
+        RunDirectory(received).open()
+
+
+def test_a_sweep_is_not_begun_where_its_files_are_links(received: Path, private: Path) -> None:
+    (received.parent / "multirun.yaml").symlink_to(private / "notes.txt")
+    with pytest.raises(RunDirectoryError, match="is a link to"):
+        refuse_foreign(received.parent, deep=False)
+    (received.parent / "multirun.yaml").unlink()
+    os.mkfifo(received.parent / "multirun.yaml")
+    with pytest.raises(RunDirectoryError, match="is a FIFO"):
+        refuse_foreign(received.parent, deep=False)
+
+
+@pytest.mark.slow
+def test_a_multirun_is_refused_before_hydra_writes(received: Path, private: Path) -> None:
+    (received.parent / "multirun.yaml").symlink_to(private / "notes.txt")
+    command = [sys.executable, "train.py", "-m", "model.kl_weight=1,2", "trainer=smoke"]
+    done = subprocess.run(
+        [*command, f"group={received.parent.name}", f"runs_dir={received.parents[1]}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == REFUSED
+    assert "is a link to" in done.stderr and "Traceback" not in done.stderr
+    assert (private / "notes.txt").read_text() == SECRET
+
+
+def test_a_name_that_a_terminal_would_obey_is_no_run(tmp_path: Path) -> None:
+    config = {"runs_dir": str(tmp_path), "model": {"_target_": "x.Y"}}
+    path = planning.run_path(config, "group", [])
+    path.with_name("\x1b]0;owned" + path.name[1:]).mkdir(parents=True)
+    assert planning.run_path(config, "group", []) == path
+    path.mkdir()
+    assert planning.run_path(config, "group", ["model.z=1"]) == path
 
 
 def test_a_lock_is_no_way_to_empty_a_file(received: Path, private: Path) -> None:

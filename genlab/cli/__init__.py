@@ -16,12 +16,12 @@ import genlab.cli.report as report
 import genlab.cli.sample as sample
 import genlab.cli.video as video
 import genlab.cli.workspace as workspace
-from genlab.errors import GenlabError
 from genlab.training.terminal import (
     ignore_configuration_here,
     import_from_here,
     make_patient,
     print_error,
+    told,
 )
 
 
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[..., int] = given.pop("command")
     try:
         return command(**given)
-    except GenlabError as error:
-        print_error(str(error))
-        return error.exit_code
+    except Exception as error:
+        code, sentence = told(error)
+        if sentence is None:
+            raise
+        print_error(sentence)
+        return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -9,6 +10,8 @@ import yaml
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 #: Collections within one another, and values in all.
 DEEPEST, MOST = 32, 20_000
+# YAML takes time with the square of the length for 1:2:3:..., a number to the base of 60.
+_LONG = re.compile(r"[-+]?[0-9][0-9_:.]{200}").match
 
 
 def parse(text: str) -> Any:
@@ -37,6 +40,8 @@ def check(text: str) -> None:
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"*{event.anchor} repeats a value: write the value itself")
             count += 1
+            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _LONG(event.value):
+                raise ValueError(f"{event.value[:20]}... is no number: it is too long")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
 from genlab.errors import RunDirectoryError, TrainingError
-from genlab.runs.files import finite, refuse_links, write_atomically
-from genlab.runs.locks import Lock, holder, is_locked
+from genlab.runs.files import finite, refuse_foreign, write_atomically
+from genlab.runs.locks import Lock, holder, is_locked, make_folder
 from genlab.runs.run import Layout, Run, parse_metrics, read_metrics
 
 STATES = ("pending", "running", "completed", "failed", "preempted")
@@ -61,13 +61,14 @@ class RunDirectory(Layout):
         """
         if not self.writes:
             return self
-        refuse_links(self.path)
+        refuse_foreign(self.path)
         self._lock.open()
         try:
             for folder in (self.checkpoints, self.pictures):
-                folder.mkdir(exist_ok=True)
+                make_folder(folder)
             for debris in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
-                debris.unlink()
+                if debris.is_file():
+                    debris.unlink()
             self._open_metrics()
         except BaseException:
             self.close()

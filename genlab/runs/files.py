@@ -8,12 +8,14 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from genlab.errors import RunDirectoryError
+from genlab.runs.reading import refuse_special
 
 
 @contextmanager
@@ -69,6 +71,35 @@ def refuse_links(folder: str | os.PathLike[str], names: Iterable[str] | None = N
                     f"{path} is a link to {target}, out of {folder}: remove it, or put what it "
                     "points to in its place"
                 )
+
+
+def refuse_foreign(folder: str | os.PathLike[str], deep: bool = True) -> None:
+    """Refuse to write into a folder that could lead elsewhere, or hold up the writer for good.
+
+    Args:
+        folder: may be absent.
+        deep: whether all that is below it is looked at, not only what is in it.
+
+    Raises:
+        RunDirectoryError: it is a link, or has in it a link that leads out of it, or something that
+            is neither a link, a regular file nor a folder.
+    """
+    folder = Path(folder)
+    if folder.is_symlink():
+        raise RunDirectoryError(
+            f"{folder} is a link: put the folder in its place, or set runs_dir to where it is"
+        )
+    if not folder.is_dir():
+        return
+    found = sorted(folder.rglob("*") if deep else folder.iterdir())
+    if not deep:
+        refuse_links(folder, [path.name for path in found if path.is_symlink()])
+    else:
+        refuse_links(folder)
+    for path in found:
+        mode = path.lstat().st_mode
+        if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):
+            refuse_special(path, mode)
 
 
 def _links(path: Path) -> Iterator[Path]:

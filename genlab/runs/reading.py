@@ -61,10 +61,10 @@ def descriptor_of_regular(path: str | os.PathLike[str], flags: int) -> int:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            _refuse_special(path, os.lstat(path).st_mode)
+            refuse_special(path, os.lstat(path).st_mode)
         raise
     try:
-        _refuse_special(path, os.fstat(descriptor).st_mode)
+        refuse_special(path, os.fstat(descriptor).st_mode)
     except BaseException:
         os.close(descriptor)
         raise
@@ -155,8 +155,8 @@ def plain(value: Any, deepest: int = DEEPEST) -> Any:
     return [plain(item, deepest - 1) for item in value]
 
 
-def _refuse_special(path: str | os.PathLike[str], mode: int) -> None:
-    """Refuse a file that is not a regular one, by its mode."""
+def refuse_special(path: str | os.PathLike[str], mode: int) -> None:
+    """Refuse a file that is not a regular one, by its mode, with a RunDirectoryError."""
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no file")
         raise RunDirectoryError(f"{os.fspath(path)} is {kind}: put a regular file in its place")

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from genlab.errors import DONE, REFUSED, TRAINING_FAILED, ConfigError
-from genlab.runs.files import refuse_links
+from genlab.runs.files import refuse_foreign
 from genlab.runs.locks import Lock, holder, is_locked
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.points import announced, point_text, without_seed
@@ -66,7 +66,8 @@ class Sweep:
             return []
         if not self._lock.is_held:
             self._lock.open("wait until that sweep ends, or stop it")
-            refuse_links(self.directory, ("jobs", "videos"))
+            for name in ("jobs", "videos"):
+                refuse_foreign(self.directory / name)
         with Stop() as stop:
             _import_ahead(self.config, self.settings.threads_each(self.settings.slots or 1))
             configs = [self._compose(said, n, stop) for n, said in enumerate(overrides, first)]

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from genlab.config import hydra_job
 from genlab.config.secrets import refuse_secrets
 from genlab.errors import DONE, TRAINING_FAILED
+from genlab.runs.files import refuse_foreign
 from genlab.runs.locks import make_folder
 from genlab.runs.manifest import Manifest
 from genlab.sweeps.naming import announce, group_name, multirun_keys
@@ -42,7 +43,9 @@ class SweepSummary(Callback):
             overrides = list(config.hydra.overrides.task)
             announce(group_name(overrides), multirun_keys(overrides))
             if not _is_dry(config):
-                make_folder(Path(str(config.hydra.sweep.dir)))
+                directory = Path(str(config.hydra.sweep.dir))
+                make_folder(directory)
+                refuse_foreign(directory, deep=False)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "hydra.job.num") is not None:

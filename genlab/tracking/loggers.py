@@ -14,8 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch.loggers import Logger
 
 from genlab.config.build import build, takes
-from genlab.errors import TRAINING_FAILED
+from genlab.errors import TRAINING_FAILED, RunDirectoryError
 from genlab.runs.files import write_atomically
+from genlab.runs.reading import LOCK, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +169,8 @@ def tracker_id(directory: Path, group: str) -> str:
 def _read_id(path: Path) -> str | None:
     """Return the id in a file; None if there is none, or text that is no id."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = read_bytes(path, LOCK).decode()
+    except (OSError, UnicodeDecodeError, RunDirectoryError):
         return None
     return text if re.fullmatch(r"[\w-]{1,128}", text, re.ASCII) else None
 

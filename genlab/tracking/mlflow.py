@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,6 +15,8 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED
+from genlab.runs.files import write_atomically
+from genlab.runs.reading import LOCK, descriptor_of_regular, read_bytes
 from genlab.tracking.loggers import TrackedRun
 
 if find_spec("mlflow") is None:
@@ -56,15 +59,32 @@ class MLflowLogger(MLFlowLogger):
             if client.get_experiment_by_name(experiment_name) is None:
                 client.create_experiment(experiment_name)
         kept = directory / _RUN_ID
-        self._is_new = not kept.is_file()
+        run_id = self._earlier(client, kept, experiment_name, run_name)
+        self._is_new = run_id is None
         super().__init__(
             experiment_name=experiment_name,
             run_name=run_name,
             tracking_uri=self.uri,
-            run_id=None if self._is_new else kept.read_text().strip(),
+            run_id=run_id,
         )
         with _kept(MLFLOW_TRACKING_URI):
-            kept.write_text(f"{self.run_id}\n")
+            write_atomically(kept, f"{self.run_id}\n")
+
+    @staticmethod
+    def _earlier(client: Any, kept: Path, experiment_name: str, run_name: str) -> str | None:
+        """Return the id in a file, if MLflow knows it as this very run."""
+        try:
+            run_id = read_bytes(kept, LOCK).decode().strip()
+            found = client.get_run(run_id) if re.fullmatch("[0-9a-f]{32}", run_id) else None
+        except Exception:  # none there, or none that MLflow has; it is begun anew
+            return None
+        of = client.get_experiment_by_name(experiment_name)
+        is_this = (
+            found is not None
+            and found.info.run_name == run_name
+            and found.info.experiment_id == of.experiment_id
+        )
+        return run_id if is_this else None
 
     @property
     def sentence(self) -> str:
@@ -104,7 +124,8 @@ class MLflowLogger(MLFlowLogger):
 @contextmanager
 def _alone_in(runs_dir: Path) -> Iterator[None]:
     """Let one process at a time create the experiment, which two at once would create twice."""
-    with (runs_dir / ".mlruns.lock").open("w") as file:
+    descriptor = descriptor_of_regular(runs_dir / ".mlruns.lock", os.O_RDWR | os.O_CREAT)
+    with os.fdopen(descriptor, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

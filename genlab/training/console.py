@@ -19,6 +19,7 @@ from genlab.config.check import Config, to_yaml
 from genlab.data.datamodule import ImageData, SplitName
 from genlab.metrics import names
 from genlab.protocols import HasSetting
+from genlab.runs.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +53,13 @@ def _grow(tree: Tree, node: dict[str, Any]) -> None:
 
 def show(result: dict[str, Any], path: Path) -> None:
     """Print the result in two lines."""
-    metrics = result.get("metrics", {})
+    metrics = {n: v for n, v in result.get("metrics", {}).items() if isinstance(v, int | float)}
     tested = [name for name in metrics if name.startswith("test/")]
     terms = [f"{name[5:]} {metrics[name]:.2f}" for name in names.shown(tested)]
     terms += [f"{n[5:]} {v:.2f}" for n, v in metrics.items() if n.startswith("test/nll_iwae")]
     if result.get("verdict"):
         terms.append(str(result["verdict"]))
-    print(f"test   {'  '.join(terms)}")
+    print(printable(f"test   {'  '.join(terms)}"))
     print(f"result {path / 'result.json'}")
 
 

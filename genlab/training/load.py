@@ -26,7 +26,7 @@ from genlab.training import weights
 from genlab.training.run_config import build_model, check_model, without_training
 
 #: The largest spec that is believed: values of an image, classes, and letters of a class's name.
-_DIMS, _CLASSES, _NAME = 1 << 26, 1 << 17, 200
+_DIMS, _CLASSES, _NAME = 1 << 22, 1 << 17, 200
 #: The functions by which modules make their tensors, and the bytes that one costs beside its own.
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.linspace}
 _FACTORIES |= {torch.rand, torch.randn}

@@ -122,7 +122,8 @@ def run_path(config: Config, group: str, overrides: Sequence[str]) -> Path:
     folder = Path(config["runs_dir"]) / group
     digits = identity(config)
     for found in sorted(folder.glob(f"*-{digits}")):
-        return found
+        if re.fullmatch(r"[\w.-]+", found.name):  # as below; others could be obeyed by a terminal
+            return found
     model = str(config["model"].get("_target_", "model")).rsplit(".", 1)[-1].lower()
     words = [model]
     # the model's part comes first, so that shortening the name cannot remove it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Container, Iterator, Mapping
@@ -19,6 +20,9 @@ from genlab.training.sharding import sharded_like
 
 #: Bytes of the part of a checkpoint that is not the content of tensors.
 _STRUCTURE = 2**26
+#: The records at the end of a zip archive: of the directory's place, and in 64 bits.
+_END = struct.Struct("<4s4H2LH")
+_LOCATOR, _END_64 = struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
 
 
 class UnreadableCheckpointError(RunDirectoryError):
@@ -52,6 +56,7 @@ def read(path: Path, at_most: float = float("inf")) -> dict[str, Any]:
             )
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, size)
+            _check_directory(path, archive.start_dir, size)
         with warnings.catch_warnings(action="ignore"):  # torch warns of some files it cannot read
             content = torch.load(path, map_location="cpu", weights_only=True)
         schema.check_plain(content, size)
@@ -86,6 +91,35 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
         raise ValueError("its parts are larger than the file")
     if (altered := archive.testzip()) is not None:
         raise ValueError(f"{altered!r} does not match its checksum")
+
+
+def _check_directory(path: Path, start: int, size: int) -> None:
+    """Check that torch finds the directory of the archive where zipfile found it, at `start`.
+
+    zipfile corrects a wrong offset in the record at the end of the file, and torch does not: the
+    two would read different archives in one file.
+
+    Raises:
+        ValueError: it is elsewhere, or the record is not at the very end.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, size - _END.size - _LOCATOR.size - _END_64.size))
+        end_64, locator, end = _parts(file.read())
+        kind, *_, offset, comment = _END.unpack(end)
+        if _LOCATOR.unpack(locator)[0] == b"PK\6\7":
+            kind_64, *_, offset_64 = _END_64.unpack(end_64)
+            is_before = _LOCATOR.unpack(locator)[2] == size - len(end_64 + locator + end)
+            is_64 = kind_64 == b"PK\6\6" and is_before
+            offset = offset_64 if is_64 and offset in (offset_64, 0xFFFFFFFF) else -1
+        if kind != b"PK\5\6" or comment or offset != start:
+            raise ValueError("the directory of the archive is not where its end says")
+
+
+def _parts(end: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split the last bytes of an archive: end record in 64 bits, its locator, end record."""
+    end = end.rjust(_END_64.size + _LOCATOR.size + _END.size, b"\0")
+    first, second = _END_64.size, _END_64.size + _LOCATOR.size
+    return end[:first], end[first:second], end[second:]
 
 
 @contextmanager

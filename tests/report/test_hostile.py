@@ -424,6 +424,15 @@ def test_an_alias_is_refused(text: str) -> None:
         received_yaml.parse(text)
 
 
+def test_a_number_that_takes_minutes_to_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        received_yaml.parse("bomb: " + "1:" * 200_000 + "1")
+    assert received_yaml.parse(f"text: {'word ' * 100}\nnumber: 1:30") == {
+        "text": ("word " * 100).strip(),
+        "number": 90,
+    }
+
+
 def test_jobs_that_never_started_are_plain_text(tmp_path: Path) -> None:
     job = Job("x\x1b\udcff", (), {"model.kl_weight": "\x1b"}, 0, {"group": "\x1b\u202e", "seed": 1})
     Manifest("s", (), (job,)).write(tmp_path)

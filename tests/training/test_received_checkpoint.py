@@ -357,6 +357,11 @@ def allocating(path: Path) -> None:
     repickled(path, file.getvalue())
 
 
+def shifted(path: Path) -> None:
+    """Two archives in one file: zipfile corrects the offset of the second, torch does not."""
+    path.write_bytes(path.read_bytes()[:1000] + path.read_bytes())
+
+
 def large(path: Path) -> None:
     os.truncate(path, 2**42)
 
@@ -385,7 +390,7 @@ def long_pickle(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [compressed, allocating, large, folder, pipe, device, deep, long_pickle]
+    "damage", [compressed, allocating, shifted, large, folder, pipe, device, deep, long_pickle]
 )
 def test_a_file_of_another_kind_is_refused_unread(
     received: Path, damage: Callable[[Path], None]
@@ -394,6 +399,8 @@ def test_a_file_of_another_kind_is_refused_unread(
     damage(best)
     message = refusal(lambda: genlab.load(best.parents[1]))
     assert str(best) in message
+    if damage is pipe:  # which is refused wherever it is
+        best.unlink()
     if damage is not device:  # a link out of a run directory has a sentence of its own
         damage(received)
         assert str(received) in refusal(lambda: train(received.parents[3]))
