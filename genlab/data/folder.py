@@ -238,6 +238,8 @@ class ImageFolder(ImageSource):
         from PIL import Image, ImageOps
 
         try:
+            if file.path.stat().st_size == 0:
+                return "it is empty"
             # the formats that Pillow decodes itself: it gives EPS, under any name, to Ghostscript
             with (
                 open_regular(file.path.resolve()) as data,
