@@ -34,7 +34,7 @@ class Root(NoiseSchedule):
 
     def __init__(self, height: float, power: float = 0.5) -> None:
         super().__init__()
-        self.height = number("height", height)
+        self.height = number("height", height, above=0)
         self.power = number("power", power, above=0)
 
     def curve(self, u: Tensor) -> Tensor:
