@@ -40,7 +40,7 @@ from genlab.runs.locks import Lock
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.run import Run
 from genlab.sweeps import job
-from genlab.training import planning, run
+from genlab.training import console, planning, run
 from genlab.training.weights import read
 
 ROOT = Path(__file__).parent.parent
@@ -442,6 +442,15 @@ def test_a_name_that_a_terminal_would_obey_is_no_run(tmp_path: Path) -> None:
     assert planning.run_path(config, "group", []) == path
     path.mkdir()
     assert planning.run_path(config, "group", ["model.z=1"]) == path
+
+
+def test_a_received_result_is_shown_without_what_is_no_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    metrics = {"test/kl": "x", "test/reconstruction": None, "test/neg_elbo": 1.0}
+    console.show({"metrics": metrics, "verdict": "\x1b[31mred"}, Path("run"))
+    shown = capsys.readouterr().out
+    assert "neg_elbo 1.00" in shown and "\x1b" not in shown and "kl " not in shown
 
 
 def test_a_lock_is_no_way_to_empty_a_file(received: Path, private: Path) -> None:

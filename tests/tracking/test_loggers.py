@@ -241,6 +241,18 @@ def test_the_second_run_of_a_process_has_the_store_of_its_own_runs_dir(tmp_path:
         assert len(found) == 1
 
 
+@pytest.mark.parametrize("kept", ["other", "../../../evil", "0" * 32, "same"])
+def test_mlflow_goes_on_with_this_very_run_alone(tmp_path: Path, own: None, kept: str) -> None:
+    from genlab.tracking.mlflow import MLflowLogger
+
+    folder = tmp_path / "runs" / "group" / "run"
+    folder.mkdir(parents=True)
+    earlier = MLflowLogger(str(folder), "group", "run" if kept == "same" else "other")
+    text = earlier.run_id if kept in ("other", "same") else kept
+    (folder / "mlflow_run_id").write_text(str(text))
+    assert (MLflowLogger(str(folder), "group", "run").run_id == earlier.run_id) is (kept == "same")
+
+
 def test_a_logger_from_outside_gets_rows_and_hyperparameters(tmp_path: Path, own: None) -> None:
     run = trained(
         tmp_path / "runs",
