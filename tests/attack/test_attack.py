@@ -35,11 +35,6 @@ def test_known_attacks_do_nothing(base: Path) -> None:
     attacked(base, "--known", "1", "--count", "60")
 
 
-@pytest.mark.slow
-def test_two_thousand_mutants_do_nothing(base: Path) -> None:
-    attacked(base, "--known", "3", "--first", "60", "--count", "2000")
-
-
 WATCHED = """
 import os, sys
 from pathlib import Path
