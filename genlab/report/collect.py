@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,8 @@ MOST_KEYS = 40
 MOST_METRICS = 1000
 
 
-class _Flat:
-    """Slot for the flat configuration, which is computed once and is no field of a record."""
-
-    __slots__ = ("_flat",)
-    _flat: dict[str, Any]
-
-
 @dataclass(frozen=True)
-class Record(_Flat):
+class Record:
     """One run, as read for a report.
 
     Attributes:
@@ -68,12 +62,10 @@ class Record(_Flat):
     bound: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def flat(self) -> dict[str, Any]:
         """The configuration under dotted keys, or `asked` where there is none."""
-        if not hasattr(self, "_flat"):
-            object.__setattr__(self, "_flat", flatten(self.config) or dict(self.asked))
-        return self._flat
+        return flatten(self.config) or dict(self.asked)
 
     @property
     def sweep(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,6 @@ def test_of_many_runs_the_ends_stay(sweep: Path) -> None:
     many = []
     for weight in range(40):
         config = {**record.config, "model": {**record.config["model"], "kl_weight": float(weight)}}
-        many.append(type(record)(**{**record.__dict__, "config": config, "run_id": f"r{weight}"}))
+        many.append(replace(record, config=config, run_id=f"r{weight}"))
     shown = [label for label, _ in compared(many)]
     assert len(shown) == MOST and shown[0] == "kl_weight 0" and shown[-1] == "kl_weight 39"
