@@ -1,4 +1,4 @@
-"""What a config from a run directory, which may be from another person, may describe.
+"""Check a config from a run directory, which may be from another person, before it is built.
 
 A config that the user writes may name any importable class of the kind that its place needs (see
 `genlab.config.check`). A received one is checked here first, by the annotations of the parameters

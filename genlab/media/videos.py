@@ -286,12 +286,17 @@ def _within_budget(frames: Iterable[Pixels]) -> Iterator[Pixels]:
     Raises:
         ValueError: they have.
     """
-    left = _MOST_BYTES
+    taken = 0
     for frame in frames:
-        left -= frame.nbytes
-        if left < 0:
-            raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
+        taken += frame.nbytes
+        _limit(taken)
         yield frame
+
+
+def _limit(size: int) -> None:
+    """Refuse frames that take so many bytes, if these are too many, with a ValueError."""
+    if size > _MOST_BYTES:
+        raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
 
 
 def _mp4(film: Pixels, fps: float, title: str) -> bytes:
@@ -353,13 +358,11 @@ def _webp(film: Pixels, fps: float) -> bytes:
 
 def _read_webp(path: Path, fps: float) -> Pixels:
     with open_picture(path, ("WEBP",)) as picture:
-        if getattr(picture, "n_frames", 1) * picture.width * picture.height * 3 > _MOST_BYTES:
-            raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
+        _limit(getattr(picture, "n_frames", 1) * picture.width * picture.height * 3)
         frames, durations = zip(*_webp_frames(picture), strict=True)
     ends = np.cumsum(durations)
     count = max(1, round(ends[-1] * fps / 1000))  # a video that never changes has no duration
-    if count * frames[0].nbytes > _MOST_BYTES:
-        raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
+    _limit(count * frames[0].nbytes)
     seen = np.searchsorted(ends[:-1], np.arange(count) * 1000 / fps, "right")
     return np.stack([frames[i] for i in seen])
 

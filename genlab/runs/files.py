@@ -92,10 +92,7 @@ def refuse_foreign(folder: str | os.PathLike[str], deep: bool = True) -> None:
     if not folder.is_dir():
         return
     found = sorted(folder.rglob("*") if deep else folder.iterdir())
-    if not deep:
-        refuse_links(folder, [path.name for path in found if path.is_symlink()])
-    else:
-        refuse_links(folder)
+    refuse_links(folder, None if deep else [path.name for path in found if path.is_symlink()])
     for path in found:
         mode = path.lstat().st_mode
         if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from genlab.errors import RunDirectoryError
 from genlab.metrics.names import shown
+from genlab.runs.reading import read_end
 from genlab.runs.run import Run
 
 _TAIL = 8192
@@ -78,13 +78,10 @@ class RunProgress:
 
     def _read_metrics(self, path: Path) -> None:
         try:
-            with path.open("rb") as file:
-                start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
-                file.seek(start)
-                lines = file.read().split(b"\n")
-        except OSError:
+            end = read_end(path, _TAIL + 1)
+        except (OSError, RunDirectoryError):
             return  # moved or removed meanwhile, which the run itself will notice
-        for line in lines[1 if start else 0 : -1]:
+        for line in end.split(b"\n")[1 if len(end) > _TAIL else 0 : -1]:
             try:
                 row = json.loads(line)
             except ValueError:

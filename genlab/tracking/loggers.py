@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from genlab.config.build import build, takes
 from genlab.errors import TRAINING_FAILED, RunDirectoryError
 from genlab.runs.files import write_atomically
-from genlab.runs.reading import LOCK, read_bytes
+from genlab.runs.reading import ID, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def tracker_id(directory: Path, group: str) -> str:
 def _read_id(path: Path) -> str | None:
     """Return the id in a file; None if there is none, or text that is no id."""
     try:
-        text = read_bytes(path, LOCK).decode()
+        text = read_bytes(path, ID).decode()
     except (OSError, UnicodeDecodeError, RunDirectoryError):
         return None
     return text if re.fullmatch(r"[\w-]{1,128}", text, re.ASCII) else None

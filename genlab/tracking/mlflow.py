@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from genlab.errors import DONE, INTERRUPTED, PREEMPTED
 from genlab.runs.files import write_atomically
-from genlab.runs.reading import LOCK, descriptor_of_regular, read_bytes
+from genlab.runs.reading import ID, descriptor_of_regular, read_bytes
 from genlab.tracking.loggers import TrackedRun
 
 if find_spec("mlflow") is None:
@@ -74,7 +74,7 @@ class MLflowLogger(MLFlowLogger):
     def _earlier(client: Any, kept: Path, experiment_name: str, run_name: str) -> str | None:
         """Return the id in a file, if MLflow knows it as this very run."""
         try:
-            run_id = read_bytes(kept, LOCK).decode().strip()
+            run_id = read_bytes(kept, ID).decode().strip()
             found = client.get_run(run_id) if re.fullmatch("[0-9a-f]{32}", run_id) else None
         except Exception:  # none there, or none that MLflow has; it is begun anew
             return None

@@ -14,21 +14,16 @@ _UNWRITABLE = (errno.EROFS, errno.EIO)
 _NO_MEMORY = re.compile(
     r"can't allocate memory|CUDA out of memory|CUDA error: out of memory|STATUS_ALLOC_FAILED"
 )
-#: Limits of the system on a process: what it lacks, the text that tells it, and the remedy.
+#: Limits of the system on a process: what it lacks, the texts that tell it, and the remedy.
 _LIMITS = (
     (
         "no more files can be opened",
-        "Too many open files",
+        ("Too many open files",),
         "raise the limit with `ulimit -n`, to 1024 or more",
     ),
     (
         "no more processes or threads can be started",
-        "Resource temporarily unavailable",
-        "raise the limit with `ulimit -u`, or set OMP_NUM_THREADS=1 and data.num_workers=0",
-    ),
-    (
-        "no more processes or threads can be started",
-        "can't start new thread",
+        ("Resource temporarily unavailable", "can't start new thread"),
         "raise the limit with `ulimit -u`, or set OMP_NUM_THREADS=1 and data.num_workers=0",
     ),
 )
@@ -71,9 +66,10 @@ def _explanation(error: BaseException) -> str | None:
             f"nothing more can be written{at} ({error.strerror}): {remedy}; what was written is "
             "whole, and the same command goes on from the last checkpoint"
         )
-    for what, text, remedy in _LIMITS:
-        if isinstance(error, OSError | ImportError | RuntimeError) and text in str(error):
-            return f"{what} ({text}): {remedy}"
+    if isinstance(error, OSError | ImportError | RuntimeError):
+        for what, texts, remedy in _LIMITS:
+            if told := next((text for text in texts if text in str(error)), None):
+                return f"{what} ({told}): {remedy}"
     kinds = {kind.__name__ for kind in type(error).__mro__}  # of torch, which is not imported here
     lacks_memory = (
         {"MemoryError", "OutOfMemoryError"} & kinds

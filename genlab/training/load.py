@@ -57,13 +57,7 @@ def read_received(run: str | PathLike[str], packages: Collection[str] = ()) -> R
         ConfigError: the config or the spec say something that a run directory may not say.
         RunDirectoryError: one of them is missing or cannot be read.
     """
-    try:
-        text = Run(run).config_text
-    except UnicodeDecodeError as error:
-        raise RunDirectoryError(
-            f"{run}/config.yaml is no text in UTF-8 ({error.reason}): put back the file that "
-            "training wrote"
-        ) from error
+    text = Run(run).config_text
     if text is None:
         raise RunDirectoryError(f"{run} has no config.yaml: it is no run directory")
     config = from_yaml(text, f"{run}/config.yaml")
