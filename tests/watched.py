@@ -1,4 +1,4 @@
-"""What code does outside its process: files that it writes, processes and sockets."""
+"""Record the files that code writes, and the processes and sockets that it opens."""
 
 from __future__ import annotations
 

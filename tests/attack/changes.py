@@ -26,7 +26,7 @@ OTHERS = (None, True, [], {}, [1], ["x"], {"x": 1}, [[[]]], [None], {"": None}, 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a mutant lies.
+    """Folders in which a mutant lies.
 
     Attributes:
         base: the folder of all that there is.

@@ -447,11 +447,23 @@ SHADOWED = ("rich", "yaml", "numpy", "PIL", "av", "matplotlib", "json", "argpars
 OBEYED = ("cffi", "olefile", "defusedxml", "msvcrt", "sitecustomize", "usercustomize")
 
 
+def reported_from_within(sweep: Path, *start: str) -> subprocess.CompletedProcess[str]:
+    """Enter the directory, and make its report with the Python arguments `start`."""
+    return subprocess.run(
+        [sys.executable, *start, "report", "."],
+        cwd=sweep,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("start", [["-m", "genlab.cli"], ["-c", "CONSOLE"]])
 def test_nothing_in_the_working_directory_is_imported_or_obeyed(
     sweep: Path, tmp_path: Path, start: list[str]
 ) -> None:
-    """As where a stranger's directory is entered, and the report made of `.`."""
+    """A stranger's directory is entered, and the report made of `.`."""
     owned = tmp_path / "owned"
     for name in (*SHADOWED, *OBEYED):
         (sweep / f"{name}.py").write_text(f"open({str(owned)!r}, 'a').write({name!r})\n")
@@ -462,14 +474,7 @@ def test_nothing_in_the_working_directory_is_imported_or_obeyed(
         "sys.argv[0] = 'genlab'; sys.exit(main())"
     )
     arguments = [script if word == "CONSOLE" else word for word in start]
-    done = subprocess.run(
-        [sys.executable, *arguments, "report", "."],
-        cwd=sweep,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = reported_from_within(sweep, *arguments)
     assert done.returncode == DONE, done.stderr
     assert not owned.exists(), owned.read_text()
     assert "owned" not in done.stderr
@@ -478,14 +483,7 @@ def test_nothing_in_the_working_directory_is_imported_or_obeyed(
 
 def test_a_matplotlibrc_that_never_ends_is_not_read(sweep: Path) -> None:
     os.mkfifo(sweep / "matplotlibrc")
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "genlab.cli", "report", "."],
-        cwd=sweep,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = reported_from_within(sweep, "-P", "-m", "genlab.cli")
     assert done.returncode == DONE, done.stderr
 
 

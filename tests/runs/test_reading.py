@@ -1,4 +1,4 @@
-"""What is read of a run directory is bounded: in kind, size, depth and number."""
+"""Reading a run directory is bounded: in kind, size, depth and number of what is read."""
 
 from __future__ import annotations
 

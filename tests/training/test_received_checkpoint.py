@@ -1,4 +1,4 @@
-"""What a checkpoint from a stranger may say: of all else, one sentence, and nothing is touched."""
+"""A checkpoint from a stranger is checked; what it may not say is refused in one sentence."""
 
 from __future__ import annotations
 
