@@ -184,10 +184,13 @@ class _Transfer:
         try:
             item = self._items.get(timeout=max(0.0, left))
         except queue.Empty:
+            item = TimeoutError()
+        # Whichever notices first: the wait above, or the socket, which urllib may wrap.
+        if isinstance(getattr(item, "reason", item), TimeoutError):
             raise DataError(
                 f"it is too slow: no {_BLOCK:,} bytes in {_SECONDS_PER_BLOCK:g} s, or not all in "
                 f"{_SECONDS:g} s"
-            ) from None
+            )
         if isinstance(item, Exception):
             raise item
         return item

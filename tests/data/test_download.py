@@ -10,6 +10,8 @@ import re
 import socketserver
 import tarfile
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -249,6 +251,16 @@ def test_whatever_a_mirror_does_the_next_one_is_tried(
 
     type(source).mirrors = (misbehaving.url, mirror.url)
     assert_complete(source, tmp_path)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), urllib.error.URLError(TimeoutError())])
+def test_a_socket_that_notices_first_says_the_same(tmp_path, mirror, source, monkeypatch, error):
+    def urlopen(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    with pytest.raises(DataError, match="too slow"):
+        source.prepare(tmp_path)
 
 
 def test_a_download_has_an_end_however_many_blocks_come_in_time(
