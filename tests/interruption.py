@@ -105,9 +105,10 @@ def within_step(number: int, action: Callable[[], None]) -> Iterator[None]:
     steps = iter(range(1, 1000))
 
     def look(optimizer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        closure = arguments[1] if len(arguments) > 1 else named["closure"]
+        closure = arguments[1] if len(arguments) > 1 else named.get("closure")
+        is_of_a_part = closure is None  # one of the two within `MuonWithAdamW`
         is_of_a_copy = getattr(closure, "__module__", "") == resume.__name__  # before training
-        if not is_of_a_copy and next(steps) == number:
+        if not is_of_a_part and not is_of_a_copy and next(steps) == number:
             action()
 
     hook = register_optimizer_step_pre_hook(look)
