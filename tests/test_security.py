@@ -282,8 +282,10 @@ def test_a_group_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["../../x", "/etc", "..", ".", "", "a/b", 3, None, ["x"]])
 def test_a_run_of_a_manifest_stays_in_its_sweep(received: Path, name: Any) -> None:
     Manifest("s", (), (Job(name, (), {}, 0),)).write(received.parent)
-    with pytest.raises(RunDirectoryError, match=r"manifest\.json is no manifest of a sweep"):
-        collect(received.parent)
+    states = {record.path: (record.state, record.error) for record in collect(received.parent)}
+    state, error = states.pop(received.parent / FILE_NAME)
+    assert state == "unreadable" and "is no manifest of a sweep" in (error or "")
+    assert list(states) == [received]
 
 
 def test_a_value_cannot_lead_a_run_out_of_its_group(tmp_path: Path) -> None:
@@ -344,20 +346,36 @@ def private(tmp_path: Path) -> Path:
 READ = (
     *("config.yaml", "status.json", "metrics.jsonl", "result.json", "bound.json", "env.json"),
     *("train.log", "pictures/reconstructions-final.png", "videos/walk-final.mp4"),
-    *("pictures", "videos", "../jobs", "../videos", "../manifest.json"),
+    *("pictures", "videos", "../manifest.json"),
 )
 
 
-@pytest.mark.parametrize("name", READ)
-def test_a_report_shows_nothing_that_a_link_leads_to(
-    received: Path, private: Path, name: str
-) -> None:
-    path = received / name
+def lead_out(path: Path, private: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
     path.symlink_to(private if "." not in path.name else private / "notes.txt")
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_report_shows_nothing_that_a_link_leads_to(
+    received: Path, private: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lead_out(received / name, private)
+    assert cli.main(["report", str(received.parent)]) == DONE
+    assert "is a link" in capsys.readouterr().out
+    for page in received.parent.glob("*.*"):
+        assert SECRET not in page.read_text(errors="replace") or page.is_symlink()
+    (sent,) = {r.state for r in collect(received.parent) if r.path.name != "manifest.json"}
+    assert sent == ("completed" if name == "../manifest.json" else "unreadable")
+
+
+@pytest.mark.parametrize("name", ["../jobs", "../videos"])
+def test_a_report_writes_nothing_that_a_link_leads_to(
+    received: Path, private: Path, name: str
+) -> None:
+    lead_out(received / name, private)
     with pytest.raises(RunDirectoryError, match="is a link to .*private.*remove it"):
         collect(received.parent)
     assert cli.main(["report", str(received.parent)]) == REFUSED

@@ -123,7 +123,7 @@ def _chosen(paths: Sequence[Path]) -> list[tuple[str, Record]]:
     """Read the runs with their labels; a single run has an empty label.
 
     Raises:
-        RunDirectoryError: there is no run with a model.
+        RunDirectoryError: there is no run with a model, or one that is named cannot be read.
     """
     from genlab.report import collect
     from genlab.report.collect import swept_keys
@@ -139,6 +139,9 @@ def _chosen(paths: Sequence[Path]) -> list[tuple[str, Record]]:
             )
         return chosen
     records = [record for path in paths for record in collect([path])]
+    for record in records:
+        if not record.is_readable:
+            raise RunDirectoryError(record.error)
     if len(records) == 1:
         return [("", records[0])]
     swept = swept_keys(records)
@@ -223,17 +226,17 @@ def _save(
     """Write films of one kind, labelled by run, as one video, and return its files.
 
     Raises:
-        RunDirectoryError: the folder cannot be written, or is a link out of the sweep.
+        RunDirectoryError: the folder cannot be written, or leads out of the run or the sweep.
     """
     from genlab.media import videos
 
     if out is not None:
         stem = out / kind
-    elif len(runs) == 1:
-        stem = runs[0] / "videos" / f"{kind}-final"
     else:
-        refuse_links(runs[0].parent, ("videos",))
-        stem = runs[0].parent / "videos" / kind
+        alone = len(runs) == 1
+        folder = runs[0] if alone else runs[0].parent
+        refuse_links(folder, ("videos",))
+        stem = folder / "videos" / (f"{kind}-final" if alone else kind)
     film = next(iter(films.values()))
     if len(runs) > 1:
         film = videos.beside(list(films.values()), list(films))

@@ -68,6 +68,15 @@ class Record:
         return flatten(self.config) or dict(self.asked)
 
     @property
+    def is_readable(self) -> bool:
+        """Return whether its files may be looked at, for none of them leads out of it."""
+        return self.state != "unreadable"
+
+    def files(self, pattern: str) -> list[Path]:
+        """Return the files of its directory at this pattern, sorted; none if it is unreadable."""
+        return sorted(self.path.glob(pattern)) if self.is_readable else []
+
+    @property
     def sweep(self) -> Path:
         """The directory of its sweep."""
         return self.path.parent
@@ -103,11 +112,12 @@ def collect(
     """Read the records of all runs below one root, or of each run directory in a list.
 
     Below a root, jobs of the sweeps that never started are included. In a list, every entry becomes
-    a record, also one that is missing, so that a report never omits a run of its sweep.
+    a record, also one that is missing, so that a report never omits a run of its sweep. What cannot
+    be read, a run or a manifest, is a record that says why.
 
     Raises:
-        RunDirectoryError: the root does not exist, or has a manifest that cannot be read, or a link
-            in what is read leads out of its directory.
+        RunDirectoryError: the root does not exist, or a link in the way of what a report writes
+            leads out of a sweep's directory.
     """
     if not isinstance(paths, str | os.PathLike):
         return [_record(Run(path)) for path in paths]
@@ -116,16 +126,45 @@ def collect(
         raise RunDirectoryError(f"{paths} is not a directory: give one that holds runs")
     records = [_record(run) for run in find_runs(root)]
     for sweep in dict.fromkeys([root, *(record.sweep for record in records)]):
-        refuse_links(sweep, (FILE_NAME, "jobs", "videos"))
-        manifest = Manifest.read(sweep) if sweep.is_relative_to(root) else None
+        refuse_links(sweep, ("jobs", "videos"))
         there = [record.path.name for record in records if record.sweep == sweep]
-        missing = () if manifest is None else manifest.missing(there)
-        refuse_links(sweep, [job.run_id for job in missing])
-        records += [_never_started(sweep, job) for job in missing]
+        if sweep.is_relative_to(root):
+            records += _never_started(sweep, there)
     return records
 
 
-def _never_started(sweep: Path, job: Job) -> Record:
+def _never_started(sweep: Path, there: Sequence[str]) -> list[Record]:
+    """Return the jobs of a sweep that have no run, or the one thing why they are not known."""
+    try:
+        manifest = Manifest.read(sweep)
+    except RunDirectoryError as error:
+        return [_unreadable(sweep / FILE_NAME, error)]
+    return [_job(sweep, job) for job in (manifest.missing(there) if manifest else ())]
+
+
+def manifest_of(sweep: Path) -> Manifest | None:
+    """Read the manifest of a sweep's directory; None if it has none that can be read."""
+    try:
+        return Manifest.read(sweep)
+    except RunDirectoryError:
+        return None
+
+
+def _unreadable(path: Path, error: Exception) -> Record:
+    return Record(
+        path=path,
+        run_id=printable(path.name, kept=""),
+        group=printable(path.parent.name, kept=""),
+        state="unreadable",
+        error=one_line(str(error)),
+    )
+
+
+def _job(sweep: Path, job: Job) -> Record:
+    try:
+        refuse_links(sweep, [job.run_id])
+    except RunDirectoryError as error:
+        return _unreadable(sweep / job.run_id, error)
     known = {
         key: value
         for key, value in flatten(
@@ -145,11 +184,11 @@ def _never_started(sweep: Path, job: Job) -> Record:
 
 def _record(run: Run) -> Record:
     path = run.path.absolute()
-    refuse_links(path, _READ)
     config: dict[str, Any] = {}
     result: dict[str, Any] = {}
     bound: dict[str, Any] = {}
     try:
+        refuse_links(path, _READ)
         status = run.status
         state = "interrupted" if run.is_interrupted else str(status.get("state", "missing"))
         if state not in (*STATES, "interrupted", "missing"):

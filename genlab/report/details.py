@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from genlab.errors import RunDirectoryError
-from genlab.report.collect import MOST_KEYS, Record, comparable, differs, is_ignored
+from genlab.report.collect import MOST_KEYS, Record, comparable, differs, is_ignored, one_line
 from genlab.report.figures import ShownRun
 from genlab.report.markup import Markup, element, join
 from genlab.report.naming import setting_text
@@ -19,6 +20,8 @@ from genlab.runs.points import short_names
 from genlab.runs.reading import ENV, read_end, read_json
 from genlab.runs.run import Run
 from genlab.runs.text import printable
+
+log = logging.getLogger(__name__)
 
 _LAST_LINES = 12
 _LOG_BYTES = 20_000
@@ -126,14 +129,16 @@ def _summary(content: Mapping[str, Any]) -> str:
 
 def _environment(record: Record) -> dict[str, Any]:
     try:
-        return read_json(Run(record.path).env_path, ENV) or {}
-    except RunDirectoryError:
+        return (record.is_readable and read_json(Run(record.path).env_path, ENV)) or {}
+    except RunDirectoryError as error:
+        log.warning("left out: the environment of %s: %s", record.run_id, one_line(str(error)))
         return {}
 
 
 def _last_lines(record: Record) -> str:
     """Read the last lines that its process printed, from the sweep's log or its own."""
-    for path in (record.sweep / "jobs" / f"{record.path.name}.log", Run(record.path).log_path):
+    own = [Run(record.path).log_path] if record.is_readable else []
+    for path in (record.sweep / "jobs" / f"{record.path.name}.log", *own):
         try:
             lines = read_end(path, _LOG_BYTES).decode(errors="replace").splitlines()
         except (OSError, RunDirectoryError):

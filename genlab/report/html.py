@@ -11,7 +11,7 @@ from typing import Any
 
 from genlab import __version__
 from genlab.report.answer import answer
-from genlab.report.collect import Record, swept_keys
+from genlab.report.collect import Record, manifest_of, swept_keys
 from genlab.report.colours import colours
 from genlab.report.details import configs_section, environment_section, unfinished_section
 from genlab.report.diagnostics import bound_figures, diagnostic_figures
@@ -47,7 +47,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
     """Build the page for `directory`, to which its links to files too large to embed are relative.
 
     Raises:
-        RunDirectoryError: there are no records, or a manifest cannot be read.
+        RunDirectoryError: there are no records.
     """
     table = sweep_table(records)
     # The chart of the active units makes a sentence about them superfluous.
@@ -56,7 +56,7 @@ def report_page(records: Sequence[Record], directory: Path) -> str:
     table = replace(table, columns=columns)
     runs = _runs(in_order(records))
     sweeps = sweep_names([run.record for run in runs])
-    manifests = {sweep: Manifest.read(sweep) for sweep in sweeps}
+    manifests = {sweep: manifest_of(sweep) for sweep in sweeps}
     ordered = [run.record for run in runs]
     media, pictures, videos = Media(), picture_kinds(ordered), video_kinds(ordered, directory)
     media.add_pictures([path for kind in pictures for path in kind.files.values()])

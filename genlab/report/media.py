@@ -110,7 +110,7 @@ def picture_kinds(records: Sequence[Record]) -> list[Kind]:
     """Return the final pictures of all runs by kind, the most informative kind first."""
     found: dict[str, dict[int, Path]] = {}
     for i, record in enumerate(records):
-        for path in sorted((record.path / "pictures").glob("*-final.png")):
+        for path in record.files("pictures/*-final.png"):
             found.setdefault(_kind(path), {})[i] = path
     return [Kind(name, False, found[name]) for name in _in_order(found, _PICTURES)]
 
@@ -118,10 +118,10 @@ def picture_kinds(records: Sequence[Record]) -> list[Kind]:
 def video_kinds(records: Sequence[Record], directory: Path) -> list[Kind]:
     """Return the final videos of all runs, and those of several runs in the report's directory."""
     found: dict[str, dict[int, Path]] = {}
-    for path in _videos(directory / "videos", "*"):
+    for path in _videos((directory / "videos").glob("*")):
         found.setdefault(_kind(path), {})[-1] = path
     for i, record in enumerate(records):
-        for path in _videos(record.path / "videos", "*-final"):
+        for path in _videos(record.files("videos/*-final.*")):
             found.setdefault(_kind(path), {})[i] = path
     return [Kind(name, True, found[name]) for name in _in_order(found, _VIDEOS)]
 
@@ -132,11 +132,9 @@ def relative_url(path: Path, directory: Path) -> str:
     return quote(os.fsencode(os.path.relpath(path, directory.absolute())))
 
 
-def _videos(folder: Path, pattern: str) -> list[Path]:
-    """List the MP4 files, and an animated WebP where there is no MP4."""
-    films = {
-        path.stem: path for suffix in (".webp", ".mp4") for path in folder.glob(pattern + suffix)
-    }
+def _videos(files: Iterable[Path]) -> list[Path]:
+    """Of these files return the MP4 films, and an animated WebP where there is no MP4."""
+    films = {path.stem: path for path in sorted(files, reverse=True) if path.suffix in _MIMES}
     return [films[name] for name in sorted(films)]
 
 

@@ -123,13 +123,13 @@ def _pictures(records: Sequence[Record], name: str) -> dict[str, pictures.Pixels
     """Map the name of each setting to the picture of its first seed that has one."""
     found: dict[str, pictures.Pixels] = {}
     for setting, record in zip(setting_names(records, swept_keys(records)), records, strict=True):
-        path = record.path / "pictures" / f"{name}-final.png"
-        if setting in found or not os.path.lexists(path) or len(found) == _MOST_PICTURES:
+        if setting in found or len(found) == _MOST_PICTURES:
             continue
-        try:
-            found[setting] = pictures.read_png(path, _WIDEST)
-        except RunDirectoryError as error:
-            log.warning("left out: %s", printable(str(error)))
+        for path in record.files(f"pictures/{name}-final.png"):
+            try:
+                found[setting] = pictures.read_png(path, _WIDEST)
+            except RunDirectoryError as error:
+                log.warning("left out: %s", printable(str(error)))
     return found
 
 

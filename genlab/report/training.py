@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genlab.errors import RunDirectoryError
 from genlab.metrics.names import describe, ordered
-from genlab.report.collect import MOST_METRICS, Record
+from genlab.report.collect import MOST_METRICS, Record, one_line
 from genlab.runs.run import Run
 from genlab.runs.text import printable
+
+log = logging.getLogger(__name__)
 
 _MOST_POINTS = 300
 _LEAST_POINTS = 40
@@ -61,8 +64,9 @@ def thinned(curve: Curve, most: int) -> Curve:
 
 def _curves(record: Record) -> dict[str, Curve]:
     try:
-        rows = Run(record.path).metrics()
-    except (RunDirectoryError, OSError):
+        rows = Run(record.path).metrics() if record.is_readable else []
+    except (RunDirectoryError, OSError) as error:
+        log.warning("left out: the curves of %s: %s", record.run_id, one_line(str(error)))
         return {}
     curves: dict[str, Curve] = {}
     for row in rows:

@@ -51,7 +51,7 @@ def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -
     kinds = {
         path.name.removesuffix("-final.webp")
         for _, record in chosen
-        for path in (record.path / "videos").glob("*-final.webp")
+        for path in record.files("videos/*-final.webp")
     }
     written: list[Path] = []
     for kind in sorted(kinds):

@@ -21,6 +21,7 @@ _MB = 2**20
 #: Largest sizes in bytes of what is read.
 CONFIG, STATUS, ENV = _MB, _MB, _MB
 LOCK, DIGEST, ID = 1000, 1000, 1000
+ROW = _MB
 RESULT, BOUND = 4 * _MB, 4 * _MB
 MANIFEST, METRICS = 64 * _MB, 256 * _MB
 PICTURE, VIDEO = 64 * _MB, 256 * _MB

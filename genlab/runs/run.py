@@ -146,13 +146,19 @@ def read_metrics(path: Path) -> bytes:
 
 
 def parse_metrics(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Parse the rows; return them and the length of the file without a torn last line."""
+    """Parse the rows; return them and the length of the file without a torn last line.
+
+    Raises:
+        RunDirectoryError: a whole line is no flat JSON object with a step, or is longer than `ROW`.
+    """
     length = data.rfind(b"\n") + 1
     rows = []
     for number, line in enumerate(data[:length].split(b"\n")[:-1], start=1):
         try:
-            row = parse_json(line)
+            row = parse_json(line) if len(line) <= reading.ROW else {}
             if isinstance(row["step"], bool) or not isinstance(row["step"], int):
+                raise TypeError
+            if any(isinstance(value, dict | list) for value in row.values()):
                 raise TypeError
         except (ValueError, TypeError, KeyError):
             raise RunDirectoryError(

@@ -32,6 +32,7 @@ from genlab.report.escaping import markdown, spreadsheet_cell
 from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
 from genlab.runs.points import short_names
+from genlab.runs.reading import ROW
 from genlab.training.terminal import print_error
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,26 @@ def test_a_special_file_is_a_named_row_and_holds_nobody(
             file.truncate(2**40)
     (record,) = [record for record in collect(sweep) if record.run_id == "bad"]
     assert record.state == "unreadable" and name in (record.error or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", '{"step": 1}\nno row\n'),
+        ("metrics.jsonl", '{"step": 1, "val/kl": [[1]]}\n'),
+        ("metrics.jsonl", '{"step": 1, "val/kl": {"a": 1}}\n'),
+        ("metrics.jsonl", f'{{"step": 1, "note": "{"x" * ROW}"}}\n'),
+        ("env.json", "no JSON"),
+    ],
+)
+def test_a_damaged_record_on_the_side_is_left_out_with_a_line(
+    sweep: Path, name: str, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (sweep / "bad" / name).write_text(content)
+    assert {record.state for record in collect(sweep)} == {"completed"}
+    shown(sweep)
+    (line,) = [text for text in caplog.messages if "left out" in text]
+    assert " of bad: " in line and name in line
 
 
 PLACES = (
