@@ -3,7 +3,7 @@
 import os
 import sys
 
-# `python -m genlab.cli` would import what lies in the working directory, which may be a stranger's.
+# `python -m genlab` would import what lies in the working directory, which may be a stranger's.
 # The few modules with which Python itself starts `-m` are kept from it by `python -P -m` alone.
 if sys.argv[:1] == ["-m"] and not __file__.startswith(f"{sys.path[0]}{os.sep}"):
     del sys.path[0]

@@ -84,7 +84,7 @@ def test_samples_of_the_gpu_are_those_of_the_cpu(tmp_path: Path) -> None:
     run = finish("ddpm", tmp_path / "runs", "trainer=gpu")
     images = {}
     for device in ("cpu", "cuda"):
-        command = [sys.executable, "-m", "genlab.cli", "sample", str(run.path), "--n", "4"]
+        command = [sys.executable, "-m", "genlab", "sample", str(run.path), "--n", "4"]
         settings = ["--steps", "10", "--device", device, "--out", str(tmp_path / device)]
         subprocess.run([*command, *settings], cwd=ROOT, check=True)
         with np.load(tmp_path / device / "samples.npz") as content:

@@ -139,7 +139,7 @@ def test_a_noise_schedule_a_sampler_a_network_and_sgd_make_a_ddpm(home: Path) ->
     assert list(run.pictures.glob("samples-*.png"))
     config = yaml.safe_load(run.config_text or "")
     assert config["model"]["optimizer"]["_target_"] == "torch.optim.SGD"
-    finish(home, *("-m", "genlab.cli", "sample", str(run.path), "--n", "2", "--trust", "mylab"))
+    finish(home, *("-m", "genlab", "sample", str(run.path), "--n", "2", "--trust", "mylab"))
     assert list(run.path.glob("samples/*/grid.png"))
 
 
@@ -207,7 +207,7 @@ def test_a_family_from_outside_resumes_bit_for_bit(home: Path, family: Run) -> N
 def test_a_family_from_outside_samples_where_its_package_is_trusted(
     home: Path, family: Run
 ) -> None:
-    command = ["-m", "genlab.cli", "sample", str(family.path), "--n", "4"]
+    command = ["-m", "genlab", "sample", str(family.path), "--n", "4"]
     process = start(home, *command)
     output, _ = process.communicate()
     assert process.returncode == 2

@@ -16,6 +16,7 @@ import genlab.cli.report as report
 import genlab.cli.sample as sample
 import genlab.cli.video as video
 import genlab.cli.workspace as workspace
+from genlab.training import interrupts
 from genlab.training.terminal import (
     ignore_configuration_here,
     import_from_here,
@@ -47,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import_from_here()
     command: Callable[..., int] = given.pop("command")
     try:
-        return command(**given)
+        with interrupts.raised():
+            return command(**given)
+    except interrupts.Stopped as stopped:
+        return stopped.exit_code
     except Exception as error:
         code, sentence = told(error)
         if sentence is None:

@@ -201,7 +201,7 @@ def test_help_needs_neither_torch_nor_hydra() -> None:
 
 def test_the_package_runs_as_a_module() -> None:
     told = subprocess.run(
-        [sys.executable, "-m", "genlab.cli", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "genlab", "--help"], capture_output=True, text=True, check=True
     )
     for command in ("forecast", "check-sampler", "check-schedule", "sample", "report"):
         assert command in told.stdout

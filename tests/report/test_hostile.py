@@ -480,7 +480,7 @@ def reported_from_within(sweep: Path, *start: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("start", [["-m", "genlab.cli"], ["-c", "CONSOLE"]])
+@pytest.mark.parametrize("start", [["-m", "genlab"], ["-c", "CONSOLE"]])
 def test_nothing_in_the_working_directory_is_imported_or_obeyed(
     sweep: Path, tmp_path: Path, start: list[str]
 ) -> None:
@@ -491,7 +491,7 @@ def test_nothing_in_the_working_directory_is_imported_or_obeyed(
     (sweep / "matplotlibrc").write_text("text.usetex: true\nbackend: module://owned\nowned: 1\n")
     # the console script has the folder of its own at the start of the path
     script = (
-        f"import sys; sys.path[0] = {str(ROOT)!r}; from genlab.cli import main;"
+        f"import sys; sys.path[0] = {str(ROOT)!r}; from genlab.__main__ import main;"
         "sys.argv[0] = 'genlab'; sys.exit(main())"
     )
     arguments = [script if word == "CONSOLE" else word for word in start]
@@ -504,7 +504,7 @@ def test_nothing_in_the_working_directory_is_imported_or_obeyed(
 
 def test_a_matplotlibrc_that_never_ends_is_not_read(sweep: Path) -> None:
     os.mkfifo(sweep / "matplotlibrc")
-    done = reported_from_within(sweep, "-P", "-m", "genlab.cli")
+    done = reported_from_within(sweep, "-P", "-m", "genlab")
     assert done.returncode == DONE, done.stderr
 
 

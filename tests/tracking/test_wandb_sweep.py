@@ -202,7 +202,7 @@ def test_the_workspace_compares_the_setting(sweep: tuple[Path, str], server: Wan
 
 def genlab(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "genlab.cli", *arguments],
+        [sys.executable, "-m", "genlab", *arguments],
         cwd=ROOT,
         env={**os.environ, **variables},
         capture_output=True,

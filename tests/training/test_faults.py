@@ -268,7 +268,7 @@ def test_without_a_terminal_and_in_the_locale_c_all_is_said(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr.decode()
     assert "Traceback" not in said and done.stderr == b""
     assert "\x1b" not in said and "\r" not in said
-    again = command(["-m", "genlab.cli", "report", str(runs_dir / "s")], **plain)
+    again = command(["-m", "genlab", "report", str(runs_dir / "s")], **plain)
     assert again.returncode == 0 and again.stdout.isascii(), again.stderr.decode()
     assert [completed.state for completed in find_runs(runs_dir)] == ["completed"] * 2
     assert (runs_dir / "s" / "report.html").exists()
