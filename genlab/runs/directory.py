@@ -13,7 +13,8 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -119,6 +120,15 @@ class RunDirectory(Layout):
                 f"{self.path} was moved or removed during the run, which has stopped: move it back "
                 "and the same command goes on from its last checkpoint"
             )
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Raise what `check_place` raises instead of an error that comes of it."""
+        try:
+            yield
+        except Exception:
+            self.check_place()
+            raise
 
     def _may_write(self) -> bool:
         if self.writes and not self._lock.is_held:

@@ -109,7 +109,7 @@ def run(cfg: DictConfig) -> Outcome:
         console.logged_to(directory.log_path) if is_first else contextlib.nullcontext(),
     ):
         try:
-            with explained():
+            with explained(), directory.in_place():
                 directory.write_config(to_yaml(planned.config))
                 directory.write_spec(dataclasses.asdict(data.spec))
                 directory.write_env(environment())

@@ -56,9 +56,11 @@ MOMENTS = {
 }
 
 
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str, program: tuple[str, ...] = ("train.py",), **variables: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", **variables},
         stdin=subprocess.DEVNULL,
@@ -85,6 +87,23 @@ def test_a_signal_at_any_moment_ends_as_documented(tmp_path: Path, event: str, w
     (tmp_path / "sitecustomize.py").write_text(hook)
     process = start(tmp_path, *QUICK, f"runs_dir={tmp_path / 'runs'}")
     assert_stopped(process, tmp_path / "runs", 128 + signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("event", "what"),
+    [("import", "genlab.cli"), ("import", "torch.nn"), ("open", "grid.png")],
+)
+def test_a_signal_ends_a_command_without_a_word(
+    tmp_path: Path, event: str, what: str, signum: signal.Signals
+) -> None:
+    trained = run.run(compose([*QUICK, f"runs_dir={tmp_path / 'runs'}"])).path
+    assert trained is not None
+    hook = AT_EVENT.format(event=event, what=what, signum=int(signum))
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    arguments = ["sample", str(trained), "--n", "4"]
+    process = start(tmp_path, *arguments, program=("-m", "genlab"))
+    assert_stopped(process, tmp_path, 128 + signum)
 
 
 @pytest.mark.slow
@@ -194,6 +213,25 @@ def test_a_directory_that_goes_away_is_noticed(
     if away is not shutil.rmtree:
         assert Run(gone[0].with_name("moved")).is_interrupted
         assert not Run(gone[0].with_name("moved")).is_completed
+
+
+@pytest.mark.parametrize("name", [".result.json.", ".last.ckpt."])
+def test_a_directory_that_goes_away_within_a_write_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def replaced(self: Path, target: Path) -> Path:
+        if name in self.name and not gone:
+            (there,) = find_runs(tmp_path)
+            gone.append(there.path)
+            move(there.path)
+        return rename(self, target)
+
+    gone: list[Path] = []
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", replaced)
+    with pytest.raises(TrainingError, match="was moved or removed during the run"):
+        run.run(compose([*QUICK, f"runs_dir={tmp_path}"]))
+    assert gone
 
 
 def test_every_write_asks_whether_the_directory_is_in_its_place(tmp_path: Path) -> None:
