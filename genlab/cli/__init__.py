@@ -7,6 +7,7 @@ of a command are imported when it runs.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 
 import genlab.cli.check_sampler as check_sampler
@@ -16,6 +17,8 @@ import genlab.cli.report as report
 import genlab.cli.sample as sample
 import genlab.cli.video as video
 import genlab.cli.workspace as workspace
+from genlab.config.secrets import refuse_typed
+from genlab.errors import ConfigError
 from genlab.training import interrupts
 from genlab.training.terminal import (
     ignore_configuration_here,
@@ -37,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (forecast, check_sampler, check_schedule, sample, video, report, workspace):
         module.add(commands)
+    try:
+        refuse_typed(sys.argv[1:] if arguments is None else arguments)
+    except ConfigError as error:
+        print_error(str(error))
+        return error.exit_code
     options, rest = parser.parse_known_args(arguments)
     # argparse does not parse KEY=VALUE after an option, although users may put it there.
     if not hasattr(options, "overrides") or any(text.startswith("-") for text in rest):

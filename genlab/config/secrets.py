@@ -8,24 +8,26 @@ from typing import Any
 
 from genlab.errors import ConfigError
 
-_NAMES = r"(?:\w*_)?(?:(?:api|access|private)_?key|token|password|passwd|secret|credentials?)"
+_NAMES = r"(?:\w*[_-])?(?:(?:api|access|private)[_-]?key|token|password|passwd|secret|credentials?)"
 _IS_SECRET = re.compile(_NAMES, re.IGNORECASE)
-# In an override, a key stands at its beginning or within the braces of its value.
+# In an override, a key stands at its beginning or within the braces of its value; of an option, the
+# value may be the next word.
 _TYPED = re.compile(
     rf"(?:^|[.{{,+~@/'\"]\s*)({_NAMES})['\"]?\s*[:=](?!\s*(?:null|true|false)?\s*(?:[,}}\]]|$))",
     re.IGNORECASE,
 )
+_OPTION = re.compile(rf"--?({_NAMES})(?:=.*)?", re.IGNORECASE | re.DOTALL)
 
 
 def refuse_typed(arguments: Iterable[str]) -> None:
-    """Refuse an override that gives a secret, before anything can print or keep it.
+    """Refuse an override or an option that gives a secret, before anything can print or keep it.
 
     Raises:
         ConfigError: naming the key, without the value.
     """
     for argument in arguments:
-        if found := _TYPED.search(argument):
-            key = argument.partition("=")[0].lstrip("+~")
+        if found := _OPTION.fullmatch(argument) or _TYPED.search(argument):
+            key = argument.partition("=")[0].lstrip("+~-")
             name = found[1]
             raise _refusal(key if key.endswith(name) else f"{key}: {name}")
 

@@ -32,11 +32,16 @@ INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 30.0
 #: Seconds more after which W&B's own process is taken to hang, and is killed.
 MARGIN = 10.0
 
+_MODES = ("auto", "online", "offline", "shared", "disabled", "dryrun", "run")
 _ENDS = {DONE: "completed", INTERRUPTED: "preempted", PREEMPTED: "preempted"}
 
 
 def _seconds(variable: str, default: float) -> float:
-    return float(os.environ.get(variable) or default)
+    text = os.environ.get(variable) or str(default)
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{variable}={text}: give a number of seconds, as {default:g}") from None
 
 
 class WandbLogger(Logger):
@@ -67,6 +72,8 @@ class WandbLogger(Logger):
         self.run: Any = None
         self._worker: Worker | None = None
         self._trouble: Exception | None = None
+        self._is_left_out = False
+        self._finish_limit = FINISH_TIMEOUT
         self._followed: TrackedRun | None = None
         self._id: str | None = None
         self._url: str | None = None
@@ -82,9 +89,10 @@ class WandbLogger(Logger):
         set_variables()
         self._followed, self._id = run, id_from_agent() or run.id
         try:
+            limit = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
+            self._finish_limit = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT)
             before = logged_rows(run.directory, self._id)
             self._worker = worker = Worker("wandb")
-            limit = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
             self.mode = worker.wait(worker.put(lambda: self._wanted(run)), limit)
             if self.mode == "online":
                 try:
@@ -102,6 +110,8 @@ class WandbLogger(Logger):
     def _wanted(self, run: TrackedRun) -> str:
         """Return the mode in which W&B is started: `auto` becomes one of the others."""
         wanted = os.environ.get("WANDB_MODE") or self.mode
+        if wanted not in _MODES:
+            raise ConfigError(f"WANDB_MODE={wanted}: give one of {', '.join(_MODES)}")
         if wanted == "auto" and any(f.name.startswith("offline-") for f in folders(run.directory)):
             return "offline"
         if wanted not in ("auto", "online"):
@@ -118,7 +128,7 @@ class WandbLogger(Logger):
     def _start(self, run: TrackedRun, worker: Worker, limit: float) -> None:
         settings = wandb.Settings(
             init_timeout=limit,
-            finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT),
+            finish_timeout=self._finish_limit,
             finish_timeout_raises=True,
             x_transaction_log_flush_interval=0.2,  # so that rows survive a kill
             console="off",
@@ -164,7 +174,7 @@ class WandbLogger(Logger):
         client, worker = self.run, self._worker
         if client is None or worker is None:
             return
-        limit = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT) + MARGIN
+        limit = self._finish_limit + MARGIN
         if self._trouble is None and worker.busy() > limit:
             self._trouble = TimeoutError(f"no answer within {limit:.0f} s")
         if self._trouble is not None:
@@ -181,7 +191,7 @@ class WandbLogger(Logger):
 
     def _leave_out(self, error: Exception) -> None:
         """Go on without W&B."""
-        self.run = None
+        self.run, self._is_left_out = None, True
         self._free_client(grace=0)
         why = " ".join(str(error).split())
         log.warning("W&B is left out from here on (%s); metrics.jsonl has all rows", why)
@@ -212,13 +222,14 @@ class WandbLogger(Logger):
     @property
     def sentence(self) -> str:
         """One line for the terminal: where to view the run, or how to upload it."""
+        up_to = " (up to where W&B was left out)" if self._is_left_out else ""
         if self._url is not None:
-            return f"W&B: {self._url}"
+            return f"W&B: {self._url}{up_to}"
         if self._followed is None or not folders(self._followed.directory):
             return "W&B is left out of this run"
         files = shlex.quote(str(self._followed.directory / "wandb"))
         return (
-            f"W&B is offline; look with `wandb leet {files}`, send with "
+            f"W&B is offline{up_to}; look with `wandb leet {files}`, send with "
             f"`wandb sync {files}/offline-*`"
         )
 
@@ -281,7 +292,7 @@ class WandbLogger(Logger):
         self.run = self._worker = None
 
     def _finish(self, client: Any, worker: Worker, exit_code: int) -> None:
-        limit = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT) + MARGIN
+        limit = self._finish_limit + MARGIN
         purpose = f"waiting for W&B to get the rest of this run, at most {limit:.0f} s"
         worker.wait(worker.put(lambda: client.finish(exit_code=exit_code)), limit, purpose)
         if self._trouble is not None:

@@ -16,8 +16,9 @@ from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
 
 import genlab.report
+from genlab.cli import main
 from genlab.config import hydra_job
-from genlab.errors import ConfigError, RunDirectoryError
+from genlab.errors import REFUSED, ConfigError, RunDirectoryError
 from genlab.runs.locks import Lock
 from genlab.runs.run import find_runs
 from genlab.sweeps.run_progress import RunProgress
@@ -206,6 +207,7 @@ TYPED: list[Callable[[str], str]] = [
     lambda key: f"+logger.x={{'secret':{key}}}",
     lambda key: f"++a.hf_token={key},other",
     lambda key: f"wandb.apikey=({key}",
+    lambda key: f"--api-key={key}",
 ]
 
 
@@ -218,6 +220,16 @@ def test_a_typed_secret_is_refused_and_neither_told_nor_kept(
     assert_one_sentence(done, "a secret is no setting")
     assert SECRET not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", [[f"--api-key={SECRET}"], ["--token", SECRET]])
+@pytest.mark.parametrize("name", ["report", "sample", "workspace"])
+def test_a_secret_as_an_option_of_a_command_is_not_echoed(
+    capsys: pytest.CaptureFixture[str], name: str, typed: list[str]
+) -> None:
+    assert main([name, "runs/x", *typed]) == REFUSED
+    printed = capsys.readouterr()
+    assert "a secret is no setting" in printed.err and SECRET not in printed.err + printed.out
 
 
 @pytest.mark.slow

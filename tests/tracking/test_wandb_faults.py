@@ -206,6 +206,7 @@ def test_a_process_that_hangs_is_given_up_in_mid_run(
     assert [m for m in caplog.messages if "left out" in m]
     logger.log_metrics({"train/loss": 0.5}, step + 1)
     logger.close(0)
+    assert logger.sentence.startswith("W&B is offline (up to where W&B was left out)")
     assert wandb.run is None  # else the next run of this process would find W&B in use
 
 
@@ -215,6 +216,31 @@ def test_a_process_that_was_killed_costs_one_sentence(tmp_path: Path) -> None:
     first, last = [line for line in output.splitlines() if not line.startswith("waiting")]
     assert first.startswith("W&B")
     assert last.startswith("W&B is offline")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "right"),
+    [
+        ("WANDB_MODE", "nonsense", "give one of auto, online, offline"),
+        ("WANDB_INIT_TIMEOUT", "soon", "give a number of seconds"),
+        ("WANDB_FINISH_TIMEOUT", "late", "give a number of seconds"),
+    ],
+)
+def test_a_variable_that_says_nothing_costs_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+    value: str,
+    right: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    logger = opened(tmp_path / "run")
+    logger.log_metrics({"train/loss": 1.0}, 1)
+    logger.close(0)
+    (told,) = [m for m in caplog.messages if "left out" in m]
+    assert f"({variable}={value}: {right}" in told
+    assert logger.sentence == "W&B is left out of this run"
 
 
 @pytest.mark.parametrize("program", ["exit 1", "while true; do sleep 0.1; done"])
