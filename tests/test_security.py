@@ -382,6 +382,13 @@ def test_a_report_writes_nothing_that_a_link_leads_to(
     assert not (received.parent / "report.html").exists()
 
 
+def test_weights_are_not_read_through_a_link(received: Path, private: Path) -> None:
+    (received / "checkpoints" / "best.ckpt").rename(private / "best.ckpt")
+    (received / "checkpoints" / "best.ckpt").symlink_to(private / "best.ckpt")
+    with pytest.raises(RunDirectoryError, match="init_from=.* is a link to .*private"):
+        train(received.parents[2] / "runs", f"init_from='{received}'")
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
+from genlab.runs.files import refuse_links
 from genlab.training import schema
 from genlab.training.sharding import sharded_like
 
@@ -210,11 +211,12 @@ def load_into(module: nn.Module, path: Path, key: str = "") -> None:
         key: named with the path in error messages.
 
     Raises:
-        ConfigError, RunDirectoryError: see `check_fits`.
+        ConfigError, RunDirectoryError: see `check_fits`; or a link leads out of the run directory.
     """
-    if path.is_dir():
-        path = path / "checkpoints" / "best.ckpt"
     try:
+        if path.is_dir():
+            refuse_links(path, ["checkpoints"])
+            path = path / "checkpoints" / "best.ckpt"
         weights = check_fits(module, path)["state_dict"]
     except GenlabError as error:
         raise type(error)(f"{key}={path}: {error}" if key else str(error)) from error

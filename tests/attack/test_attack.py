@@ -35,6 +35,12 @@ def test_known_attacks_do_nothing(base: Path) -> None:
     attacked(base, "--known", "1", "--count", "60")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [60, 560, 1060, 1560])
+def test_random_attacks_do_nothing(base: Path, first: int) -> None:
+    attacked(base, "--first", str(first), "--count", "500")
+
+
 WATCHED = """
 import os, sys
 from pathlib import Path

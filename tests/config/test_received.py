@@ -237,6 +237,13 @@ def test_a_dataclass_of_another_package_takes_the_keys_of_its_base(strange: str)
         check_received({**node, "other": 1}, Ancestral, "k", ["genlab_strange"])
 
 
+def test_a_key_with_a_line_end_does_not_begin_a_line_of_its_own(strange: str) -> None:
+    with pytest.raises(ConfigError, match=r"^k\.\\nerror: owned=1: there is no such key"):
+        check_received(
+            {"_target_": strange, "\nerror: owned": 1}, nn.Module, "k", ["genlab_strange"]
+        )
+
+
 def test_a_module_is_named_by_its_class(strange: str) -> None:
     node = {"_target_": strange, "part": {"_target_": strange, "width": 1}}
     check_received(node, nn.Module, "k", ["genlab_strange"])
