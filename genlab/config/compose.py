@@ -100,6 +100,12 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
         inner = re.search(r"full_key: (\S+)", said)
         key = inner[1] if inner and inner[1].startswith(f"{found[1]}.") else found[1]
         given = f"{key}={values[key]}" if key in values else key
+        for group, text in values.items():
+            choices = [choice for choice in text.split(",") if choice in options(group)]
+            lacking = [choice for choice in choices if not _has(key, f"{group}={choice}")]
+            if 0 < len(lacking) < len(choices):
+                told = " and ".join(f"{group}={choice}" for choice in lacking)
+                return f"{given}: there is no such key with {told}; leave out one of the two"
         return f"{given}: there is no such key; {_meant(key, values)}"
     return said
 
@@ -133,6 +139,10 @@ def _meant(key: str, values: Mapping[str, str]) -> str:
     beside = [k for k in beside if not k.startswith("_")]
     listed = ", ".join(beside) or "none"
     return f"known there are {listed}; +{key}=... adds one that the class takes"
+
+
+def _has(key: str, choice: str) -> bool:
+    return key in _keys(OmegaConf.to_container(_compose([choice])))
 
 
 def _groups() -> list[str]:

@@ -74,7 +74,20 @@ def summarise(records: Sequence[Record], keys: Sequence[str]) -> list[Replicates
         point = sweep | {key: record.flat.get(key) for key in keys}
         groups.setdefault(json.dumps(point, default=str), (point, []))[1].append(record)
     ordered = sorted(groups.values(), key=lambda g: [sort_key(value) for value in g[0].values()])
-    return [_of_point(point, runs) for point, runs in ordered]
+    return [_of_point(point, _one_of_each_seed(runs)) for point, runs in ordered]
+
+
+def _one_of_each_seed(records: Sequence[Record]) -> list[Record]:
+    """Return a run of each seed, one with a result if there is one.
+
+    Two runs with the same seed are no replicates: both would narrow the interval.
+    """
+    found: dict[str, Record] = {}
+    for record in records:
+        seed = json.dumps(record.flat.get("seed", record.run_id), default=str)
+        if seed not in found or (record.result and not found[seed].result):
+            found[seed] = record
+    return list(found.values())
 
 
 def _of_point(point: dict[str, Any], records: Sequence[Record]) -> Replicates:

@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from genlab.runs.manifest import Job, Manifest
 from genlab.sweeps import freeze
+from genlab.sweeps.merging import firsts
 from genlab.sweeps.naming import announce
 from genlab.sweeps.request import request, title
-from genlab.sweeps.study import Study, StudyJob
+from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import interrupts
 
 #: This launcher checks and freezes the jobs itself.
@@ -39,10 +40,13 @@ class Conductor:
     ) -> list[JobReturn]:
         """Run the jobs of a study, or only print them and their estimated cost.
 
+        Args:
+            content: of the study's file; empty for one that consists of the arguments alone.
+
         Raises:
             ConfigError: the study or a job is invalid; raised before the first job starts.
         """
-        name = title(str(self.config.hydra.runtime.choices["sweep"]))
+        name = title(str(self.config.hydra.runtime.choices.get("sweep", "")))
         node: Any = OmegaConf.to_container(content)
         study, overrides = request(name, node, arguments)
         if trials is not None:
@@ -57,8 +61,9 @@ class Conductor:
                 print_plan(study, jobs, composed, self.slots)
             return []
         _remember_what_was_typed()
-        announce(str(self.config.group), study.swept)
-        print(f"study  {name}: {study.question or 'no question'}", flush=True)
+        announce(self.directory.name, study.swept)
+        if name:
+            print(f"study  {name}: {study.question or 'no question'}", flush=True)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task_function, config=self.config
         )
@@ -97,30 +102,45 @@ class Conductor:
         jobs: Sequence[StudyJob],
         first: int,
     ) -> list[JobReturn]:
-        if not str(self.config.hydra.launcher._target_).startswith(_PROCESS):
-            self._freeze(study, overrides, jobs)
+        is_process = str(self.config.hydra.launcher._target_).startswith(_PROCESS)
+        runs = list(range(len(jobs))) if is_process else self._freeze(study, overrides, jobs)
+        distinct = list(dict.fromkeys(runs))
         returns = launcher.launch(
-            [[*overrides, *job.overrides()] for job in jobs], initial_job_idx=first
+            [[*overrides, *jobs[i].overrides()] for i in distinct], initial_job_idx=first
         )
         for returned in returns:
             _ = returned.return_value  # raises the exception of an unexpected failure
-        return list(returns)
+        return [returns[distinct.index(i)] for i in runs]
 
-    def _freeze(self, study: Study, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> None:
-        """Check all jobs and write the manifest, for launchers that do neither."""
-        from genlab.sweeps.cost import planned
+    def _freeze(
+        self, study: Study, overrides: Sequence[str], jobs: Sequence[StudyJob]
+    ) -> list[int]:
+        """Check all jobs and write the manifest, for launchers that do neither.
+
+        Returns for each job the position of the first that computes the same, which is its run.
+        One model is built for each point.
+        """
+        from genlab.sweeps.cost import plan_of
+        from genlab.training import planning
 
         load = self.context.config_loader.load_sweep_config
+        composed = [load(self.config, [*overrides, *job.overrides()]) for job in jobs]
+        plans = [plan_of(cfg) for cfg in composed]
+        runs = firsts([plan.path.name for plan in plans], list(map(str, jobs)))
+        built: list[Point] = []
         frozen = []
-        for job in jobs:
-            cfg = load(self.config, [*overrides, *job.overrides()])
-            plan, container = planned(cfg), OmegaConf.to_container(cfg, enum_to_str=True)
+        for i in dict.fromkeys(runs):
+            job, plan = jobs[i], plans[i]
+            if job.point not in built:
+                built.append(job.point)
+                planning.assemble(plan)
+            container = OmegaConf.to_container(composed[i], enum_to_str=True)
             assert isinstance(container, dict)
             config = {str(key): value for key, value in container.items()}
-            said = tuple(cfg.hydra.overrides.task)
+            said = tuple(composed[i].hydra.overrides.task)
             frozen.append(Job(plan.path.name, said, job.point, plan.run_config.seed, config))
         manifest = Manifest(
-            name=str(self.config.group),
+            name=self.directory.name,
             swept=tuple(study.swept),
             jobs=tuple(frozen),
             question=study.question,
@@ -128,6 +148,7 @@ class Conductor:
             code=freeze.code_state(),
         )
         manifest.after(Manifest.read(self.directory)).write(self.directory)
+        return runs
 
 
 def _remember_what_was_typed() -> None:

@@ -28,22 +28,21 @@ from genlab.errors import ConfigError
 from genlab.runs.points import point_text
 from genlab.runs.run import Run, find_runs
 from genlab.sweeps.freeze import Composed
+from genlab.sweeps.merging import firsts
 from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import planning
 
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
 
 
-def planned(cfg: DictConfig) -> planning.Plan:
+def plan_of(cfg: DictConfig) -> planning.Plan:
     """Check a job as Hydra composed it, and find its run directory.
 
     Raises:
         ConfigError: the job would refuse the config.
     """
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plan = planning.plan(own, list(cfg.hydra.overrides.task))
-    planning.assemble(plan)
-    return plan
+    return planning.plan(own, list(cfg.hydra.overrides.task))
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,8 @@ def print_plan(
     elif study.question:
         console.print(f"{study.name}: {study.question}", markup=False)
     planned_jobs = plans(jobs, composed)
+    same = dict.fromkeys(firsts([p.path.name for p in planned_jobs], list(map(str, jobs))))
+    jobs, planned_jobs = [jobs[i] for i in same], [planned_jobs[i] for i in same]
     data: dict[str, ImageData] = {}
     paces: dict[str, Pace] = {}
     runs = list(_completed(Path(planned_jobs[0].config["runs_dir"])))

@@ -34,6 +34,7 @@ from genlab.runs.run import Run
 from genlab.sweeps import freeze, job
 from genlab.sweeps.display import Lines, display
 from genlab.sweeps.job import Examined
+from genlab.sweeps.merging import firsts
 from genlab.sweeps.resources import Settings
 from genlab.sweeps.summary import compare
 from genlab.sweeps.supervisor import Slot, Stop, Supervisor, Task
@@ -73,9 +74,12 @@ class Sweep:
             configs = [self._compose(said, n, stop) for n, said in enumerate(overrides, first)]
             swept = self._swept(overrides)
             examined, gpus = _examine(configs, swept, stop)
-            _refuse([_typed(said, swept) for said in overrides], examined, self.directory)
+            names = [_typed(said, swept) for said in overrides]
+            _refuse(names, examined, self.directory)
+            same = firsts([Path(one.path).name for one in examined], names)
+            configs, examined = [configs[i] for i in same], [examined[i] for i in same]
             before = Manifest.read(self.directory)
-            manifest = self._manifest(overrides, configs, examined, swept)
+            manifest = self._manifest([overrides[i] for i in same], configs, examined, swept)
             tasks = self._tasks(manifest, examined)
             slots = self.settings.places(gpus, max(task.processes for task in tasks.values()))
             manifest = manifest.after(before)

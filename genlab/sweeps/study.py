@@ -32,6 +32,9 @@ class StudyJob(NamedTuple):
         """Return the job as command-line arguments."""
         return [*_typed(self.point), *([] if self.seed is None else [f"seed={self.seed}"])]
 
+    def __str__(self) -> str:
+        return " ".join(self.overrides())
+
 
 @dataclass(frozen=True)
 class Search:
@@ -101,7 +104,7 @@ class Study:
         name: the name of its file.
 
     Raises:
-        ValueError: a list is empty or has the wrong length, or a key or a point occurs twice.
+        ValueError: a list is empty or has the wrong length, or a key occurs twice.
     """
 
     question: str | None = None
@@ -125,8 +128,6 @@ class Study:
                 raise ValueError(f"{place}.seed: seeds are replicates; give them as seeds")
         for seed in self.seeds:
             whole("seeds", seed, 0)
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds}: give each seed once")
         if self.search is not None and (self.params or self.zip or self.points):
             raise ValueError("search: it proposes the points; leave out params, zip and points")
         keys = [key for block in self._blocks() for key in block]
@@ -138,10 +139,6 @@ class Study:
             if len(set(lengths.values())) > 1:
                 told = ", ".join(f"{key} has {n}" for key, n in lengths.items())
                 raise ValueError(f"zip: lists that go together are as long ({told})")
-        points = self.all_points()
-        for i, point in enumerate(points):
-            if point in points[:i]:
-                raise ValueError(f"the point {' '.join(_typed(point))} is there twice; keep one")
 
     @classmethod
     def of(cls, name: str, node: Mapping[str, Any]) -> Study:

@@ -41,7 +41,7 @@ class SweepSummary(Callback):
         with terminal.ending():
             refuse_secrets(OmegaConf.to_container(config, resolve=False))
             overrides = list(config.hydra.overrides.task)
-            announce(group_name(overrides), multirun_keys(overrides))
+            announce(group_name(config, overrides), multirun_keys(overrides))
             if not _is_dry(config):
                 directory = Path(str(config.hydra.sweep.dir))
                 make_folder(directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_a_multirun_of_train_keeps_its_name_and_tells_a_failure(tmp_path: Path) 
     )
     assert outcome.returncode == 1, outcome.stdout + outcome.stderr
     runs = find_runs(tmp_path)
-    assert {run.path.parent.name for run in runs} == {"sweep-latent_dim"}
+    (name,) = {run.path.parent.name for run in runs}
+    assert re.fullmatch("sweep-latent_dim-[0-9a-f]{6}", name)
     assert [run.state for run in runs] == ["failed", "failed"]
     assert "No run has a result yet (2 failed)" in outcome.stdout
 

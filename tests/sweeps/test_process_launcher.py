@@ -90,6 +90,9 @@ class Fault(pl.Callback):
 """
 
 
+GROUP = "group=kl_weights"
+
+
 class Place:
     """A working directory with the faults and the runs."""
 
@@ -103,7 +106,7 @@ class Place:
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(self.root / "train.py"), "-m", *SMALL, *overrides],
+            [sys.executable, str(self.root / "train.py"), "-m", *SMALL, GROUP, *overrides],
             cwd=self.path,
             env={
                 **os.environ,
@@ -122,7 +125,7 @@ class Place:
 
     @property
     def sweep(self) -> Path:
-        return self.path / "runs" / "sweep-kl_weight"
+        return self.path / "runs" / GROUP.partition("=")[2]
 
     def runs(self) -> dict[str, Run]:
         """By the text of the KL weight, those that have a directory."""
@@ -251,7 +254,7 @@ def test_three_jobs_that_fail_leave_three_whole_and_are_mended(place: Place) -> 
 @pytest.mark.slow
 def test_a_job_is_tried_again_from_its_checkpoint(place: Place, reference: Place) -> None:
     place.faults(**{"4": "raise once"})
-    output = place.finish("model.kl_weight=4", "group=sweep-kl_weight", "hydra.launcher.retries=1")
+    output = place.finish("model.kl_weight=4", "hydra.launcher.retries=1")
     assert "it is tried again" in output and "attempt 2" in output
     (run,) = find_runs(place.sweep)
     assert_done_once(run)
@@ -262,7 +265,7 @@ def test_a_job_is_tried_again_from_its_checkpoint(place: Place, reference: Place
 
 @pytest.mark.slow
 def test_overwrite_repeats_completed_jobs_and_a_retry_of_one_goes_on(place: Place) -> None:
-    asked = ["model.kl_weight=4", "group=sweep-kl_weight", "hydra.launcher.retries=1"]
+    asked = ["model.kl_weight=4", "hydra.launcher.retries=1"]
     place.finish(*asked)
     (first,) = find_runs(place.sweep)
     before = results({"4": first})
@@ -332,8 +335,8 @@ def test_one_signal_ends_in_order_and_all_can_go_on(
     launcher = place.start(WEIGHTS, "hydra.launcher.slots=2")
     until(lambda: place.rows() > 10 and len(place.runs()) == 2, launcher)
     if how is signal.SIGINT:
-        second = place.finish("model.kl_weight=7", "group=sweep-kl_weight", code=2)
-        assert f"runs/sweep-kl_weight is in use by pid {launcher.pid}" in second
+        second = place.finish("model.kl_weight=7", code=2)
+        assert f"runs/kl_weights is in use by pid {launcher.pid}" in second
         assert "Traceback" not in second
     launcher.send_signal(how)
     output, _ = launcher.communicate()
@@ -353,7 +356,7 @@ def test_one_signal_ends_in_order_and_all_can_go_on(
 @pytest.mark.slow
 def test_a_stop_during_a_validation_loses_no_step(place: Place, reference: Place) -> None:
     place.faults(validation=2)
-    launcher = place.start("model.kl_weight=4", "group=sweep-kl_weight")
+    launcher = place.start("model.kl_weight=4")
     until((place.path / "validating").exists, launcher)
     launcher.terminate()
     output, _ = launcher.communicate()
@@ -363,7 +366,7 @@ def test_a_stop_during_a_validation_loses_no_step(place: Place, reference: Place
     assert [row["step"] for row in run.metrics() if "val/loss" in row] == [STEPS_PER_EPOCH]
 
     place.faults()
-    place.finish("model.kl_weight=4", "group=sweep-kl_weight")
+    place.finish("model.kl_weight=4")
     assert_done_once(run)
     assert results({"4": run})["4"] == results(reference.runs())["4"]
 

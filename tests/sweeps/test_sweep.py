@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from genlab.config.compose import compose
 from genlab.report import collect
 from genlab.runs.run import find_runs
 from genlab.sweeps import group_name, multirun_keys
@@ -40,8 +42,24 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_multirun_is_named_after_the_keys_it_varies() -> None:
     overrides = ["model.kl_weight=0,1", "seed=3", "model/noise_schedule=linear,cosine"]
     assert multirun_keys(overrides) == ["model.kl_weight", "model/noise_schedule"]
-    assert group_name(overrides) == "sweep-kl_weight-noise_schedule"
-    assert group_name(["seed=3"]) == "sweep"
+    config = compose(["model=ddpm", "seed=3"])
+    name = group_name(config, overrides)
+    assert re.fullmatch("sweep-kl_weight-noise_schedule-[0-9a-f]{6}", name)
+    assert re.fullmatch("sweep-[0-9a-f]{6}", group_name(config, ["seed=3"]))
+
+
+def test_multiruns_share_a_name_only_if_they_differ_in_nothing_but_the_varied_values() -> None:
+    def name(*fixed: str, varied: str = "model.kl_weight=0,1") -> str:
+        return group_name(compose(list(fixed)), [varied, *fixed])
+
+    same = name()
+    assert name(varied="model.kl_weight=4,30") == same
+    assert name("model.kl_weight=7") == same  # the value beside the varied ones
+    assert name("runs_dir=elsewhere", "logger=none", "trainer.log_every_n_steps=3") == same
+    others = ["model/likelihood=gaussian", "trainer.max_epochs=3", "seed=1", "data.flip=true"]
+    assert len({same, name(varied="seed=0,1"), *map(name, others)}) == 2 + len(others)
+    groups = name(varied="model/likelihood=gaussian,bernoulli")
+    assert groups == name("model/likelihood=gaussian", varied="model/likelihood=gaussian,bernoulli")
 
 
 @pytest.mark.slow
@@ -49,9 +67,8 @@ def test_weights_are_compared_and_asked_for_again_nothing_is_trained(tmp_path: P
     sweep = ["-m", *SMALL, "model.kl_weight=0,1,30", f"runs_dir={tmp_path}"]
     first = train(*sweep)
     assert first.returncode == 0, first.stdout + first.stderr
-    folder = tmp_path / "sweep-kl_weight"
     runs = find_runs(tmp_path)
-    assert {run.path.parent for run in runs} == {folder}
+    (folder,) = {run.path.parent for run in runs}
     assert all(run.is_completed for run in runs)
 
     with (folder / "summary.csv").open() as file:
