@@ -31,6 +31,20 @@ class Images(NamedTuple):
     labels: npt.NDArray[np.int64]
 
 
+class Fingerprint(NamedTuple):
+    """What tells whether the images of a data set have changed.
+
+    Attributes:
+        images: the number of images that each split has on the disk.
+        files: a digest of their names, classes and sizes.
+        times: a digest of their modification times, which a copy of the same files changes.
+    """
+
+    images: dict[SourceSplit, int]
+    files: str
+    times: str
+
+
 class ImageSource(ABC):
     """A data set: its origin and its decoding, but not its validation split or its order.
 
@@ -56,6 +70,13 @@ class ImageSource(ABC):
     @abstractmethod
     def load(self, data_dir: Path, split: SourceSplit) -> Images:
         """Read and verify an official split. Raises DataError."""
+
+    def fingerprint(self, data_dir: Path) -> Fingerprint | None:
+        """Return what tells a change of the images, without reading them. Raises DataError.
+
+        None for a data set that cannot change: each of its files is verified, or it is computed.
+        """
+        return None
 
 
 def test_part(images: int, fraction: float) -> npt.NDArray[np.bool_]:

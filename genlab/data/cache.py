@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, get_args
 
@@ -28,6 +28,20 @@ def default_cache_dir(cache_dir: str | None) -> Path:
     return Path(cache_dir).expanduser() if cache_dir else home / "genlab"
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise a DataError that names the file in the place of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        is_gone = isinstance(error, FileNotFoundError)
+        reason = "it was removed meanwhile" if is_gone else error.strerror
+        raise DataError(
+            f"{path} cannot be read ({reason}): leave the images alone while they are read, and "
+            "start again"
+        ) from error
+
+
 def cache_key(settings: object, files: Iterable[tuple[str, Path]]) -> str:
     """Compute the key of a cache from what was decoded and how.
 
@@ -40,18 +54,8 @@ def cache_key(settings: object, files: Iterable[tuple[str, Path]]) -> str:
     """
     digest = hashlib.sha256(json.dumps(settings).encode())
     for text, path in files:
-        try:
+        with readable(path):
             stat = path.stat()
-        except OSError as error:
-            reason = (
-                "it was removed meanwhile"
-                if isinstance(error, FileNotFoundError)
-                else error.strerror
-            )
-            raise DataError(
-                f"{path} cannot be read ({reason}): leave the images alone while they are read, "
-                "and start again"
-            ) from error
         digest.update(os.fsencode(f"{text} {path} {stat.st_size} {stat.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -15,8 +16,14 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from genlab.data.base import Images, ImageSource, SourceSplit, test_part
-from genlab.data.cache import CacheWriter, ImageCache, cache_key, default_cache_dir
+from genlab.data.base import Fingerprint, Images, ImageSource, SourceSplit, test_part
+from genlab.data.cache import (
+    CacheWriter,
+    ImageCache,
+    cache_key,
+    default_cache_dir,
+    readable,
+)
 from genlab.data.decoding import RULES, Decoded, Decoder, Fit, Rule, warnings_of_pillow
 from genlab.data.progress import progress
 from genlab.data.tree import (
@@ -103,6 +110,19 @@ class ImageFolder(ImageSource):
     def load(self, data_dir: Path, split: SourceSplit) -> Images:
         """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
         return self._cache.load(split)
+
+    def fingerprint(self, data_dir: Path) -> Fingerprint:
+        names, times = hashlib.sha256(), hashlib.sha256()
+        splits = self._files.images
+        for split in sorted(splits):
+            for path, label in splits[split]:
+                with readable(path):
+                    stat = path.stat()
+                name = f"{split} {label} {path.relative_to(self.root)} {stat.st_size}\n"
+                names.update(os.fsencode(name))
+                times.update(f"{stat.st_mtime_ns}\n".encode())
+        counts = {split: len(files) for split, files in splits.items()}
+        return Fingerprint(counts, names.hexdigest()[:32], times.hexdigest()[:32])
 
     @cached_property
     def _layout(self) -> Layout:

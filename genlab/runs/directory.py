@@ -1,7 +1,7 @@
 """The run directory, which training writes and everything else only reads.
 
-    config.yaml  spec.json  status.json  metrics.jsonl  result.json  bound.json  env.json  train.log
-    checkpoints/  pictures/  videos/  wandb/
+    config.yaml  spec.json  data.json  status.json  metrics.jsonl  result.json  bound.json  env.json
+    train.log  checkpoints/  pictures/  videos/  wandb/
 
 Only the standard library is needed, so that a report can be made where torch is not installed.
 """
@@ -145,6 +145,11 @@ class RunDirectory(Layout):
         """Write the shape and the kind of the images, without which the model cannot be built."""
         if self._may_write():
             write_atomically(self.spec_path, spec)
+
+    def write_data(self, record: Mapping[str, Any]) -> None:
+        """Write the number of images and the digest of their files."""
+        if self._may_write():
+            write_atomically(self.data_path, record)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the final numbers; numbers that are not finite become null."""

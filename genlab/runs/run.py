@@ -25,6 +25,7 @@ class Layout:
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
         self.spec_path = self.path / "spec.json"
+        self.data_path = self.path / "data.json"
         self.status_path = self.path / "status.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.result_path = self.path / "result.json"
@@ -80,6 +81,11 @@ class Run(Layout):
     def spec(self) -> dict[str, Any] | None:
         """The content of spec.json, or None."""
         return read_json(self.spec_path, reading.RESULT)
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """The content of data.json, or None where the data cannot change."""
+        return read_json(self.data_path, reading.STATUS)
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ from genlab.runs.files import sha256
 from genlab.runs.manifest import Manifest
 from genlab.runs.points import point_of
 from genlab.runs.reading import MANIFEST, read_bytes
+from genlab.runs.run import Run
 from genlab.training import interrupts
 from genlab.training.terminal import command_line
 
@@ -73,12 +74,15 @@ def examine(configs: Sequence[Mapping[str, Any]], swept: Sequence[str], answer: 
 
 def _examine(config: Mapping[str, Any], swept: Sequence[str]) -> Examined:
     from genlab.training import planning
+    from genlab.training.data_record import refuse_changed_since
 
     cfg = _use(config)
     overrides = list(config["hydra"]["overrides"]["task"])
     try:
         planned = planning.plan(cfg, overrides)
         planning.assemble(planned)
+        if not planned.run_config.overwrite and Run(planned.path).is_completed:
+            refuse_changed_since(planned)
     except GenlabError as error:
         return Examined(refusal=str(error))
     trainer = planned.run_config.trainer

@@ -34,6 +34,7 @@ from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger
 from genlab.training import console, interrupts, result, weights
 from genlab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from genlab.training.data_record import data_record, refuse_changed, refuse_changed_since
 from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
@@ -88,6 +89,7 @@ def run(cfg: DictConfig) -> Outcome:
     _refuse_nested_processes(planned)
     before = Run(path)
     if not run_config.overwrite and before.is_completed:
+        refuse_changed_since(planned)
         print(f"completed before: {path} (overwrite=true trains anew)")
         console.show(before.result or {}, path)
         if id_from_agent() and is_first:
@@ -101,6 +103,9 @@ def run(cfg: DictConfig) -> Outcome:
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
+    images = data_record(planned.config, data)
+    if images and not run_config.overwrite:
+        refuse_changed(path, images)
 
     if run_config.overwrite and path.exists() and is_first:
         print(f"overwrite: the run that was here is now {set_aside(path)}")
@@ -112,6 +117,8 @@ def run(cfg: DictConfig) -> Outcome:
             with explained(), directory.in_place():
                 directory.write_config(to_yaml(planned.config))
                 directory.write_spec(dataclasses.asdict(data.spec))
+                if images:
+                    directory.write_data(images)
                 directory.write_env(environment())
                 directory.write_status("running")
                 outcome = _train_in(directory, planned, data, module)
