@@ -18,7 +18,6 @@ from typing import Any, Literal, Union
 
 from genlab.config.check import hints, import_class, shown, unknown
 from genlab.errors import ConfigError
-from genlab.runs.text import printable
 
 #: The packages of genlab whose classes a received config may name.
 MODEL_PACKAGES = ("genlab.vae", "genlab.diffusion", "genlab.nets")
@@ -125,7 +124,7 @@ def _check_component(
         if name in ("_target_", "_partial_"):
             continue
         if name not in declared:
-            text = printable(name[:100], kept="") if isinstance(name, str) else shown(name)
+            text = repr(name[:100])[1:-1] if isinstance(name, str) else shown(name)
             raise ConfigError(
                 f"{key}.{text}={shown(value)}: {unknown(text, declared)}; a run directory may only "
                 f"give the annotated parameters of {cls.__name__}"

@@ -84,6 +84,6 @@ def _of_the_same_source(
 
 def _told(record: Mapping[str, Any]) -> str:
     counts = record.get("images")
-    if not isinstance(counts, Mapping) or not counts:
-        return "others"
-    return " and ".join(f"{number} to {split}" for split, number in counts.items())
+    known = counts if isinstance(counts, Mapping) else {}
+    parts = [f"{known[split]} {split}" for split in ("train", "val", "test") if split in known]
+    return f"{' and '.join(parts) or 'other'} images"
