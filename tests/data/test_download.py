@@ -376,6 +376,7 @@ def test_colours_and_rows_of_cifar_are_where_its_page_says(tmp_path):
         (ARCHIVE[:-300], "cannot be unpacked"),
         (b"no archive", "cannot be unpacked"),
     ],
+    ids=["leads up", "leads elsewhere", "lacks a file", "torn", "no archive"],
 )
 def test_a_bad_archive_is_refused(tmp_path, archive, complaint):
     (tmp_path / "cifar10").mkdir()
