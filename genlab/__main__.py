@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from genlab.training import interrupts
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a signal ends it as documented from the first import on."""
     interrupts.end_at_once()
 
-    from genlab import cli
+    from genlab.training import terminal
 
-    return cli.main()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return terminal.command_line(lambda: _run(given))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from genlab import cli  # here, so that a lack of files or memory ends it in one sentence
+
+    return cli.main(arguments)
 
 
 if __name__ == "__main__":  # processes that draw import this file again

@@ -178,9 +178,7 @@ def coerce(value: Any, hint: Any, key: str) -> Any:
     if hint is str and not isinstance(value, str):
         raise ConfigError(f"{key}={shown(value)}: a string is needed")
     if origin is Callable:
-        made = (typing.get_args(hint) or (Any,))[-1]
-        kind = made if inspect.isclass(made) and made is not Any else object
-        return need(value, kind, key, True)
+        return need(value, _kind(hint), key, True)
     if inspect.isclass(hint) and hint.__module__.partition(".")[0] == "genlab":
         if isinstance(value, dict) and "_target_" not in value and not inspect.isabstract(hint):
             name = f"{hint.__module__}.{hint.__qualname__}"
@@ -253,16 +251,32 @@ def need(node: Any, kind: type, key: str, partial: bool = False) -> Config:
 
 def _choices(kind: type, key: str) -> str:
     """List the files at `key` that describe an object of this kind; empty if there are none."""
+    known = fitting(kind, key)
+    return f"choose one as {key.replace('.', '/')}=NAME, of {', '.join(known)}" if known else ""
+
+
+def fitting(hint: Any, key: str) -> list[str]:
+    """Return the files at `key` that describe an object of the annotated type."""
+    kind = _kind(hint)
     group = key.replace(".", "/")
-    fitting = []
+    found = []
     for name in options(group):
         node: Any = OmegaConf.load(directory() / group / f"{name}.yaml")
         # a file with defaults may get its _target_ from another file
         is_open = is_dataclass(kind) or "defaults" in node
         is_named = "_target_" in node
         fits = issubclass(import_class(node["_target_"], key), kind) if is_named else is_open
-        fitting += [name] if fits else []
-    return f"choose one as {group}=NAME, of {', '.join(fitting)}" if fitting else ""
+        found += [name] if fits else []
+    return found
+
+
+def _kind(hint: Any) -> type:
+    """Return the class of an annotation: what a function returns, what an optional one may be."""
+    if typing.get_origin(hint) in _UNIONS:
+        return next((_kind(m) for m in typing.get_args(hint) if m is not type(None)), object)
+    if typing.get_origin(hint) is Callable:
+        return _kind((typing.get_args(hint) or (Any,))[-1])
+    return hint if inspect.isclass(hint) and hint is not Any else object
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

@@ -84,6 +84,12 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
         if extra := _EXTRAS.get(file):
             launcher = file.rpartition("/")[2]
             return f"hydra/launcher={launcher} is not installed: pip install genlab[{extra}]"
+        if "/" not in file and file not in values:
+            names = ", ".join(sorted(path.stem for path in directory().glob("*.yaml")))
+            return (
+                f"--config-name {file}: there is no {file}.yaml in genlab's configs or in "
+                f"--config-dir; leave it out, or choose one of {names}"
+            )
         groups = [key for key in values if file.startswith(f"{key}/")]
         group = max(groups, key=len) if groups else file.rpartition("/")[0]
         choice = file.removeprefix(f"{group}/")

@@ -56,7 +56,6 @@ class Conductor:
             with interrupts.raised():  # the measured steps have a temporary directory
                 print_plan(study, jobs, composed, self.slots)
             return []
-        _remember_what_was_typed()
         announce(str(self.config.group), study.swept)
         print(f"study  {name}: {study.question or 'no question'}", flush=True)
         launcher = Plugins.instance().instantiate_launcher(
@@ -128,9 +127,3 @@ class Conductor:
             code=freeze.code_state(),
         )
         manifest.after(Manifest.read(self.directory)).write(self.directory)
-
-
-def _remember_what_was_typed() -> None:
-    """Keep the command as typed, without a study's overrides, for the manifest and messages."""
-    if sys.argv[0] in sys.orig_argv:
-        sys.argv[1:] = sys.orig_argv[sys.orig_argv.index(sys.argv[0]) + 1 :]

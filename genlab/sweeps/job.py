@@ -33,7 +33,7 @@ from genlab.runs.manifest import Manifest
 from genlab.runs.points import point_of
 from genlab.runs.reading import MANIFEST, read_bytes
 from genlab.training import interrupts
-from genlab.training.terminal import command_line
+from genlab.training.terminal import command_line, import_from_here
 
 #: Where the launcher tells a job's further processes which manifest they belong to.
 _MANIFEST = "GENLAB_MANIFEST_SHA256"
@@ -185,4 +185,5 @@ def run_job(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     interrupts.end_at_once()
-    command_line(lambda: sys.exit(run_job(sys.argv[1:])))
+    import_from_here()
+    sys.exit(command_line(lambda: run_job(sys.argv[1:])))

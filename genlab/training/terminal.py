@@ -10,10 +10,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from genlab.config.secrets import refuse_typed
-from genlab.errors import INTERRUPTED, REFUSED, TRAINING_FAILED, GenlabError
+from genlab.errors import INTERRUPTED, TRAINING_FAILED, GenlabError
 from genlab.runs.text import printable
 from genlab.training import interrupts
 from genlab.training.faults import explanation
@@ -80,17 +79,16 @@ def ignore_configuration_here() -> None:
             import matplotlib  # noqa: F401
 
 
-def command_line(main: Callable[[], Any]) -> None:
-    """Run a Hydra main function; whatever ends it has one sentence and its exit code.
+def command_line(main: Callable[[], int]) -> int:
+    """Run a command; whatever ends it early has one sentence and its exit code.
 
     Nothing large is imported before, so that a lack of files or memory meets this.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that the errors come here
     make_patient()
-    import_from_here()
     with ending():
         refuse_typed(sys.argv[1:])
-        main()
+        return main()
+    raise AssertionError("`ending` swallows no exception")
 
 
 @contextmanager
@@ -116,11 +114,6 @@ def told(error: Exception) -> tuple[int, str | None]:
         return error.exit_code, str(error)
     if sentence := explanation(error):
         return TRAINING_FAILED, sentence
-    if "hydra" in sys.modules:
-        from genlab.config.compose import refusal  # imports Hydra, which no other command needs
-
-        if sentence := refusal(error, sys.argv[1:]):
-            return REFUSED, sentence
     return TRAINING_FAILED, None
 
 
