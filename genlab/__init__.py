@@ -12,14 +12,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genlab.report.comparison import compare as compare
     from genlab.training.load import load as load
+    from genlab.training.notebook import train as train
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "compare", "load", "train"]
+
+#: The modules of the functions, imported at the first use: importing genlab does not import torch.
+_MODULES = {
+    "compare": "genlab.report.comparison",
+    "load": "genlab.training.load",
+    "train": "genlab.training.notebook",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # imported at the first use, so that importing the package does not import torch
-    if name == "load":
-        return import_module("genlab.training.load").load
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -106,6 +106,15 @@ class CanEncode(Protocol):
 
 
 @runtime_checkable
+class CanDecode(Protocol):
+    """A model that maps latents to distributions over images."""
+
+    def decode(self, z: Tensor) -> Distribution:
+        """Compute p(x|z), over images (B, C, H, W) in [0, 1], for latents (B, d)."""
+        ...
+
+
+@runtime_checkable
 class CanInterpolate(Protocol):
     """A model that can interpolate between two images."""
 
@@ -163,6 +172,15 @@ class HasBound(Protocol):
 
     def bound(self, x: Tensor) -> dict[str, Tensor]:
         """Compute `reconstruction` and `kl` of images, each (B,), in nats per image."""
+        ...
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """A model with a lower bound on the log-likelihood of an image, as tight as it offers."""
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """Estimate a lower bound on log p(x) of images (B, C, H, W) in [0, 1], (B,) in nats."""
         ...
 
 

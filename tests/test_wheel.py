@@ -15,6 +15,7 @@ from trained_runs import logged
 
 import genlab
 from genlab.runs.manifest import Manifest
+from genlab.runs.reading import RESULT, read_json
 from genlab.runs.run import Run, find_runs
 
 pytestmark = pytest.mark.slow
@@ -48,6 +49,10 @@ def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(folder)]
     built = run(*build, str(ROOT), cwd=folder)
     assert built.returncode == 0, built.stderr
+    # as in a project of the user's, whose commit is none of genlab
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init"], [*identity, "commit", "--allow-empty", "--message", "theirs"]):
+        run("git", *arguments, cwd=folder)
     environment = folder / "environment"
     venv.create(environment, with_pip=False)
     python, (wheel,) = environment / "bin/python", folder.glob("*.whl")
@@ -88,7 +93,8 @@ def test_it_holds_the_configs_the_data_the_plugins_and_its_types(bin_folder: Pat
 
 def measured(run: Run) -> dict[tuple[int, str], float]:
     """What a run logged, without its speed."""
-    found = {key: v for key, v in logged(run.metrics()).items() if "per_second" not in key[1]}
+    speed = ("train/images_per_second", "train/mfu")
+    found = {key: v for key, v in logged(run.metrics()).items() if key[1] not in speed}
     assert any(name.startswith("test/") for _, name in found)
     return found
 
@@ -106,6 +112,7 @@ def test_it_trains_what_train_py_trains(
     (theirs,) = find_runs(elsewhere / "runs")
     assert ours.name == theirs.name
     assert measured(ours) == measured(theirs)
+    assert read_json(ours.env_path, RESULT)["git_commit"] is None  # type: ignore[index]
     # and it is one run, whichever of them is asked for it
     assert "completed before" in command("train", *overrides)
     assert "completed" in command("report", f"runs/single/{ours.name}")

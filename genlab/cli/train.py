@@ -94,6 +94,13 @@ def _refuse(options: argparse.Namespace) -> None:
             "--experimental-rerun: it reads a pickle, which genlab never does; run the command of "
             "the run again"
         )
+    if options.config_dir is not None and not Path(options.config_dir).is_dir():
+        raise ConfigError(f"--config-dir {options.config_dir}: there is no such folder")
+    if options.resolve and not options.cfg:
+        raise ConfigError("--resolve: this is about what --cfg job prints; give both")
+    commands = ("install=", "uninstall=", "query=")
+    if options.shell_completion and not any(o.startswith(commands) for o in options.overrides):
+        raise ConfigError("--shell-completion: give install=bash or uninstall=bash, zsh or fish")
     modes = {"-m": options.multirun, "--run": options.run, "--cfg": options.cfg}
     modes |= {"--info": options.info, "--shell-completion": options.shell_completion}
     if len(given := [name for name, value in modes.items() if value]) > 1:

@@ -74,7 +74,9 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
     values = {key.strip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
     if isinstance(error, OverrideParseException):
         reason = _line(error.message).partition(" See https:")[0]
-        key, _, value = error.override.partition("=")
+        key, sign, value = error.override.partition("=")
+        if not sign:
+            return f"{error.override}: this is not key=value"
         return (
             f"{error.override}: this is not key=value as Hydra reads it ({reason}); a value with "
             f"signs such as = , : ( [ needs quotes of its own: '{key}=\"{value}\"'"

@@ -13,11 +13,6 @@ def is_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def is_first() -> bool:
-    """Return True if this is the first job of its multirun, or a single run."""
-    return not (is_multirun() and HydraConfig.get().job.num > 0)
-
-
 def returns_outcomes(launcher: str) -> bool:
     """Return whether a launcher, given its class, tells callbacks how the jobs ended.
 

@@ -273,6 +273,21 @@ class DDPM(nn.Module):
         terms, _ = self._bound_terms(x, None, self.val_draws, or_default(noise, x))
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
+    @torch.no_grad()
+    def log_likelihood(
+        self, x: Tensor, draws: int | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """Estimate a lower bound on log p(x), (B,) in nats: minus the bound's two terms.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            draws: number of times at which the bound is measured; None for `test_draws`, where None
+                takes all T terms, at T evaluations of the network.
+        """
+        draws = self.test_draws if draws is None else draws
+        terms, _ = self._bound_terms(x, None, draws, or_default(noise, x))
+        return -(terms.reconstruction + terms.kl)
+
     def denoiser(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
         """Return `denoise(x_t, t)` for samplers, conditional on the classes (B,) if given."""
         if labels is None or not self.conditional:

@@ -42,6 +42,9 @@ class Layout:
         """The run id, which is the name of the directory."""
         return self.path.name
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from genlab.config import compose as composition
@@ -24,32 +23,26 @@ class Request(NamedTuple):
     overrides: list[str]
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
-    """Put the overrides of the named study before the other arguments of `sweep.py`.
+def expand(overrides: Sequence[str]) -> list[str]:
+    """Put the overrides of the named study before those of the command line of `sweep.py`.
 
     Hydra then composes all of them at once, so that it knows the keys of the study's model.
 
     Raises:
         ConfigError: no study is named, there is none of that name, or its file is wrong.
     """
-    if any(a in ("-h", "--help", "--hydra-help", "--version", "--info") for a in arguments):
-        return list(arguments)
-    given = [a for a in arguments if _is_override(a)]
-    flags = [a for a in arguments if not _is_override(a)]
-    name = next((a.partition("=")[2] for a in given if a.startswith("sweep=")), "")
+    name = next((text.partition("=")[2] for text in overrides if _key(text) == "sweep"), "")
     if name in ("", "null"):
         known = composition.options("sweep")
         raise ConfigError(f"sweep=null: name a study; {composition.suggestion('', known)}")
-    search = [a for a in given if a.startswith("hydra.searchpath=")]
+    search = [text for text in overrides if _key(text) == "hydra.searchpath"]
     study = Study.of(name, _content(name, search))
-    mine = {_key(a) for a in given}
+    mine = {_key(text) for text in overrides}
     base = [text for text in study.base if _key(text) not in mine]
     group = [] if "group" in mine else [f"group={title(name)}"]
-    own = [f"hydra.sweeper.{text}" for text in given if _key(text) in _OWN]
-    rest = [text for text in given if _key(text) not in ("sweep", *_OWN)]
-    # Hydra reads hydra.mode only from a config that composes; it would blame the lists of another.
-    mode = [] if {"-m", "--multirun"} & set(flags) else ["--multirun"]
-    return [*flags, *mode, f"sweep={name}", *group, *base, *rest, *own]
+    own = [f"hydra.sweeper.{text}" for text in overrides if _key(text) in _OWN]
+    rest = [text for text in overrides if _key(text) not in ("sweep", *_OWN)]
+    return [f"sweep={name}", *group, *base, *rest, *own]
 
 
 def title(name: str) -> str:
@@ -92,16 +85,6 @@ def _content(name: str, search: Sequence[str]) -> dict[str, Any]:
     content = OmegaConf.to_container(cfg.hydra.sweeper.study)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
-
-
-def _is_override(argument: str) -> bool:
-    if argument.startswith("-") or ("=" not in argument and not argument.startswith("~")):
-        return False
-    try:
-        OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return "=" in argument  # Hydra will say what is wrong with it
-    return True
 
 
 def _key(argument: str) -> str:

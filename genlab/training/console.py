@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
-from rich.tree import Tree
 from torch import nn
 
 from genlab.config import hydra_job
@@ -20,35 +17,35 @@ from genlab.data.datamodule import ImageData, SplitName
 from genlab.metrics import names
 from genlab.protocols import HasSetting
 from genlab.runs.text import printable
+from genlab.training.changes import changes
 
 log = logging.getLogger(__name__)
 
 
 def introduce(path: Path, config: Config, data: ImageData, model: nn.Module, resumed: bool) -> None:
-    """Print the config as a tree, and a summary of the model and the data."""
-    shown = {key: value for key, value in config.items() if key != "launcher"}
-    tree = Tree("config")
-    _grow(tree, shown)
+    """Print where the run is, what is not the default in it, and its data and model."""
     log.info("resolved config\n%s", to_yaml(config))
-    if hydra_job.is_first():
-        Console(soft_wrap=True, highlight=False).print(tree)
     parameters = sum(p.numel() for p in model.parameters())
     spec = data.spec
     levels = "real-valued" if spec.levels is None else f"{spec.levels} levels"
     sizes = ", ".join(f"{data.size(s):,} {s}" for s in get_args(SplitName))
-    print(f"\nrun    {path}{' (going on)' if resumed else ''}")
+    print(f"run    {path}{' (going on)' if resumed else ''}")
+    if changed := changes(config, hydra_job.choices(), hydra_job.overrides()):
+        print(_wrapped("set    ", changed))
     print(f"data   {sizes}; {spec.channels} x {spec.height} x {spec.width}, {levels}")
     print(f"model  {type(model).__name__}, {parameters:,} parameters")
     if isinstance(model, HasSetting):
         print(f"setting {model.describe()}")
 
 
-def _grow(tree: Tree, node: dict[str, Any]) -> None:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            _grow(tree.add(key), value)
-        else:
-            tree.add(f"{key}: {json.dumps(value)}".replace("[", r"\["))
+def _wrapped(title: str, words: Sequence[str]) -> str:
+    """Join words to lines of 80 columns, those after the first below its first word."""
+    lines = [title]
+    for word in map(printable, words):
+        if len(lines[-1]) + len(word) > 80 and lines[-1] != " " * len(title):
+            lines.append(" " * len(title))
+        lines[-1] += f"{word}  "
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def show(result: dict[str, Any], path: Path) -> None:

@@ -27,17 +27,19 @@ def git_commit() -> str | None:
 
     Outside of a checkout, return GENLAB_REVISION, which container images set, or None.
     """
-    here = Path(__file__).parent
+    git = ["git", "-C", str(Path(__file__).parent)]
+    # an installed package may lie in somebody's checkout of something else
+    is_ours = _output([*git, "ls-files", Path(__file__).name])
+    commit = is_ours and _output([*git, "describe", "--always", "--dirty", "--abbrev=40"])
+    return commit or os.environ.get("GENLAB_REVISION")
+
+
+def _output(command: list[str]) -> str:
+    """Return what a command prints, nothing if it fails."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("GENLAB_REVISION")
+        return ""
     return done.stdout.strip()
 
 

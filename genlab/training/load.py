@@ -106,11 +106,15 @@ def load(
     checkpoint: str = "best",
     packages: Collection[str] = (),
     device: str | torch.device = "cpu",
-) -> nn.Module:
+) -> Any:
     """Load the trained model of a run directory, for evaluation; its data are not needed.
 
+    Returns:
+        An `nn.Module` with the abilities of `genlab.protocols` that its family has. They take and
+        give images (B, C, H, W), floats in [0, 1].
+
     Args:
-        run: the run directory.
+        run: the run directory, or a `genlab.runs.run.Run`.
         checkpoint: "best" by validation loss, or "last".
         packages: those whose classes the run's config may name beside those of genlab's models.
         device: the model's.
