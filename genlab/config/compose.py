@@ -110,6 +110,8 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
         given = f"{key}={values[key]}" if key in values else key
         for group, text in values.items():
             choices = [choice for choice in text.split(",") if choice in options(group)]
+            if len(choices) < 2:
+                continue
             lacking = [choice for choice in choices if not _has(key, f"{group}={choice}")]
             if 0 < len(lacking) < len(choices):
                 told = " and ".join(f"{group}={choice}" for choice in lacking)

@@ -183,6 +183,6 @@ def test_the_help_shows_the_choices_and_values_that_were_given(told: Callable[..
     found = rows(told("train", "data=folder", "model.kl_weight=4", "seed=0,1"))
     assert found["data"].endswith("(now folder)")
     assert found["model.kl_weight=4"].startswith("weight of the KL term")
-    assert found["data.source.root=(needed)"] == "the tree of images"
+    assert found["data.source.root=(needed)"].startswith("the tree of images")
     assert "seed=0" in found
     assert rows(told("sweep", "sweep=kl_weight", "dry=true"))["sweep"].endswith("(now kl_weight)")
