@@ -9,9 +9,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from genlab.errors import DataError
 from genlab.protocols import ImageSpec
+from genlab.seeding import numpy_generator
 
-SourceSplit = Literal["train", "test"]
+SourceSplit = Literal["train", "val", "test"]
 
 PixelArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 """(N, C, H, W), uint8, or float32 if pixels are real numbers."""
@@ -47,6 +49,28 @@ class ImageSource(ABC):
     def prepare(self, data_dir: Path) -> None:
         """Bring the data to this machine; only one process calls it. Raises DataError."""
 
+    def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
+        """Return the splits that `load` gives; a `val` replaces the images set apart."""
+        return frozenset({"train", "test"})
+
     @abstractmethod
     def load(self, data_dir: Path, split: SourceSplit) -> Images:
         """Read and verify an official split. Raises DataError."""
+
+
+def test_part(images: int, fraction: float) -> npt.NDArray[np.bool_]:
+    """Return which of the images are test images, (N,), where a data set has none; always the same.
+
+    Raises:
+        DataError: if no image, or every image, would be one.
+    """
+    tests = round(fraction * images)
+    if not 0 < tests < images:
+        raise DataError(
+            f"data.source.test_fraction={fraction} of {images:,} images leaves {tests:,} to test "
+            f"and {images - tests:,} to train with: give more images, images of their own to test "
+            "with, or another fraction"
+        )
+    chosen = np.zeros(images, dtype=np.bool_)
+    chosen[numpy_generator(0, "test part").permutation(images)[:tests]] = True
+    return chosen

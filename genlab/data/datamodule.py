@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -18,6 +19,8 @@ from genlab.errors import ConfigError, DataError, whole
 from genlab.protocols import ImageSpec
 from genlab.seeding import numpy_generator
 
+log = logging.getLogger(__name__)
+
 Binarisation = Literal["none", "static", "dynamic"]
 SplitName = Literal["train", "val", "test"]
 
@@ -28,17 +31,19 @@ _VALIDATION_SEED = 0
 class ImageData(lightning.LightningDataModule):
     """Train, validation and test batches of a data set.
 
-    The official test set stays the test set; validation is a fixed random part of the official
-    training set, the same for every seed. Batches are dicts of `image` (B, C, H, W) uint8 (float32
-    if pixels are real numbers), `label` (B,) and `index` (B,) int64, where `index` is the position
-    in `pixels(split)`. The values of binarised images are 0 and 255.
+    The official test set stays the test set. Validation is the official validation set, or, where
+    there is none, a fixed random part of the training set, the same for every seed. Batches are
+    dicts of `image` (B, C, H, W) uint8 (float32 if pixels are real numbers), `label` (B,) and
+    `index` (B,) int64, where `index` is the position in `pixels(split)`. The values of binarised
+    images are 0 and 255.
 
     Args:
         source: the data set.
         batch_size: images per training step, over all processes; the remainder of an epoch is
             dropped.
         eval_batch_size: images per validation or test step, over all processes; nothing is dropped.
-        val_images: number of training images that are set apart for validation; 0 for none.
+        val_images: number of training images that are set apart for validation, where the data set
+            has no validation images of its own; 0 for no validation.
         seed: seed of the order, the flips and the binarisation.
         data_dir: the folder that has one subfolder per source, with the name of the source.
         binarisation: "static" draws every bit once; "dynamic" draws new bits of the training images
@@ -113,7 +118,7 @@ class ImageData(lightning.LightningDataModule):
                 self._load_train()
             self._check_batch_size(len(self._splits["train"]))
         if stage in (None, "test", "predict") and "test" not in self._splits:
-            self._load_test()
+            self._splits["test"] = self._official("test")
 
     def teardown(self, stage: str | None = None) -> None:
         """End the worker processes; keep the data, since reports need it after training."""
@@ -227,17 +232,19 @@ class ImageData(lightning.LightningDataModule):
     def _load_train(self) -> None:
         pixels, labels = self._load("train")
         n = len(pixels)
-        if self.val_images >= n:
+        has_own = self.val_images > 0 and "val" in self.source.splits(self.data_dir)
+        apart = 0 if has_own else self.val_images
+        if apart >= n:
             raise ConfigError(
                 f"data.val_images={self.val_images} leaves nothing of the {n:,} training images: "
                 f"give at most {n - 1}"
             )
         shuffled = numpy_generator(_VALIDATION_SEED, "validation").permutation(n)
-        val, train = np.sort(shuffled[: self.val_images]), shuffled[self.val_images :]
+        val, train = np.sort(shuffled[:apart]), shuffled[apart:]
         if self.train_images is not None and self.train_images > len(train):
             raise ConfigError(
                 f"data.train_images={self.train_images}: there are {len(train):,} beside the "
-                f"{self.val_images:,} of data.val_images"
+                f"{apart:,} of data.val_images"
             )
         train = np.sort(train[: self.train_images])
         val_part = Split(pixels, labels, val)
@@ -248,13 +255,19 @@ class ImageData(lightning.LightningDataModule):
             bits = binarise_static(_uint8(pixels), val, self.seed, "train")
             val_part = Split(bits, labels.take(val), None)
         self._splits["train"] = Split(pixels, labels, None if len(train) == n else train)
-        self._splits["val"] = val_part
+        self._splits["val"] = self._official("val") if has_own else val_part
+        if has_own:
+            log.info(
+                "validation: the %s images of the data set's own, and none of data.val_images",
+                f"{len(self._splits['val']):,}",
+            )
 
-    def _load_test(self) -> None:
-        pixels, labels = self._load("test")
+    def _official(self, split: SourceSplit) -> Split:
+        """Load a split of evaluation; its bits are drawn once, however those of training are."""
+        pixels, labels = self._load(split)
         if self.binarisation != "none":
-            pixels = binarise_static(_uint8(pixels), np.arange(len(pixels)), self.seed, "test")
-        self._splits["test"] = Split(pixels, labels, None)
+            pixels = binarise_static(_uint8(pixels), np.arange(len(pixels)), self.seed, split)
+        return Split(pixels, labels, None)
 
     def _load(self, split: SourceSplit) -> Images:
         images = self.source.load(self.data_dir, split)

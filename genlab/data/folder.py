@@ -1,61 +1,60 @@
-"""A tree of image files with one folder per class, decoded once into a memory-mapped cache."""
+"""A tree of image files, decoded once into a memory-mapped cache."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from genlab.data.base import Images, ImageSource, SourceSplit
-from genlab.data.download import exclusive
+from genlab.data.base import Images, ImageSource, SourceSplit, test_part
+from genlab.data.cache import CacheWriter, ImageCache, cache_key, default_cache_dir
+from genlab.data.decoding import RULES, Decoded, Decoder, Fit, Rule, warnings_of_pillow
 from genlab.data.progress import progress
-from genlab.errors import DataError, is_full, whole
+from genlab.data.tree import (
+    Files,
+    ImageFile,
+    Layout,
+    describe_left_out,
+    find_images,
+    read_layout,
+)
+from genlab.errors import DataError, whole
 from genlab.protocols import ImageSpec
-from genlab.runs.reading import open_regular
-from genlab.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
 
 Unreadable = Literal["refuse", "skip"]
-Fit = Literal["crop", "stretch", "exact"]
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-# Part of the cache's key: increase it when the decoding changes.
-_FORMAT = 1
 _CHUNK = 256
 
 
-class _File(NamedTuple):
-    path: Path
-    label: int
-
-
 class ImageFolder(ImageSource):
-    """PNG, JPEG and WebP images in `root/{train,test}/<class>/` or in `root/<class>/`.
+    """Image files in `root/{train,val,test}/<class>/`, `root/<class>/`, or without class folders.
 
-    In the second form a fixed part of the images becomes the test set. The images are decoded once
-    into a cache. The key of the cache is a digest of this configuration and of the list of files
-    with their sizes and modification times.
+    The splits may be named in any case; `valid` and `validation` are `val`. Without a folder of
+    test images a fixed part of the others becomes the test set. Files and folders that systems
+    leave behind (`.DS_Store`, `__MACOSX`, ...) are not looked at.
+
+    The images are decoded once into a cache. The key of the cache is a digest of this
+    configuration, of the rules of decoding, and of the list of files with their sizes and
+    modification times.
 
     Args:
         root: the tree; folders below a class folder belong to that class.
-        image_size: height and width, in pixels, of the images that the model gets.
-        channels: 1 for grey, 3 for colour; an alpha channel is dropped.
+        image_size: height and width in pixels of the images that the model gets, or one number.
+        channels: 1 for grey, 3 for colour.
         fit: "crop" resizes the shorter side and cuts out the centre, "stretch" resizes both sides,
             "exact" refuses any other size.
+        background: the colour that is seen through transparent pixels.
         unreadable: whether to "refuse" or to "skip" (and count) images that cannot be decoded.
         test_fraction: the share of test images if there is no `test` folder; in (0, 1).
         cache_dir: None for `$XDG_CACHE_HOME/genlab`, or `~/.cache/genlab` if that is not set.
@@ -66,239 +65,129 @@ class ImageFolder(ImageSource):
     def __init__(
         self,
         root: str,
-        image_size: int,
+        image_size: int | list[int],
         channels: int = 3,
         fit: Fit = "crop",
+        background: str = "white",
         unreadable: Unreadable = "refuse",
         test_fraction: float = 0.1,
         cache_dir: str | None = None,
     ) -> None:
-        if channels not in (1, 3):
-            raise ValueError(f"channels={channels}: give 1 (grey) or 3 (colour)")
-        for key, value, kind in (("fit", fit, Fit), ("unreadable", unreadable, Unreadable)):
-            if value not in get_args(kind):
-                raise ValueError(f"{key}={value}: give one of {', '.join(get_args(kind))}")
+        if unreadable not in get_args(Unreadable):
+            raise ValueError(
+                f"unreadable={unreadable}: give one of {', '.join(get_args(Unreadable))}"
+            )
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction={test_fraction}: give a fraction between 0 and 1")
-        whole("image_size", image_size, 1)
+        self._decoder = Decoder(*_height_and_width(image_size), channels, fit, background)
         self.root = Path(root).expanduser()
-        self._size, self._channels, self._fit = image_size, channels, fit
         self._unreadable, self._test_fraction = unreadable, test_fraction
-        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else cache_home / "genlab"
+        self.cache_dir = default_cache_dir(cache_dir)
 
     @property
     def spec(self) -> ImageSpec:
         """Spec whose `classes` are the names of the folders; empty if `root` does not exist."""
-        return ImageSpec(self._channels, self._size, self._size, classes=self._classes())
+        classes = self._layout.classes if self.root.is_dir() else ()
+        size = self._decoder.height, self._decoder.width
+        return ImageSpec(self._decoder.channels, *size, classes=classes)
 
     def prepare(self, data_dir: Path) -> None:
-        self._cache()
+        notes = self._cache.notes
+        left_out = describe_left_out(self._layout, self._files.left_out)
+        for sentence in filter(None, (left_out, *notes)):
+            log.warning("%s", sentence)
+
+    def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
+        return self._cache.splits()
 
     def load(self, data_dir: Path, split: SourceSplit) -> Images:
         """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
-        cache = self._cache()
-        try:
-            pixels = np.load(cache / f"{split}_pixels.npy", mmap_mode="r")
-            labels = np.load(cache / f"{split}_labels.npy")
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"the cache {cache} cannot be read ({error}): delete it and it is made again"
-            ) from error
-        return Images(pixels, labels)
+        return self._cache.load(split)
 
-    def _cache(self) -> Path:
-        """Return the folder of the cache; create the cache if it does not exist."""
-        splits = self._scan()
-        cache = self.cache_dir / "folder" / self._key(splits)
-        if not cache.is_dir():
-            with exclusive(cache.parent):
-                if not cache.is_dir():
-                    for debris in cache.parent.glob(".*"):  # of a process that was killed
-                        shutil.rmtree(debris, ignore_errors=True)
-                    self._decode_all(splits, cache)
-        return cache
-
-    @property
-    def _class_root(self) -> Path:
-        """The folder that holds the class folders."""
-        train_root = self.root / "train"
-        return train_root if train_root.is_dir() else self.root
-
-    def _classes(self) -> tuple[str, ...]:
-        root = self._class_root
-        return tuple(sorted(_subfolders(root))) if root.is_dir() else ()
-
-    def _scan(self) -> dict[SourceSplit, list[_File]]:
+    @cached_property
+    def _layout(self) -> Layout:
         if not self.root.is_dir():
             raise DataError(f"data.source.root={self.root}: there is no such folder")
-        class_root, test_root = self._class_root, self.root / "test"
-        classes = self._classes()
-        train = _images(class_root, classes)
-        if class_root != self.root and test_root.is_dir():
-            if strangers := set(_subfolders(test_root)) - set(classes):
-                raise DataError(
-                    f"{test_root / min(strangers)} is a class without a folder in {class_root}: "
-                    "add or remove it"
-                )
-            test = _images(test_root, classes)
-        else:
-            order = numpy_generator(0, "test part").permutation(len(train))
-            held_out = set(order[: round(self._test_fraction * len(train))].tolist())
-            test = [file for i, file in enumerate(train) if i in held_out]
-            train = [file for i, file in enumerate(train) if i not in held_out]
-        if not train or not test:
-            raise DataError(
-                f"data.source.root={self.root} holds {len(train)} training and {len(test)} test "
-                "images: put PNG, JPEG or WebP files into one folder per class"
-            )
-        return {"train": train, "test": test}
+        return read_layout(self.root)
 
-    def _key(self, splits: dict[SourceSplit, list[_File]]) -> str:
-        digest = hashlib.sha256(
-            json.dumps(
-                [
-                    _FORMAT,
-                    str(self.root.resolve()),
-                    self._size,
-                    self._channels,
-                    self._fit,
-                    self._unreadable,
-                ]
-            ).encode()
-        )
-        for split, files in splits.items():
-            for path, label in files:
-                try:
-                    stat = path.stat()
-                except OSError as error:
-                    raise DataError(
-                        f"{path} cannot be read ({_reason(error)}): leave the images alone while "
-                        "they are read, and start again"
-                    ) from error
-                digest.update(
-                    os.fsencode(f"{split} {path} {label} {stat.st_size} {stat.st_mtime_ns}\n")
-                )
-        return digest.hexdigest()[:32]
+    @cached_property
+    def _files(self) -> Files:
+        return self._scan()
 
-    def _decode_all(self, splits: dict[SourceSplit, list[_File]], cache: Path) -> None:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{cache.name}.", dir=cache.parent))
-        try:
-            with progress(f"decoding {self.root}", sum(map(len, splits.values()))) as advance:
-                for split, files in splits.items():
-                    labels = []
-                    with (temporary / f"{split}_pixels.npy").open("wb") as out:
-                        _write_header(out, (len(files), *self.spec.shape))
-                        for file, pixels in self._decoded(files):
-                            advance(1)
-                            if pixels is not None:
-                                out.write(pixels.tobytes())
-                                labels.append(file.label)
-                        if not labels:
-                            raise DataError(f"{self.root}: no {split} image can be read")
-                        _write_header(out, (len(labels), *self.spec.shape))
-                        out.flush()
-                        os.fsync(out.fileno())
-                    np.save(temporary / f"{split}_labels.npy", np.array(labels, dtype=np.int64))
-            temporary.chmod(0o755)
-            temporary.replace(cache)
-        except OSError as error:
-            remedy = "make room, or set" if is_full(error) else "set"
-            raise DataError(
-                f"the cache {cache} cannot be written ({error.strerror}): {remedy} "
-                "data.source.cache_dir"
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    @cached_property
+    def _cache(self) -> ImageCache:
+        """The cache, which is filled if it does not exist."""
+        images = self._files.images
+        cache = ImageCache(self.cache_dir / "folder", self._key(images), self.spec.shape)
+        cache.make(self._fill)
+        return cache
 
-    def _decoded(self, files: list[_File]) -> Iterator[tuple[_File, npt.NDArray[np.uint8] | None]]:
-        """Yield each file, in order, with its pixels (C, H, W), or None if it was skipped."""
+    def _scan(self) -> Files:
+        images, left_out = find_images(self._layout)
+        if "test" not in images:
+            held_out = test_part(len(images["train"]), self._test_fraction)
+            pairs = list(zip(images["train"], held_out, strict=True))
+            images["test"] = [file for file, is_test in pairs if is_test]
+            images["train"] = [file for file, is_test in pairs if not is_test]
+        return Files(images, left_out)
+
+    def _key(self, splits: dict[SourceSplit, list[ImageFile]]) -> str:
+        settings = [RULES, str(self.root.resolve()), asdict(self._decoder), self._unreadable]
+        files = ((split, file) for split in sorted(splits) for file in splits[split])
+        return cache_key(settings, ((f"{split} {file.label}", file.path) for split, file in files))
+
+    def _fill(self, writer: CacheWriter) -> None:
+        images = self._files.images
+        rules: Counter[Rule] = Counter()
         skipped: list[str] = []
+        with progress(f"decoding {self.root}", sum(map(len, images.values()))) as advance:
+            for split, files in images.items():
+                for file, decoded in self._decoded(files):
+                    advance(1)
+                    if isinstance(decoded, Decoded):
+                        rules.update(decoded.rules)
+                        writer.append(split, decoded.pixels[None], np.array([file.label]))
+                        continue
+                    if self._unreadable == "refuse":
+                        raise DataError(
+                            f"{file.path} cannot be read ({decoded}): replace or remove it, or set "
+                            "data.source.unreadable=skip"
+                        )
+                    skipped.append(f"{file.path} ({decoded})")
+                self._check_labels(split, writer.labels(split))
+        writer.notes += [self._decoder.explain(rule, rules[rule]) for rule in sorted(rules)]
+        if skipped:
+            few = ", ".join(skipped[:10])
+            writer.notes.append(f"{len(skipped):,} unreadable images skipped: {few}")
+
+    def _check_labels(self, split: SourceSplit, labels: npt.NDArray[np.int64]) -> None:
+        if not len(labels):
+            raise DataError(f"{self.root}: no {split} image can be read")
+        if split != "train":
+            return
+        for label, name in enumerate(self._layout.classes):
+            if label not in labels:
+                raise DataError(
+                    f"data.source.root={self.root}: the class {name} has no training image left "
+                    "after the test part and unreadable images: add images, or remove the class"
+                )
+
+    def _decoded(self, files: list[ImageFile]) -> Iterator[tuple[ImageFile, Decoded | str]]:
+        """Yield each file, in order, with what the decoder gives."""
         # Pillow releases the GIL while it decodes and resizes.
         workers = min(8, len(os.sched_getaffinity(0)))
-        with ThreadPoolExecutor(workers) as threads, _warnings_of_pillow():
+        with warnings_of_pillow(), ThreadPoolExecutor(workers) as threads:
             for start in range(0, len(files), _CHUNK):
                 chunk = files[start : start + _CHUNK]
-                for file, result in zip(chunk, threads.map(self._decode, chunk), strict=True):
-                    if isinstance(result, str):
-                        if self._unreadable == "refuse":
-                            raise DataError(
-                                f"{file.path} cannot be read ({result}): replace or remove it, or "
-                                "set data.source.unreadable=skip"
-                            )
-                        skipped.append(f"{file.path} ({result})")
-                        yield file, None
-                    else:
-                        yield file, result
-        if skipped:
-            log.warning("%d unreadable images skipped: %s", len(skipped), ", ".join(skipped[:10]))
+                yield from zip(chunk, threads.map(self._decode, chunk), strict=True)
 
-    def _decode(self, file: _File) -> npt.NDArray[np.uint8] | str:
-        """Return the pixels (C, H, W), or a description of the error."""
-        from PIL import Image, ImageOps
-
-        try:
-            if file.path.stat().st_size == 0:
-                return "it is empty"
-            # the formats that Pillow decodes itself: it gives EPS, under any name, to Ghostscript
-            with (
-                open_regular(file.path.resolve()) as data,
-                Image.open(data, formats=_FORMATS) as opened,
-            ):
-                if opened.mode.startswith(("I", "F")):
-                    return f"its pixels have more than 8 bits, mode {opened.mode}"
-                upright = ImageOps.exif_transpose(opened)
-                image = upright.convert("L" if self._channels == 1 else "RGB")
-            size = (self._size, self._size)
-            if image.size != size:
-                if self._fit == "exact":
-                    return (
-                        f"it has {image.width} x {image.height} pixels, not {size[0]} x {size[1]}"
-                    )
-                if self._fit == "crop":
-                    image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
-                else:
-                    image = image.resize(size, Image.Resampling.LANCZOS)
-        # Pillow's decoders raise many kinds of exceptions on a damaged file.
-        except Exception as error:
-            return _reason(error)
-        pixels = np.asarray(image, dtype=np.uint8)
-        return pixels[None] if self._channels == 1 else pixels.transpose(2, 0, 1)
+    def _decode(self, file: ImageFile) -> Decoded | str:
+        return self._decoder(file.path)
 
 
-@contextmanager
-def _warnings_of_pillow() -> Iterator[None]:
-    """Make the warning about too many pixels an error, and drop all others."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "it was removed meanwhile"
-    return str(error) or type(error).__name__
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-
-
-def _images(folder: Path, classes: tuple[str, ...]) -> list[_File]:
-    return [
-        _File(path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
-
-
-def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Write or overwrite the header of an .npy file; numpy pads it, so the count may change."""
-    out.seek(0)
-    np.lib.format.write_array_header_1_0(
-        out, {"descr": "|u1", "fortran_order": False, "shape": shape}
-    )
+def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size={sides}: give one number, or height and width")
+    height, width = (whole("image_size", side, 1) for side in sides)
+    return height, width

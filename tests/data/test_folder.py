@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from genlab.data import cache as cache_module
 from genlab.data import folder as folder_module
 from genlab.data.datamodule import ImageData
 from genlab.data.sources import ImageFolder
@@ -124,15 +126,14 @@ def test_an_unreadable_image_is_named_or_skipped(root, caplog, content, complain
     with pytest.raises(DataError, match=f"{path.name} cannot be read .*{complaint}.*skip"):
         source(root).prepare(Path())
     assert list((root.parent / "c" / "folder").iterdir()) == []
-    images = source(root, unreadable="skip").load(Path(), "train")
+    folder = source(root, unreadable="skip")
+    folder.prepare(Path())
+    images = folder.load(Path(), "train")
     assert images.labels.tolist() == [0] * 6 + [1] * 5 and len(images.pixels) == 11
     assert "1 unreadable images skipped" in caplog.text and str(path) in caplog.text
 
 
-def test_an_image_of_more_than_8_bits_or_another_size_is_refused(root):
-    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(root / "train" / "red" / "0.png")
-    with pytest.raises(DataError, match="0.png .*more than 8 bits"):
-        source(root).prepare(Path())
+def test_an_image_of_another_size_is_refused_if_sizes_are_exact(root):
     with pytest.raises(DataError, match="10 x 10 pixels, not 8 x 8"):
         source(root, fit="exact").prepare(Path())
 
@@ -154,6 +155,10 @@ def test_the_cache_is_used_again_until_something_changes(root, monkeypatch):
     assert decodes(image_size=6) == 18
     assert decodes(channels=1) == 18
     assert decodes(fit="stretch") == 18
+    assert decodes(background="black") == 18
+    monkeypatch.setattr(folder_module, "RULES", -1)
+    assert decodes() == 18
+    assert decodes() == 0
     changed = root / "test" / "red" / "0.png"
     save(changed, (1, 2, 3))
     os.utime(changed, ns=(1, 1))
@@ -263,7 +268,7 @@ def test_a_full_disk_for_the_cache_is_told_as_full(root, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder_module, "_write_header", fail)
+    monkeypatch.setattr(cache_module, "_write_header", fail)
     with pytest.raises(DataError, match=r"No space left on device\): make room, or set"):
         source(root).prepare(Path())
 
@@ -272,7 +277,7 @@ def test_a_folder_that_does_not_fit_is_refused(root):
     with pytest.raises(DataError, match="there is no such folder"):
         source(root / "elsewhere").prepare(Path())
     (root.parent / "empty" / "class").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds 0 training and 0 test images"):
+    with pytest.raises(DataError, match="empty/class has no image: put images"):
         source(root.parent / "empty").prepare(Path())
     save(root / "test" / "green" / "0.png", (0, 200, 0))
     with pytest.raises(DataError, match="green is a class without a folder in"):
@@ -283,7 +288,13 @@ def test_a_folder_that_does_not_fit_is_refused(root):
     ("options", "complaint"),
     [
         ({"image_size": 0}, "image_size=0"),
+        ({"image_size": [8, 0]}, "image_size=0"),
+        (
+            {"image_size": [8, 8, 3]},
+            r"image_size=\[8, 8, 3\]: give one number",
+        ),
         ({"channels": 2}, "channels=2"),
+        ({"background": "bluish"}, "background='bluish': give a colour"),
         ({"fit": "pad"}, "fit=pad"),
         ({"unreadable": "ignore"}, "unreadable=ignore"),
         ({"test_fraction": 0.0}, r"test_fraction=0\.0"),
@@ -311,9 +322,9 @@ def test_a_file_of_another_format_is_damaged_whatever_its_name(
     monkeypatch.setattr(subprocess, "check_call", started.append)
     monkeypatch.setattr(subprocess, "Popen", started.append)
     path = root / "train" / "red" / "0.png"
-    tiff = io.BytesIO()
-    Image.new("RGB", (10, 10)).save(tiff, "tiff")
-    for content in (POSTSCRIPT, tiff.getvalue()):
+    icon = io.BytesIO()
+    Image.new("RGB", (10, 10)).save(icon, "ico")
+    for content in (POSTSCRIPT, icon.getvalue()):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"0\.png cannot be read"):
             ImageFolder(str(root), 10, cache_dir=str(tmp_path / "cache")).prepare(tmp_path)
@@ -326,3 +337,35 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # of which Pillow refuses twice as many
     with pytest.raises(DataError, match="exceeds limit of 60 pixels"):
         ImageFolder(str(root), 10, cache_dir=str(tmp_path / "cache")).prepare(tmp_path)
+
+
+def test_transparency_and_depth_are_said_once_a_run_also_from_the_cache(tmp_path, caplog):
+    for i in range(40):
+        save(tmp_path / "t" / "ab"[i % 2] / f"{i}.png", (0, 0, 0, 0), mode="RGBA")
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / "t" / "a" / "deep.png")
+    for _ in range(2):
+        caplog.clear()
+        module = ImageData(source(tmp_path / "t"), 4, 5, 2, 0, "x")
+        module.prepare_data()
+        module.setup()
+        assert [record.getMessage() for record in caplog.records] == [
+            "40 images with transparent pixels: composited on white (data.source.background)",
+            "1 image of 16 bits per value: the upper 8 are kept",
+        ]
+    assert (source(tmp_path / "t").load(Path(), "train").pixels[1:] != 0).any()
+    black = source(tmp_path / "t", background="black").load(Path(), "train")
+    assert (black.pixels == 0).all()
+
+
+def test_no_warning_of_pillow_is_shown_even_if_an_image_is_refused(root):
+    """Threads that are still decoding when the others have been refused are silent as well."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0"
+    for i in range(60):
+        save(root / "train" / "red" / f"{i}.jpg", (200, 0, 0), exif=exif)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        source(root, cache_dir=str(root.parent / "d")).prepare(Path())
+        (root / "train" / "blue" / "0.png").write_bytes(b"damaged")
+        with pytest.raises(DataError):
+            source(root).prepare(Path())
+    assert not told
