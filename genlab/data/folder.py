@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
@@ -140,25 +140,39 @@ class ImageFolder(ImageSource):
         images = self._files.images
         rules: Counter[Rule] = Counter()
         skipped: list[str] = []
-        with progress(f"decoding {self.root}", sum(map(len, images.values()))) as advance:
+        # Pillow releases the GIL while it decodes and resizes.
+        workers = min(8, len(os.sched_getaffinity(0)))
+        with (
+            progress(f"decoding {self.root}", sum(map(len, images.values()))) as advance,
+            warnings_of_pillow(),
+            ThreadPoolExecutor(workers) as threads,
+        ):
             for split, files in images.items():
-                for file, decoded in self._decoded(files):
-                    advance(1)
-                    if isinstance(decoded, Decoded):
-                        rules.update(decoded.rules)
-                        writer.append(split, decoded.pixels[None], np.array([file.label]))
-                        continue
-                    if self._unreadable == "refuse":
-                        raise DataError(
-                            f"{file.path} cannot be read ({decoded}): replace or remove it, or set "
-                            "data.source.unreadable=skip"
-                        )
-                    skipped.append(f"{file.path} ({decoded})")
+                for chunk in (files[at : at + _CHUNK] for at in range(0, len(files), _CHUNK)):
+                    kept = []
+                    for file, decoded in zip(chunk, threads.map(self._decode, chunk), strict=True):
+                        advance(1)
+                        if isinstance(decoded, Decoded):
+                            rules.update(decoded.rules)
+                            kept.append((decoded.pixels, file.label))
+                        else:
+                            skipped.append(self._skip(file, decoded))
+                    if kept:
+                        pixels, labels = zip(*kept, strict=True)
+                        writer.append(split, np.stack(pixels), np.array(labels, dtype=np.int64))
                 self._check_labels(split, writer.labels(split))
         writer.notes += [self._decoder.explain(rule, rules[rule]) for rule in sorted(rules)]
         if skipped:
             few = ", ".join(skipped[:10])
             writer.notes.append(f"{len(skipped):,} unreadable images skipped: {few}")
+
+    def _skip(self, file: ImageFile, reason: str) -> str:
+        if self._unreadable == "refuse":
+            raise DataError(
+                f"{file.path} cannot be read ({reason}): replace or remove it, or set "
+                "data.source.unreadable=skip"
+            )
+        return f"{file.path} ({reason})"
 
     def _check_labels(self, split: SourceSplit, labels: npt.NDArray[np.int64]) -> None:
         if not len(labels):
@@ -171,15 +185,6 @@ class ImageFolder(ImageSource):
                     f"data.source.root={self.root}: the class {name} has no training image left "
                     "after the test part and unreadable images: add images, or remove the class"
                 )
-
-    def _decoded(self, files: list[ImageFile]) -> Iterator[tuple[ImageFile, Decoded | str]]:
-        """Yield each file, in order, with what the decoder gives."""
-        # Pillow releases the GIL while it decodes and resizes.
-        workers = min(8, len(os.sched_getaffinity(0)))
-        with warnings_of_pillow(), ThreadPoolExecutor(workers) as threads:
-            for start in range(0, len(files), _CHUNK):
-                chunk = files[start : start + _CHUNK]
-                yield from zip(chunk, threads.map(self._decode, chunk), strict=True)
 
     def _decode(self, file: ImageFile) -> Decoded | str:
         return self._decoder(file.path)

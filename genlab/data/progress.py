@@ -1,14 +1,11 @@
-"""Progress of long work: a bar if stderr is a terminal, else a log line every ten seconds."""
+"""Progress of long work: a bar if stderr is a terminal, else a line there every ten seconds."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -17,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield a function to call with the amount of work done since its last call.
 
-    `total` is in the same unit, None if unknown. Work of less than ten seconds logs no lines.
+    `total` is in the same unit, None if unknown. Work of less than ten seconds prints no lines.
     """
     if sys.stderr.isatty():
         from rich.console import Console
@@ -36,6 +33,7 @@ def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[
         if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             share = f"{100 * done / total:.0f} %" if total else f"{done:,}"
-            log.info("%s: %s", what, share)
+            # no log record: before a run has its train.log, records below a warning go nowhere
+            print(f"{what}: {share}", file=sys.stderr, flush=True)
 
     yield advance
