@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genlab.data.array import ArrayFile
 from genlab.data.base import Images, ImageSource, SourceSplit
 from genlab.data.cifar import CIFAR10
 from genlab.data.folder import ImageFolder
@@ -11,6 +12,7 @@ from genlab.data.idx import MNIST, FashionMNIST, IDXSource, MNISTMini
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "ArrayFile",
     "FashionMNIST",
     "Gaussian",
     "IDXSource",

@@ -106,7 +106,7 @@ def test_a_diffusion_model_is_built_for_every_8_bit_data_set(path: Path) -> None
     config = resolve(
         "model=ddpm",
         f"data={path.stem}",
-        *(["data.source.root=images"] if path.stem == "folder" else []),
+        *(word for word in PARTNERS.get(name(path), []) if word.startswith("data.")),
     )
     spec = build(config["data"], "data").spec
     if spec.levels is None:

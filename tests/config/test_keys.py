@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from genlab.config.build import build, takes
 from genlab.config.check import resolve
 from genlab.config.compose import compose
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, DataError
 from genlab.runs.identity import flatten
 from genlab.training.planning import Plan, assemble
 from genlab.training.run_config import RunConfig
@@ -124,7 +124,7 @@ def refusals(config: DictConfig, keys: list[str], folder: Path) -> Iterator[str]
             OmegaConf.update(wrong, key, value, merge=False)
             try:
                 make(RunConfig.of(wrong), key, folder)
-            except ConfigError as error:
+            except (ConfigError, DataError) as error:
                 if not names(str(error), key, sources):
                     yield f"{key}={value!r}: {error}"
             except Exception as error:
