@@ -7,6 +7,7 @@ from genlab.data.base import Images, ImageSource, SourceSplit
 from genlab.data.cifar import CIFAR10
 from genlab.data.folder import ImageFolder
 from genlab.data.gaussian import Gaussian
+from genlab.data.huggingface import HuggingFace
 from genlab.data.idx import MNIST, FashionMNIST, IDXSource, MNISTMini
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ArrayFile",
     "FashionMNIST",
     "Gaussian",
+    "HuggingFace",
     "IDXSource",
     "ImageFolder",
     "ImageSource",
