@@ -13,6 +13,10 @@ CONF = directory()
 #: What a file cannot do without: images, or a likelihood of the convention's error.
 PARTNERS = {
     "data/array": [f"data.source.path={Path(__file__).parent / 'data' / 'images.npz'}"],
+    "data/dataset": [
+        "data.source.train={_target_: data_sets.Levels}",
+        "model.likelihood.colour_targets=true",
+    ],
     "data/folder": ["data.source.root=images", "model.likelihood.colour_targets=true"],
     "data/cifar10": ["model.likelihood.colour_targets=true"],
     "data/huggingface": [

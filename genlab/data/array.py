@@ -15,7 +15,7 @@ from typing import IO, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from genlab.data.base import Images, ImageSource, SourceSplit, test_part
+from genlab.data.base import Images, ImageSource, SourceSplit, refuse_lost_class, test_part
 from genlab.data.cache import CacheWriter, ImageCache, cache_key, default_cache_dir
 from genlab.data.progress import progress
 from genlab.errors import DataError, GenlabError
@@ -269,7 +269,7 @@ class ArrayFile(ImageSource):
                 is_test = np.zeros(numbers[split], dtype=np.bool_)
                 if split == "train" and "test" not in numbers:
                     is_test = test_part(numbers[split], self._test_fraction)
-                    self._check_classes_left(labels[~is_test])
+                    refuse_lost_class(str(self.path), self.spec.classes, labels[~is_test])
                 layout, _ = self._axes(array)
                 start = 0
                 for rows in array.rows():
@@ -284,14 +284,6 @@ class ArrayFile(ImageSource):
                         if chosen.any():
                             writer.append(part, pixels[chosen], labels[place][chosen])
                     advance(len(rows))
-
-    def _check_classes_left(self, labels: npt.NDArray[np.int64]) -> None:
-        for label, name in enumerate(self.spec.classes):
-            if label not in labels:
-                raise DataError(
-                    f"data.source.path={self.path}: class {name} has no training image left after "
-                    "the test part: add images, or test images of their own"
-                )
 
 
 def _in_npy(path: Path) -> StoredArray:

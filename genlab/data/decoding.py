@@ -18,7 +18,6 @@ from genlab.runs.reading import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-    from PIL.ImageFile import ImageFile
 
 Fit = Literal["crop", "stretch", "exact"]
 Rule = Literal["alpha", "depth", "frames"]
@@ -90,7 +89,7 @@ class Decoder:
             if (len(content) if isinstance(content, bytes) else content.stat().st_size) == 0:
                 return "it is empty"
             with _stream(content) as data, Image.open(data, formats=FORMATS) as opened:
-                return self._decoded(opened)
+                return self.convert(opened)
         # Pillow's decoders raise many kinds of exceptions on a damaged file.
         except Exception as error:
             if isinstance(error, FileNotFoundError):
@@ -107,12 +106,13 @@ class Decoder:
             "frames": f"{images} of several frames: the first is taken",
         }[rule]
 
-    def _decoded(self, opened: ImageFile) -> Decoded | str:
+    def convert(self, opened: PILImage) -> Decoded | str:
+        """Return the pixels of an image of Pillow's, or why it has none."""
         from PIL import Image, ImageColor, ImageOps
 
         # Pillow gives grey of 16 bits in 32 for some formats, and colour always cut to 8.
         is_wide_grey = opened.mode == "I" and opened.format in ("PNG", "PPM")
-        is_deep = is_wide_grey or ";16" in str(opened.tile[:1])
+        is_deep = is_wide_grey or ";16" in str(getattr(opened, "tile", ())[:1])
         rules: list[Rule] = ["frames"] if getattr(opened, "is_animated", False) else []
         rules += ["depth"] if is_deep else []
         opened.load()

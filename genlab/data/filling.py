@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from genlab.data.base import SourceSplit
+from genlab.data.base import SourceSplit, refuse_lost_class
 from genlab.data.cache import CacheWriter
 from genlab.data.decoding import Decoded, Decoder, Rule, warnings_of_pillow
 from genlab.data.progress import progress
@@ -100,15 +100,10 @@ class Filler:
                     if kept:
                         pixels, labels = zip(*kept, strict=True)
                         writer.append(split, np.stack(pixels), np.array(labels, dtype=np.int64))
-                labels_left = set(writer.labels(split).tolist())
-                if not labels_left:
+                if not len(writer.labels(split)):
                     raise DataError(f"{title}: no {split} image can be read")
-                lost = [name for label, name in enumerate(classes) if label not in labels_left]
-                if lost and split == "train":
-                    raise DataError(
-                        f"{title}: the class {lost[0]} has no training image left after the test "
-                        "part and unreadable images: add images, or remove the class"
-                    )
+                if split == "train":
+                    refuse_lost_class(title, classes, writer.labels(split))
         writer.notes += [self.decoder.explain(rule, rules[rule]) for rule in sorted(rules)]
         if skipped:
             few = ", ".join(skipped[:10])

@@ -9,6 +9,7 @@ from genlab.data.folder import ImageFolder
 from genlab.data.gaussian import Gaussian
 from genlab.data.huggingface import HuggingFace
 from genlab.data.idx import MNIST, FashionMNIST, IDXSource, MNISTMini
+from genlab.data.torch_dataset import TorchDataset
 
 __all__ = [
     "CIFAR10",
@@ -23,4 +24,5 @@ __all__ = [
     "Images",
     "MNISTMini",
     "SourceSplit",
+    "TorchDataset",
 ]

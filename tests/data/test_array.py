@@ -161,7 +161,7 @@ def test_the_cache_is_used_until_a_file_or_a_setting_changes(tmp_path, monkeypat
         ({"images": DRAWN[:4]}, "data.source.test_fraction=0.1 of 4 images leaves 0 to test"),
         (
             {"images": DRAWN[:6], "y": np.arange(6)},
-            "class 1 has no training image left",
+            "the class 1 has no training image left",
         ),
         ({"images": np.asfortranarray(DRAWN)}, "is stored by columns"),
         ({"images": np.array([[["a"]]], dtype=object)}, "has pixels of type object"),
