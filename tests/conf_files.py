@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,10 +10,19 @@ from omegaconf import DictConfig, OmegaConf
 from genlab.config.compose import directory
 
 CONF = directory()
-#: What a file cannot do without: a root for the images, a likelihood of the convention's error.
+#: What a file cannot do without: images, or a likelihood of the convention's error.
 PARTNERS = {
+    "data/array": [f"data.source.path={Path(__file__).parent / 'data' / 'images.npz'}"],
+    "data/dataset": [
+        "data.source.train={_target_: data_sets.Levels}",
+        "model.likelihood.colour_targets=true",
+    ],
     "data/folder": ["data.source.root=images", "model.likelihood.colour_targets=true"],
     "data/cifar10": ["model.likelihood.colour_targets=true"],
+    "data/huggingface": [
+        f"data.source.path={Path(__file__).parents[1] / 'docs' / 'images'}",
+        "model.likelihood.colour_targets=true",
+    ],
     "data/gaussian": ["model/likelihood=gaussian"],
     "experiment/ddpm/cifar10": ["trainer.accelerator=cpu"],
     "model/kl_convention/half_sum_squared_error": ["model/likelihood=gaussian"],
@@ -27,6 +37,10 @@ PARTNERS = {
     "trainer/gpu": ["trainer.accelerator=cpu"],
     "trainer/ddp": ["trainer.accelerator=cpu", "trainer.devices=1"],
     "trainer/fsdp": ["trainer.accelerator=cpu", "trainer.devices=1"],
+}
+#: Files that need an extra which is not in the lock, and is not installed.
+LACKING = {
+    file for file, module in {"data/huggingface": "datasets"}.items() if find_spec(module) is None
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -95,3 +96,13 @@ def test_part(images: int, fraction: float) -> npt.NDArray[np.bool_]:
     chosen = np.zeros(images, dtype=np.bool_)
     chosen[numpy_generator(0, "test part").permutation(images)[:tests]] = True
     return chosen
+
+
+def refuse_lost_class(title: str, classes: Sequence[str], labels: npt.NDArray[np.int64]) -> None:
+    """Raise a DataError, which begins with the title, if a class has no training image."""
+    for label, name in enumerate(classes):
+        if label not in labels:
+            raise DataError(
+                f"{title}: the class {name} has no training image left after the test part and "
+                "unreadable images: add images, or remove the class"
+            )

@@ -15,7 +15,7 @@ from typing import BinaryIO, get_args
 import numpy as np
 import numpy.typing as npt
 
-from genlab.data.base import Images, SourceSplit
+from genlab.data.base import Fingerprint, Images, SourceSplit
 from genlab.data.download import exclusive
 from genlab.errors import DataError, is_full
 
@@ -40,6 +40,21 @@ def readable(path: Path) -> Iterator[None]:
             f"{path} cannot be read ({reason}): leave the images alone while they are read, and "
             "start again"
         ) from error
+
+
+def fingerprint(images: dict[SourceSplit, int], files: Iterable[tuple[str, Path]]) -> Fingerprint:
+    """Take the fingerprint of files, of which each comes with a text that says what it is.
+
+    Raises:
+        DataError: if a file is not there any more.
+    """
+    names, times = hashlib.sha256(), hashlib.sha256()
+    for text, path in files:
+        with readable(path):
+            stat = path.stat()
+        names.update(os.fsencode(f"{text} {stat.st_size}\n"))
+        times.update(f"{stat.st_mtime_ns}\n".encode())
+    return Fingerprint(images, names.hexdigest()[:32], times.hexdigest()[:32])
 
 
 def cache_key(settings: object, files: Iterable[tuple[str, Path]]) -> str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from genlab.errors import whole
 from genlab.runs.reading import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-    from PIL.ImageFile import ImageFile
 
 Fit = Literal["crop", "stretch", "exact"]
 Rule = Literal["alpha", "depth", "frames"]
@@ -80,18 +81,15 @@ class Decoder:
                 "'rgb(255, 128, 0)'"
             ) from error
 
-    def __call__(self, path: Path) -> Decoded | str:
-        """Return the image in a file, or a description of the error."""
+    def __call__(self, content: Path | bytes) -> Decoded | str:
+        """Return the image in a file or in its bytes, or a description of the error."""
         from PIL import Image
 
         try:
-            if path.stat().st_size == 0:
+            if (len(content) if isinstance(content, bytes) else content.stat().st_size) == 0:
                 return "it is empty"
-            with (
-                open_regular(path.resolve()) as data,
-                Image.open(data, formats=FORMATS) as opened,
-            ):
-                return self._decoded(opened)
+            with _stream(content) as data, Image.open(data, formats=FORMATS) as opened:
+                return self.convert(opened)
         # Pillow's decoders raise many kinds of exceptions on a damaged file.
         except Exception as error:
             if isinstance(error, FileNotFoundError):
@@ -108,12 +106,13 @@ class Decoder:
             "frames": f"{images} of several frames: the first is taken",
         }[rule]
 
-    def _decoded(self, opened: ImageFile) -> Decoded | str:
+    def convert(self, opened: PILImage) -> Decoded | str:
+        """Return the pixels of an image of Pillow's, or why it has none."""
         from PIL import Image, ImageColor, ImageOps
 
         # Pillow gives grey of 16 bits in 32 for some formats, and colour always cut to 8.
         is_wide_grey = opened.mode == "I" and opened.format in ("PNG", "PPM")
-        is_deep = is_wide_grey or ";16" in str(opened.tile[:1])
+        is_deep = is_wide_grey or ";16" in str(getattr(opened, "tile", ())[:1])
         rules: list[Rule] = ["frames"] if getattr(opened, "is_animated", False) else []
         rules += ["depth"] if is_deep else []
         opened.load()
@@ -142,6 +141,10 @@ class Decoder:
         return Decoded(pixels, tuple(rules))
 
 
+def _stream(content: Path | bytes) -> BinaryIO:
+    return io.BytesIO(content) if isinstance(content, bytes) else open_regular(content.resolve())
+
+
 def is_image(path: Path) -> bool:
     """Return whether a file is an image: by its suffix, or by its content if that says nothing."""
     if path.suffix.lower() in SUFFIXES:
@@ -149,7 +152,7 @@ def is_image(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with open_regular(path.resolve()) as data, Image.open(data, formats=FORMATS):
+        with _stream(path) as data, Image.open(data, formats=FORMATS):
             return True
     except Exception:  # as in Decoder
         return False
@@ -186,3 +189,16 @@ def _upper_8_bits(image: PILImage) -> PILImage:
     if isinstance(transparent, int):
         grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
+
+
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Return both sides of a size, which may be given as one number.
+
+    Raises:
+        ValueError: if it is neither a number of pixels nor two.
+    """
+    sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size={sides}: give one number, or height and width")
+    height, width = (whole("image_size", side, 1) for side in sides)
+    return height, width

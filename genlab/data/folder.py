@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
-
-import numpy as np
-import numpy.typing as npt
 
 from genlab.data.base import Fingerprint, Images, ImageSource, SourceSplit, test_part
 from genlab.data.cache import (
@@ -22,10 +13,10 @@ from genlab.data.cache import (
     ImageCache,
     cache_key,
     default_cache_dir,
-    readable,
+    fingerprint,
 )
-from genlab.data.decoding import RULES, Decoded, Decoder, Fit, Rule, warnings_of_pillow
-from genlab.data.progress import progress
+from genlab.data.decoding import RULES, Decoder, Fit, height_and_width
+from genlab.data.filling import Encoded, Filler, Part, Unreadable
 from genlab.data.tree import (
     Files,
     ImageFile,
@@ -34,14 +25,10 @@ from genlab.data.tree import (
     find_images,
     read_layout,
 )
-from genlab.errors import DataError, whole
+from genlab.errors import DataError
 from genlab.protocols import ImageSpec
 
 log = logging.getLogger(__name__)
-
-Unreadable = Literal["refuse", "skip"]
-
-_CHUNK = 256
 
 
 class ImageFolder(ImageSource):
@@ -80,15 +67,12 @@ class ImageFolder(ImageSource):
         test_fraction: float = 0.1,
         cache_dir: str | None = None,
     ) -> None:
-        if unreadable not in get_args(Unreadable):
-            raise ValueError(
-                f"unreadable={unreadable}: give one of {', '.join(get_args(Unreadable))}"
-            )
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction={test_fraction}: give a fraction between 0 and 1")
-        self._decoder = Decoder(*_height_and_width(image_size), channels, fit, background)
+        self._decoder = Decoder(*height_and_width(image_size), channels, fit, background)
+        self._filler = Filler(self._decoder, unreadable)
         self.root = Path(root).expanduser()
-        self._unreadable, self._test_fraction = unreadable, test_fraction
+        self._test_fraction = test_fraction
         self.cache_dir = default_cache_dir(cache_dir)
 
     @property
@@ -112,17 +96,13 @@ class ImageFolder(ImageSource):
         return self._cache.load(split)
 
     def fingerprint(self, data_dir: Path) -> Fingerprint:
-        names, times = hashlib.sha256(), hashlib.sha256()
         splits = self._files.images
-        for split in sorted(splits):
-            for path, label in splits[split]:
-                with readable(path):
-                    stat = path.stat()
-                name = f"{split} {label} {path.relative_to(self.root)} {stat.st_size}\n"
-                names.update(os.fsencode(name))
-                times.update(f"{stat.st_mtime_ns}\n".encode())
-        counts = {split: len(files) for split, files in splits.items()}
-        return Fingerprint(counts, names.hexdigest()[:32], times.hexdigest()[:32])
+        files = (
+            (f"{split} {label} {path.relative_to(self.root)}", path)
+            for split in sorted(splits)
+            for path, label in splits[split]
+        )
+        return fingerprint({split: len(files) for split, files in splits.items()}, files)
 
     @cached_property
     def _layout(self) -> Layout:
@@ -152,67 +132,14 @@ class ImageFolder(ImageSource):
         return Files(images, left_out)
 
     def _key(self, splits: dict[SourceSplit, list[ImageFile]]) -> str:
-        settings = [RULES, str(self.root.resolve()), asdict(self._decoder), self._unreadable]
+        settings = [RULES, str(self.root.resolve()), asdict(self._decoder), self._filler.unreadable]
         files = ((split, file) for split in sorted(splits) for file in splits[split])
         return cache_key(settings, ((f"{split} {file.label}", file.path) for split, file in files))
 
     def _fill(self, writer: CacheWriter) -> None:
         images = self._files.images
-        rules: Counter[Rule] = Counter()
-        skipped: list[str] = []
-        # Pillow releases the GIL while it decodes and resizes.
-        workers = min(8, len(os.sched_getaffinity(0)))
-        with (
-            progress(f"decoding {self.root}", sum(map(len, images.values()))) as advance,
-            warnings_of_pillow(),
-            ThreadPoolExecutor(workers) as threads,
-        ):
-            for split, files in images.items():
-                for chunk in (files[at : at + _CHUNK] for at in range(0, len(files), _CHUNK)):
-                    kept = []
-                    for file, decoded in zip(chunk, threads.map(self._decode, chunk), strict=True):
-                        advance(1)
-                        if isinstance(decoded, Decoded):
-                            rules.update(decoded.rules)
-                            kept.append((decoded.pixels, file.label))
-                        else:
-                            skipped.append(self._skip(file, decoded))
-                    if kept:
-                        pixels, labels = zip(*kept, strict=True)
-                        writer.append(split, np.stack(pixels), np.array(labels, dtype=np.int64))
-                self._check_labels(split, writer.labels(split))
-        writer.notes += [self._decoder.explain(rule, rules[rule]) for rule in sorted(rules)]
-        if skipped:
-            few = ", ".join(skipped[:10])
-            writer.notes.append(f"{len(skipped):,} unreadable images skipped: {few}")
-
-    def _skip(self, file: ImageFile, reason: str) -> str:
-        if self._unreadable == "refuse":
-            raise DataError(
-                f"{file.path} cannot be read ({reason}): replace or remove it, or set "
-                "data.source.unreadable=skip"
-            )
-        return f"{file.path} ({reason})"
-
-    def _check_labels(self, split: SourceSplit, labels: npt.NDArray[np.int64]) -> None:
-        if not len(labels):
-            raise DataError(f"{self.root}: no {split} image can be read")
-        if split != "train":
-            return
-        for label, name in enumerate(self._layout.classes):
-            if label not in labels:
-                raise DataError(
-                    f"data.source.root={self.root}: the class {name} has no training image left "
-                    "after the test part and unreadable images: add images, or remove the class"
-                )
-
-    def _decode(self, file: ImageFile) -> Decoded | str:
-        return self._decoder(file.path)
-
-
-def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
-    if len(sides) != 2:
-        raise ValueError(f"image_size={sides}: give one number, or height and width")
-    height, width = (whole("image_size", side, 1) for side in sides)
-    return height, width
+        parts = {
+            split: Part(len(files), (Encoded(str(path), path, label) for path, label in files))
+            for split, files in images.items()
+        }
+        self._filler(writer, str(self.root), self._layout.classes, parts)

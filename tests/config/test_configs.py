@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import lightning.pytorch as pl
 import pytest
 import torch
-from conf_files import CONF, PARTNERS, groups, name
+from conf_files import CONF, LACKING, PARTNERS, groups, name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import Logger
@@ -44,7 +44,9 @@ from genlab.vae.likelihoods import GaussianLikelihood, Likelihood
 FILES = [file for file in sorted(CONF.rglob("*.yaml")) if file.parent.name != "wandb_sweep"]
 # Those of train.py: tests/sweeps has the studies, and what Ray brings.
 OF_TRAIN = [
-    file for file in FILES if file.parent.name != "sweep" and file != CONF / "launcher" / "ray.yaml"
+    file
+    for file in FILES
+    if file.parent.name != "sweep" and name(file) not in {"launcher/ray", *LACKING}
 ]
 EXPERIMENTS = [file for file in FILES if file.is_relative_to(CONF / "experiment")]
 # What makes a step of any of a model's experiments a matter of a second.
@@ -101,12 +103,14 @@ def test_every_file_composes_and_everything_in_it_is_built(path: Path, tmp_path:
         need(node, Logger, f"logger.{key}")
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "data").glob("[!_]*.yaml")), ids=name)
+@pytest.mark.parametrize(
+    "path", [p for p in OF_TRAIN if p.parent.name == "data" and p.stem != "_base"], ids=name
+)
 def test_a_diffusion_model_is_built_for_every_8_bit_data_set(path: Path) -> None:
     config = resolve(
         "model=ddpm",
         f"data={path.stem}",
-        *(["data.source.root=images"] if path.stem == "folder" else []),
+        *(word for word in PARTNERS.get(name(path), []) if word.startswith("data.")),
     )
     spec = build(config["data"], "data").spec
     if spec.levels is None:

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from genlab.data import cache as cache_module
+from genlab.data import filling as filling_module
 from genlab.data import folder as folder_module
 from genlab.data.datamodule import ImageData
+from genlab.data.decoding import Decoder
 from genlab.data.sources import ImageFolder
 from genlab.errors import DataError
 
@@ -140,9 +142,9 @@ def test_an_image_of_another_size_is_refused_if_sizes_are_exact(root):
 
 def test_the_cache_is_used_again_until_something_changes(root, monkeypatch):
     decoded = []
-    decode = ImageFolder._decode
+    decode = Decoder.__call__
     monkeypatch.setattr(
-        ImageFolder, "_decode", lambda self, file: decoded.append(file) or decode(self, file)
+        Decoder, "__call__", lambda self, file: decoded.append(file) or decode(self, file)
     )
 
     def decodes(**options) -> int:
@@ -186,14 +188,14 @@ def test_an_interrupted_decoding_leaves_no_cache(root, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ImageFolder, "_decode", interrupted)
+        patch.setattr(Decoder, "__call__", interrupted)
         source(root).prepare(Path())
     assert list((root.parent / "c" / "folder").iterdir()) == []
     assert len(source(root).load(Path(), "train").pixels) == 12
 
 
 def test_many_images_keep_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "_CHUNK", 7)
+    monkeypatch.setattr(filling_module, "_CHUNK", 7)
     for i in range(30):
         save(tmp_path / "tree" / "train" / "a" / f"{i:02}.png", (i, i, i))
     save(tmp_path / "tree" / "test" / "a" / "0.png", (0, 0, 0))

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from genlab import cli
 from genlab.config.compose import compose
+from genlab.data.array import ArrayFile
 from genlab.errors import DONE, DataError
 from genlab.runs.manifest import Manifest
 from genlab.runs.run import Run
@@ -100,3 +102,14 @@ def test_a_data_set_that_is_verified_keeps_no_record(tmp_path: Path) -> None:
     small = [o for o in QUICK if not o.startswith("data")]
     path = run.run(compose([*small, f"runs_dir={tmp_path}"])).path
     assert path is not None and Run(path).data is None
+
+
+def test_an_array_of_images_has_a_fingerprint(tmp_path: Path) -> None:
+    pixels = np.zeros((100, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    source = ArrayFile(str(tmp_path / "x.npy"), cache_dir=str(tmp_path / "cache"))
+    before = source.fingerprint(tmp_path)
+    assert before.images == {"train": 100}
+    np.save(tmp_path / "x.npy", pixels[:99])
+    after = ArrayFile(str(tmp_path / "x.npy"), cache_dir=str(tmp_path / "cache"))
+    assert after.fingerprint(tmp_path).files != before.files
