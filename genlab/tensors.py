@@ -18,6 +18,23 @@ def sum_except_batch(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 
 
+def exact_sum(values: Tensor) -> Tensor:
+    """Sum rows (N, ...) over the first axis, (...), float64, correctly rounded.
+
+    So the order of the rows, and how batches or processes divide them, do not change a bit.
+    """
+    columns = values.detach().double().flatten(1).T if values.ndim > 1 else values.double()[None]
+    sums = [_exact(column.tolist()) for column in columns]
+    return torch.tensor(sums, dtype=torch.float64, device=values.device).view(values.shape[1:])
+
+
+def _exact(values: list[float]) -> float:
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # beyond the range of numbers, or inf - inf
+        return sum(values)
+
+
 def like_images(x: Tensor, images: Tensor) -> Tensor:
     """Reshape per-sample scalars (B,) to (B, 1, 1, 1), so that they broadcast against images."""
     return x.reshape(-1, *([1] * (images.ndim - 1)))

@@ -30,7 +30,9 @@ class GenerativeModule(pl.LightningModule):
     The randomness of a training step is a function of (seed, epoch, batch), and that of the
     evaluation of an image a function of (seed, split, image). So no random state needs to be saved,
     and results do not depend on the number of processes or on `eval_batch_size`. Torchmetrics
-    accumulate the metrics, and `log_dict` logs them as `train/...`, `val/...`, `test/...`.
+    accumulate the metrics, and `log_dict` logs them as `train/...`, `val/...`, `test/...`. Means
+    over a split are exact; only a network's own float32 products round differently in a batch of
+    another shape, by about 1e-7 of a value.
 
     A model family adds its own metrics in `split_metrics`. A family with several optimizers
     overrides `configure_optimizers` and `training_step`, with `automatic_optimization = False`.
