@@ -207,6 +207,7 @@ class DDPM(nn.Module):
         labels: Tensor | None = None,
         noise: Noise | None = None,
         full: bool = False,
+        on_term: Callable[[], None] | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate images (B, C, H, W); return values whose first axis is the images.
 
@@ -216,9 +217,10 @@ class DDPM(nn.Module):
 
         Args:
             full: use `test_draws` times instead of `val_draws`.
+            on_term: called after every prediction of the network.
         """
         draws = self.test_draws if full else self.val_draws
-        terms, unclipped = self._bound_terms(x, labels, draws, or_default(noise, x))
+        terms, unclipped = self._bound_terms(x, labels, draws, or_default(noise, x), on_term)
         return {
             "loss": self._loss_at(terms, unclipped),
             "reconstruction": terms.reconstruction,
@@ -231,6 +233,13 @@ class DDPM(nn.Module):
             "terms": terms.terms,
         }
 
+    def evaluation_terms(self, full: bool = False) -> int:
+        """Return the number of predictions by which `evaluate` measures the bound."""
+        draws = self.test_draws if full else self.val_draws
+        if draws is None or self.process.steps == 1:
+            return self._steps
+        return draws + self.process.is_discrete
+
     def time_bins(self, full: bool = False) -> int:
         """Return the number of bins of time for the bound: T if all T terms are measured."""
         if full and self.test_draws is None:
@@ -238,7 +247,12 @@ class DDPM(nn.Module):
         return min(_BINS, self.process.steps or _BINS)
 
     def _bound_terms(
-        self, x: Tensor, labels: Tensor | None, draws: int | None, noise: Noise
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        draws: int | None,
+        noise: Noise,
+        on_term: Callable[[], None] | None = None,
     ) -> tuple[BoundTerms, Tensor]:
         """Compute the bound, and ||x_0 - x0_hat||^2 (B, N) before clipping."""
         x0 = 2 * x - 1
@@ -247,6 +261,8 @@ class DDPM(nn.Module):
         def predict(x_t: Tensor, t: Tensor) -> Prediction:
             prediction = self.predict(x_t, t, labels)
             unclipped.append(sum_except_batch((x0 - prediction.x0_hat).square().double()))
+            if on_term is not None:
+                on_term()
             return prediction.clipped() if self.clip else prediction
 
         if draws is None:

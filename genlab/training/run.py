@@ -34,6 +34,7 @@ from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger
 from genlab.training import console, interrupts, result, weights
 from genlab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from genlab.training.countdown import Countdown
 from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
@@ -114,7 +115,8 @@ def run(cfg: DictConfig) -> Outcome:
                 directory.write_spec(dataclasses.asdict(data.spec))
                 directory.write_env(environment())
                 directory.write_status("running")
-                outcome = _train_in(directory, planned, data, module)
+                with directory.beating():
+                    outcome = _train_in(directory, planned, data, module)
                 directory.write_result(outcome)
                 directory.write_status("completed")
         except BaseException as error:
@@ -202,7 +204,7 @@ def _callbacks(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callba
         if node is not None:
             given = {key: folder for key, folder in folders.items() if takes(node, key)}
             found.append(build(node, f"callbacks.{name}", **given))
-    found += [progress(), Throughput(), Heartbeat(directory)]
+    found += [progress(), Countdown(), Throughput(), Heartbeat(directory)]
     found.append(BestCheckpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
         found.append(_early_stopping(run_config.early_stopping_epochs))
