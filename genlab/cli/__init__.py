@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import genlab.cli.check_sampler as check_sampler
 import genlab.cli.check_schedule as check_schedule
+import genlab.cli.evaluate as evaluate
 import genlab.cli.forecast as forecast
 import genlab.cli.report as report
 import genlab.cli.sample as sample
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Forecasts and checks before a training; samples, videos and reports after it.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (forecast, check_sampler, check_schedule, sample, video, report, workspace):
+    before, after = (forecast, check_sampler, check_schedule), (evaluate, sample, video)
+    for module in (*before, *after, report, workspace):
         module.add(commands)
     try:
         refuse_typed(sys.argv[1:] if arguments is None else arguments)

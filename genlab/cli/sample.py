@@ -110,6 +110,7 @@ def sample(
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     places = devices(device)
+    checkpoint = trained.checkpoint_of(run, checkpoint)
     model: Any = trained.load(run, checkpoint, trust)
     family, spec = type(model).__name__, model.spec
     if not isinstance(model, CanSample):

@@ -156,11 +156,11 @@ class ImageData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Return a loader of every validation image once; an empty list if there are none."""
-        return self._eval_loader("val") if self.val_images else []
+        return self.eval_loader("val") if self.val_images else []
 
     def test_dataloader(self) -> BatchLoader:
         """Return a loader of every test image once."""
-        return self._eval_loader("test")
+        return self.eval_loader("test")
 
     def _check_batch_size(self, images: int) -> None:
         if self.batch_size > images:
@@ -186,7 +186,8 @@ class ImageData(lightning.LightningDataModule):
                         "processes that compute together: give another number"
                     )
 
-    def _eval_loader(self, split: SplitName) -> BatchLoader:
+    def eval_loader(self, split: SplitName) -> BatchLoader:
+        """Return a loader of every image of a split once, in order."""
         part, (rank, world) = self._part(split), self._place()
         if len(part) < world:
             raise ConfigError(

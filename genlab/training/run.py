@@ -90,7 +90,7 @@ def run(cfg: DictConfig) -> Outcome:
     before = Run(path)
     if not run_config.overwrite and before.is_completed:
         print(f"completed before: {path} (overwrite=true trains anew)")
-        console.show(before.result or {}, path)
+        console.show(before.result or {}, before.result_path)
         if id_from_agent() and is_first:
             _send(before, planned)
         return Outcome(DONE, path, before.result)
@@ -125,7 +125,7 @@ def run(cfg: DictConfig) -> Outcome:
                 result.record_failure(directory, error)
             error.run_directory = path  # type: ignore[attr-defined]
             raise
-    console.show(outcome, path)
+    console.show(outcome, directory.result_path)
     return Outcome(DONE, path, outcome)
 
 
@@ -144,7 +144,7 @@ def _train_in(
 ) -> dict[str, Any]:
     """Train, test, and return the content of result.json."""
     run_config = planned.run_config
-    resumed = to_resume(module, directory.checkpoints / "last.ckpt")
+    resumed = to_resume(module, directory.checkpoints / "last.ckpt") if run_config.trains else None
     console.introduce(planned.path, planned.config, data, module.model, resumed is not None)
     forecast: Forecast | None = None
     if run_config.forecast and isinstance(module.model, HasForecast):
@@ -181,10 +181,15 @@ def _train_in(
             model = module.model
             for network in model.networks().values() if isinstance(model, HasNetworks) else [model]:
                 network.compile()  # in place: the names in checkpoints stay what they are
-        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        if run_config.trains:
+            trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        elif directory.writes:
+            content = {"state_dict": module.state_dict()}
+            AtomicCheckpointIO().save_checkpoint(content, directory.checkpoints / "last.ckpt")
         best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
         evaluated = "best" if best else "last"
-        weights.load_into(module, directory.checkpoints / f"{evaluated}.ckpt")
+        if run_config.trains:
+            weights.load_into(module, directory.checkpoints / f"{evaluated}.ckpt")
         (tested,) = trainer.test(module, datamodule=data, verbose=False)
         if curves := result.curves(module, forecast):
             directory.write_bound(curves)

@@ -320,14 +320,15 @@ def test_runs_that_cannot_be_read_are_refused(
         (tmp_path / "none", ["is not a directory"]),
         (copy, ["no config.yaml"]),
         (copy, ["no checkpoints/best.ckpt", "train it first"]),
-        (copy, ["no checkpoints/best.ckpt", "--checkpoint last"]),
+        (copy, ["no checkpoints/last.ckpt", "--checkpoint best"]),
     ):
         if "train it first" in words:
             shutil.copy(Run(unconditional).config_path, copy)
-        if "--checkpoint last" in words:
+        asked = ["--checkpoint", "last"] if "--checkpoint best" in words else []
+        if asked:
             (copy / "checkpoints").mkdir()
-            shutil.copy(unconditional / "checkpoints" / "last.ckpt", copy / "checkpoints")
-        assert cli.main(["sample", str(path)]) == REFUSED
+            shutil.copy(unconditional / "checkpoints" / "best.ckpt", copy / "checkpoints")
+        assert cli.main(["sample", str(path), *asked]) == REFUSED
         said = capsys.readouterr().err
         assert all(word in said for word in words), said
 
