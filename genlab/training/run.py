@@ -42,7 +42,7 @@ from genlab.training.interrupts import Stopped
 from genlab.training.outcome import Outcome
 from genlab.training.planning import Plan, assemble, plan
 from genlab.training.progress_bar import progress
-from genlab.training.resume import to_resume
+from genlab.training.resume import CheckedResume, copy_record, to_continue, to_resume
 from genlab.training.run_config import RunConfig
 from genlab.training.signals import StopOnSignal
 from genlab.training.terminal import print_error, told
@@ -99,6 +99,10 @@ def run(cfg: DictConfig) -> Outcome:
     data, module = assemble(planned)
     if run_config.init_from is not None:
         weights.load_into(module, Path(run_config.init_from), "init_from")
+    goes_on = not run_config.overwrite and (before.checkpoints / "last.ckpt").exists()
+    continued = None
+    if run_config.continue_from is not None and not goes_on:
+        continued = to_continue(module, Path(run_config.continue_from))
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
@@ -116,7 +120,7 @@ def run(cfg: DictConfig) -> Outcome:
                 directory.write_env(environment())
                 directory.write_status("running")
                 with directory.beating():
-                    outcome = _train_in(directory, planned, data, module)
+                    outcome = _train_in(directory, planned, data, module, continued)
                 directory.write_result(outcome)
                 directory.write_status("completed")
         except BaseException as error:
@@ -140,11 +144,20 @@ def _refuse_nested_processes(planned: Plan) -> None:
 
 
 def _train_in(
-    directory: RunDirectory, planned: Plan, data: ImageData, module: GenerativeModule
+    directory: RunDirectory,
+    planned: Plan,
+    data: ImageData,
+    module: GenerativeModule,
+    continued: CheckedResume | None,
 ) -> dict[str, Any]:
-    """Train, test, and return the content of result.json."""
+    """Train, test, and return the content of result.json.
+
+    Args:
+        continued: the checkpoint of another run, to go on from where there is none of this run.
+    """
     run_config = planned.run_config
     resumed = to_resume(module, directory.checkpoints / "last.ckpt") if run_config.trains else None
+    resumed = resumed or continued
     console.introduce(planned.path, planned.config, data, module.model, resumed is not None)
     forecast: Forecast | None = None
     if run_config.forecast and isinstance(module.model, HasForecast):
@@ -162,6 +175,8 @@ def _train_in(
     callbacks = [*_callbacks(directory, run_config), last, stop]
     if resumed is not None:
         callbacks.append(resumed)
+    if resumed is not None and (source := resumed.source) is not None:
+        resumed.then = lambda: copy_record(module, source, resumed.step, directory)
     with _followed(directory, planned) as loggers, stop.listening():
         trainer: pl.Trainer = build(
             run_config.trainer,

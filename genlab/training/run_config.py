@@ -90,6 +90,7 @@ class RunConfig:
     checkpoint_every_n_steps: int | None
     checkpoint_every_n_minutes: float | None
     init_from: str | None
+    continue_from: str | None
     evaluate: Literal["best", "last"]
     forecast: bool
 
@@ -111,6 +112,11 @@ class RunConfig:
             )
         if not self.runs_dir:
             raise ConfigError("runs_dir='': a folder is needed, such as runs")
+        if self.continue_from is not None and self.init_from is not None:
+            raise ConfigError(
+                f"continue_from={self.continue_from}: it goes on with all of a run, init_from "
+                "starts anew from its weights alone; give one of them"
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(
                 f"ema_decay={self.ema_decay}: a number between 0 and 1 is needed, or null"
