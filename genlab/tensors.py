@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+#: Bits per dimension; a guess among 256 levels takes 8.
+_DIVERGED = 100.0
+
 Number = TypeVar("Number", float, Tensor)
 
 
@@ -43,6 +46,11 @@ def like_images(x: Tensor, images: Tensor) -> Tensor:
 def nats_to_bits_per_dim(nats: Number, dims: int) -> Number:
     """Convert nats per image to bits per dimension: nats / (D ln 2)."""
     return nats / (dims * math.log(2.0))
+
+
+def has_diverged(nats: float, dims: int) -> bool:
+    """Return whether a model takes so many nats per image that its training has diverged."""
+    return not nats_to_bits_per_dim(nats, dims) < _DIVERGED
 
 
 def to_unit_interval(pixels: Tensor) -> Tensor:

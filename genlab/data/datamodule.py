@@ -21,6 +21,7 @@ from genlab.seeding import numpy_generator
 Binarisation = Literal["none", "static", "dynamic"]
 SplitName = Literal["train", "val", "test"]
 
+_EVALUATED: tuple[SplitName, ...] = ("val", "test")
 # Not the run's seed, so that runs with different seeds are validated on the same images.
 _VALIDATION_SEED = 0
 
@@ -128,6 +129,13 @@ class ImageData(lightning.LightningDataModule):
     def rows(self, split: SplitName, number: int) -> int:
         """Return the size of evaluation batch `number`, over all processes."""
         return min(self.eval_batch_size, self.size(split) - number * self.eval_batch_size)
+
+    def batches(self) -> dict[str, int]:
+        """Return the number of batches of each split."""
+        found = {"train": self.size("train") // self.batch_size}
+        for name in _EVALUATED:
+            found[name] = -(-self.size(name) // self.eval_batch_size)
+        return found
 
     def pixels(self, split: SplitName) -> PixelArray:
         """Return the model's images, (N, C, H, W); grey ones if the bits change in every epoch."""

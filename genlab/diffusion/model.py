@@ -22,7 +22,7 @@ from genlab.diffusion.weightings import VLB, Weighting, mean_loss
 from genlab.errors import naming, number, whole
 from genlab.protocols import ImageSpec, OnStep
 from genlab.seeding import ImageNoise, Noise, TurnedNoise, or_default
-from genlab.tensors import all_gather_rows, device_of, sum_except_batch
+from genlab.tensors import all_gather_rows, device_of, has_diverged, sum_except_batch
 
 #: Number of bins of time in which the bound is shown if not all T terms are measured.
 _BINS = 40
@@ -428,8 +428,8 @@ class DDPM(nn.Module):
         return f"{self.noise_schedule.name} schedule"
 
     def verdict(self, metrics: dict[str, float]) -> str:
-        """Return an empty string: the numbers need no summary."""
-        return ""
+        """Return "diverged" if it is so, else nothing: the numbers need no summary."""
+        return "diverged" if has_diverged(metrics.get("neg_elbo", 0.0), self.spec.dims) else ""
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name, to be compiled and sharded."""

@@ -27,7 +27,7 @@ from genlab.runs.files import before, refuse_links, replacing
 from genlab.runs.reading import open_regular
 from genlab.runs.run import Run
 from genlab.training import schema
-from genlab.training.ema import WeightAverage
+from genlab.training.ema import WeightAverage, averaged
 from genlab.training.faults import explanation
 from genlab.training.weights import UnreadableCheckpointError, check_fits, check_weights, naming
 
@@ -212,8 +212,7 @@ def _check_entries(module: nn.Module, path: Path, content: dict[str, Any]) -> No
         if "raw_weights" in content:
             schema.check_like(content["raw_weights"], {}, "raw_weights")
             schema.check_counters(content.get("ema_updates"), 0, "ema_updates")
-            trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-            check_weights(path, "raw_weights", content["raw_weights"], trained)
+            check_weights(path, "raw_weights", content["raw_weights"], averaged(module))
 
 
 def _check_loops(trainer: pl.Trainer, loops: Mapping[str, Any]) -> None:

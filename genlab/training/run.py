@@ -106,6 +106,7 @@ def run(cfg: DictConfig) -> Outcome:
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
+    run_config.check_limits(data.batches())
 
     if run_config.overwrite and path.exists() and is_first:
         print(f"overwrite: the run that was here is now {set_aside(path)}")

@@ -96,7 +96,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed={self.seed}: a whole number from 0 to 2^63 - 1 is needed")
+            raise ConfigError(f"seed={self.seed}: 0 or more is needed, and below 2^63")
         for key in ("early_stopping_epochs", "checkpoint_every_n_steps"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -165,6 +165,24 @@ class RunConfig:
                 f"early_stopping_epochs={self.early_stopping_epochs} needs validations: set "
                 "data.val_images and trainer.limit_val_batches above 0"
             )
+
+    def check_limits(self, batches: Mapping[str, int]) -> None:
+        """Refuse a share of the batches of a split that is less than one batch.
+
+        Args:
+            batches: number of batches by split.
+
+        Raises:
+            ConfigError: naming the key, the value and what would be right.
+        """
+        for split, number in batches.items():
+            key = f"limit_{split}_batches"
+            share = self.trainer.get(key)
+            if isinstance(share, float) and 0 < share * number < 1:
+                raise ConfigError(
+                    f"trainer.{key}={share}: of {number:,} this is less than one batch; give 1, or "
+                    "another whole number of batches"
+                )
 
     @property
     def trains(self) -> bool:

@@ -283,3 +283,12 @@ def test_without_an_epoch_the_weights_of_another_run_are_tested_as_they_are(tmp_
         for run in (again, first)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("lr", "is_diverged"), [(100, True), (1e-3, False)])
+def test_a_run_that_diverged_says_so(tmp_path: Path, lr: float, is_diverged: bool) -> None:
+    settings = ["model/likelihood=gaussian", f"model.optimizer.lr={lr}", "evaluate=last"]
+    trained = train(tmp_path, *settings)
+    assert trained.result is not None
+    assert (trained.result["verdict"] == "diverged") is is_diverged
+    assert ("active" in trained.result["verdict"]) is not is_diverged
