@@ -264,6 +264,26 @@ class HasSampler(HasTrajectory, Protocol):
 
 
 @runtime_checkable
+class EvaluatesInTerms(Protocol):
+    """A model that evaluates a batch term by term, which can take minutes."""
+
+    def evaluation_terms(self, full: bool = False) -> int:
+        """Return the number of terms of a batch, of a full evaluation or of another one."""
+        ...
+
+    def evaluate(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        noise: Noise | None,
+        full: bool,
+        on_term: Callable[[], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """Evaluate images as in `Model`; `on_term` is called after every term."""
+        ...
+
+
+@runtime_checkable
 class HasForecast(Protocol):
     """A model with a forecast before training."""
 

@@ -10,12 +10,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+#: Bits per dimension; a guess among 256 levels takes 8.
+_DIVERGED = 100.0
+
 Number = TypeVar("Number", float, Tensor)
 
 
 def sum_except_batch(x: Tensor) -> Tensor:
     """Sum (B, ...) over all axes but the first, the batch; returns (B,)."""
     return x.flatten(1).sum(1)
+
+
+def exact_sum(values: Tensor) -> Tensor:
+    """Sum rows (N, ...) over the first axis, (...), float64, correctly rounded.
+
+    So the order of the rows, and how batches or processes divide them, do not change a bit.
+    """
+    columns = values.detach().double().flatten(1).T if values.ndim > 1 else values.double()[None]
+    sums = [_exact(column.tolist()) for column in columns]
+    return torch.tensor(sums, dtype=torch.float64, device=values.device).view(values.shape[1:])
+
+
+def _exact(values: list[float]) -> float:
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # beyond the range of numbers, or inf - inf
+        return sum(values)
 
 
 def like_images(x: Tensor, images: Tensor) -> Tensor:
@@ -26,6 +46,11 @@ def like_images(x: Tensor, images: Tensor) -> Tensor:
 def nats_to_bits_per_dim(nats: Number, dims: int) -> Number:
     """Convert nats per image to bits per dimension: nats / (D ln 2)."""
     return nats / (dims * math.log(2.0))
+
+
+def has_diverged(nats: float, dims: int) -> bool:
+    """Return whether a model takes so many nats per image that its training has diverged."""
+    return not nats_to_bits_per_dim(nats, dims) < _DIVERGED
 
 
 def to_unit_interval(pixels: Tensor) -> Tensor:

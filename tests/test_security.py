@@ -87,10 +87,11 @@ class Planted:
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "sample": lambda path: ["sample", str(path), "--n", "1"],
     "video": lambda path: ["video", str(path), "--kind", "prior_walk", "--seconds", "0.1"],
+    "evaluate": lambda path: ["evaluate", str(path), "data=mnist_mini", "--batches", "1"],
 }
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "init_from", "resume"])
+@pytest.mark.parametrize("command", [*COMMANDS, "init_from", "continue_from", "resume"])
 def test_a_pickle_in_a_checkpoint_is_not_run(
     received: Path, owned: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,9 +103,9 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
     if command in COMMANDS:
         assert cli.main(COMMANDS[command](received)) == REFUSED
         assert "more than tensors and plain containers" in capsys.readouterr().err
-    elif command == "init_from":
+    elif command in ("init_from", "continue_from"):
         with pytest.raises(RunDirectoryError, match="more than tensors and plain containers"):
-            train(received.parents[2] / "runs", f"init_from='{received}'")
+            train(received.parents[2] / "runs", f"{command}='{received}'")
     else:
         (received / "status.json").write_text('{"state": "preempted"}')
         with pytest.raises(RunDirectoryError, match="more than tensors and plain containers"):

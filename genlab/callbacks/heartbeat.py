@@ -1,4 +1,4 @@
-"""Update `status.json` during a run."""
+"""Update the step in `status.json` during a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from genlab.runs.directory import RunDirectory
 
 
 class Heartbeat(pl.Callback):
-    """Writes the total number of steps before the first, and a heartbeat after each validation.
+    """Writes the total number of steps before the first, and the step after each validation.
 
     Before each of them, and before each checkpoint, it checks that the directory is in its place.
+    The clock's heartbeats are those of `RunDirectory.beating`.
     """
 
     def __init__(self, directory: RunDirectory) -> None:

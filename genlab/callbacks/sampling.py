@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import lightning.pytorch as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlab.callbacks.base import Pixels, data_of, first_images, shown
 from genlab.callbacks.pictures import PictureCallback
@@ -25,7 +25,8 @@ class MeasuredSamples(PictureCallback):
     """Draws samples, and computes metrics of them in the test.
 
     The metrics are `energy_distance` from the first test images, `seconds_per_sample`, and, for a
-    model that samples step by step, `evaluations`, the number of calls of its networks.
+    model that samples step by step, `evaluations`, those of its networks for one sample: guidance
+    takes two at each step.
 
     Args:
         images: number of samples in the picture.
@@ -47,7 +48,7 @@ class MeasuredSamples(PictureCallback):
         if not isinstance(model, CanSample):
             return {}
         started = time.perf_counter()
-        x, calls = counting_calls(model, lambda: model.sample(self.measured, module.seed).cpu())
+        x, rows = counting_rows(model, lambda: model.sample(self.measured, module.seed).cpu())
         elapsed = time.perf_counter() - started
         if trainer.testing:
             real = first_images(data_of(trainer), "test", self.measured)
@@ -56,24 +57,24 @@ class MeasuredSamples(PictureCallback):
                 "test/seconds_per_sample": elapsed / self.measured,
             }
             if isinstance(model, HasTrajectory):
-                metrics["test/evaluations"] = calls
+                metrics["test/evaluations"] = rows / self.measured
             module.log_float64(metrics, rank_zero_only=True)
         caption = self.caption(trainer, "Samples")
         picture = pictures.grid(shown(model, x[: self.images]), caption=caption)
         return {self.name: picture}
 
 
-def counting_calls(model: object, draw: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """Draw, and count the calls of the model's networks."""
-    calls = 0
+def counting_rows(model: object, draw: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """Draw, and count the rows of the batches that the model's networks compute."""
+    rows = 0
 
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
+    def count(network: nn.Module, inputs: object, output: Tensor) -> None:
+        nonlocal rows
+        rows += len(output)
 
     networks = model.networks() if isinstance(model, HasNetworks) else {}
     with ExitStack() as hooks:
         for network in networks.values():
             hooks.callback(network.register_forward_hook(count).remove)
         drawn = draw()
-    return drawn, calls
+    return drawn, rows

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import genlab.cli.check_sampler as check_sampler
 import genlab.cli.check_schedule as check_schedule
+import genlab.cli.evaluate as evaluate
 import genlab.cli.forecast as forecast
 import genlab.cli.report as report
 import genlab.cli.sample as sample
@@ -30,7 +31,10 @@ from genlab.training.terminal import (
     told,
 )
 
-_COMMANDS = (train, forecast, check_sampler, check_schedule, sample, video, report, workspace)
+_COMMANDS = (
+    *(train, forecast, check_sampler, check_schedule),
+    *(evaluate, sample, video, report, workspace),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,6 +30,10 @@ from genlab.tensors import to_pixels
 
 Pixels = npt.NDArray[np.uint8]
 
+#: Images that are drawn at once at least. Kernels round batches of 1 to 3 images otherwise than
+#: larger ones, by 1e-6, which Fourier features and a sampler's steps make tens of grey levels.
+_LEAST = 4
+
 _GROUP, _KEY = "model/sampler", "model.sampler"
 
 
@@ -232,7 +236,8 @@ def _images(
     tells_steps = isinstance(model, HasTrajectory)
     if tells_steps:
         arguments["on_step"] = lambda *_: advance(len(indices))
-    images = model.sample(len(indices), seed, indices.start, **arguments)
+    images = model.sample(max(len(indices), _LEAST), seed, indices.start, **arguments)
+    images = images[: len(indices)]
     if not tells_steps:
         advance(len(indices))
     pixels = to_pixels(images.float().cpu())

@@ -34,8 +34,9 @@ def add(commands: Any) -> None:
         "sample",
         help="draw images from a trained model, with several samplers side by side",
         description="Draw images from a trained model: a grid, numbered PNGs and samples.npz. "
-        "Image i is a function of the seed, i and its class, whatever the batch size; several "
-        "samplers or numbers of steps also make one picture, with the same noise in each column. "
+        "Image i is a function of the seed, i and its class, whatever the batch size, where the "
+        "device rounds batches of all sizes alike, as a CPU does; several samplers or numbers of "
+        "steps also make one picture, with the same noise in each column. "
         "Each call writes a new folder.",
         epilog="example: genlab sample RUN --n 16 --sampler ddim,dpm_solver --steps 10,50",
     )
@@ -110,6 +111,7 @@ def sample(
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     places = devices(device)
+    checkpoint = trained.checkpoint_of(run, checkpoint)
     model: Any = trained.load(run, checkpoint, trust)
     family, spec = type(model).__name__, model.spec
     if not isinstance(model, CanSample):
@@ -146,7 +148,7 @@ def sample(
         "model": family,
         "weights": sha256(run / "checkpoints" / f"{checkpoint}.ckpt"),
     }
-    facts |= {"checkpoint": checkpoint, "n": n, "seed": seed}
+    facts |= {"checkpoint": checkpoint, "n": n, "seed": seed, "batch_size": batch_size}
     facts |= {} if classes is None else {"class": classes}
     batches = [range(start, min(n, start + batch_size)) for start in range(0, n, batch_size)]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genlab.errors import ConfigError, RunDirectoryError
 
@@ -22,12 +22,22 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --seed, --checkpoint and --trust."""
     parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    add_checkpoint(parser)
+    add_trust(parser)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint."""
     parser.add_argument(
         "--checkpoint",
         choices=("best", "last"),
         default="best",
         help="by validation loss, or of the last step (%(default)s)",
     )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add --trust."""
     parser.add_argument(
         "--trust",
         metavar="PACKAGE",
@@ -37,6 +47,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def checkpoint_of(run: Path, asked: str) -> str:
+    """Return the checkpoint that is there, `best` or `last`; one is said if it is not the asked.
+
+    Raises:
+        RunDirectoryError: there is no such run, or no such checkpoint in it.
+    """
+    from genlab.runs.files import refuse_links
+    from genlab.runs.run import Run
+    from genlab.training import weights
+
+    if not run.is_dir():
+        raise RunDirectoryError(f"{run} is not a directory: give a run directory")
+    refuse_links(run, ["checkpoints"])
+    if Run(run).config_text is None:
+        return asked  # loading it says that it is no run
+    found = weights.checkpoint_of(run, asked)
+    if not found.exists():
+        there = [path.stem for path in sorted(run.glob("checkpoints/*.ckpt"))]
+        other = f"give --checkpoint {there[0]}" if there else "train it first"
+        raise RunDirectoryError(f"{run} has no checkpoints/{asked}.ckpt: {other}")
+    return found.stem
+
+
 def load(run: Path, checkpoint: str, trust: Sequence[str]) -> nn.Module:
     """Load the model of a run directory.
 
@@ -44,18 +77,9 @@ def load(run: Path, checkpoint: str, trust: Sequence[str]) -> nn.Module:
         ConfigError: the config says something that a run directory may not say.
         RunDirectoryError: there is no such run, or no such checkpoint in it.
     """
-    from genlab.runs.files import refuse_links
-    from genlab.runs.run import Run
     from genlab.training.load import load as load_model
 
-    if not run.is_dir():
-        raise RunDirectoryError(f"{run} is not a directory: give a run directory")
-    refuse_links(run, ["checkpoints"])
-    there = [path.stem for path in sorted(run.glob("checkpoints/*.ckpt"))]
-    if Run(run).config_text is not None and checkpoint not in there:
-        other = f"give --checkpoint {there[0]}" if there else "train it first"
-        raise RunDirectoryError(f"{run} has no checkpoints/{checkpoint}.ckpt: {other}")
-    return load_model(run, checkpoint, trust)
+    return load_model(run, checkpoint_of(run, checkpoint), trust)
 
 
 class NoDataError(ConfigError):
@@ -75,8 +99,16 @@ def is_about_data(word: str) -> bool:
     return re.match(r"[+~]*(data[=./]|hydra\.searchpath=)", word) is not None
 
 
-def data_for(run: Path, spec: ImageSpec, overrides: Sequence[str]) -> ImageData:
+def data_for(
+    run: Path,
+    spec: ImageSpec,
+    overrides: Sequence[str],
+    own: Mapping[str, Any] | None = None,
+) -> ImageData:
     """Set up the data that the user names as for train.py, without reading them.
+
+    Args:
+        own: the run's values of keys of `data`, for those that the user does not type.
 
     Raises:
         ConfigError: they have another spec than the images of the run, or cannot be composed.
@@ -86,7 +118,10 @@ def data_for(run: Path, spec: ImageSpec, overrides: Sequence[str]) -> ImageData:
     from genlab.config.compose import compose
     from genlab.data.datamodule import ImageData
 
-    node = need(check(resolve(compose(overrides))["data"], "data"), ImageData, "data")
+    node = resolve(compose(overrides))["data"]
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    node |= {key: value for key, value in (own or {}).items() if f"data.{key}" not in typed}
+    node = need(check(node, "data"), ImageData, "data")
     data: ImageData = build(node, "data")
     if data.spec != spec:
         raise ConfigError(

@@ -36,7 +36,8 @@ def check_received(value: Any, annotation: Any, key: str, packages: Collection[s
     The types of plain values are left to `genlab.config.check.check`, which comes afterwards.
 
     Args:
-        packages: top-level packages whose classes may be named beside those of genlab's models.
+        packages: those whose classes may be named beside those of genlab's models: top-level ones,
+            or a package within genlab.
 
     Raises:
         ConfigError: naming the key, the value and what would be right.
@@ -91,7 +92,8 @@ def _is_kind(annotation: Any, packages: Collection[str]) -> bool:
 
 def _is_trusted(name: str, packages: Collection[str]) -> bool:
     if name.partition(".")[0] == "genlab":
-        return name.startswith(tuple(f"{package}." for package in MODEL_PACKAGES))
+        within = [package for package in packages if package.startswith("genlab.")]
+        return name.startswith(tuple(f"{package}." for package in (*MODEL_PACKAGES, *within)))
     return name.partition(".")[0] in packages
 
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Binarisation = Literal["none", "static", "dynamic"]
 SplitName = Literal["train", "val", "test"]
 
+_EVALUATED: tuple[SplitName, ...] = ("val", "test")
 # Not the run's seed, so that runs with different seeds are validated on the same images.
 _VALIDATION_SEED = 0
 
@@ -134,6 +135,13 @@ class ImageData(lightning.LightningDataModule):
         """Return the size of evaluation batch `number`, over all processes."""
         return min(self.eval_batch_size, self.size(split) - number * self.eval_batch_size)
 
+    def batches(self) -> dict[str, int]:
+        """Return the number of batches of each split."""
+        found = {"train": self.size("train") // self.batch_size}
+        for name in _EVALUATED:
+            found[name] = -(-self.size(name) // self.eval_batch_size)
+        return found
+
     def pixels(self, split: SplitName) -> PixelArray:
         """Return the model's images, (N, C, H, W); grey ones if the bits change in every epoch."""
         part = self._part(split)
@@ -161,11 +169,11 @@ class ImageData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Return a loader of every validation image once; an empty list if there are none."""
-        return self._eval_loader("val") if self.val_images else []
+        return self.eval_loader("val") if self.val_images else []
 
     def test_dataloader(self) -> BatchLoader:
         """Return a loader of every test image once."""
-        return self._eval_loader("test")
+        return self.eval_loader("test")
 
     def _check_batch_size(self, images: int) -> None:
         if self.batch_size > images:
@@ -191,7 +199,8 @@ class ImageData(lightning.LightningDataModule):
                         "processes that compute together: give another number"
                     )
 
-    def _eval_loader(self, split: SplitName) -> BatchLoader:
+    def eval_loader(self, split: SplitName) -> BatchLoader:
+        """Return a loader of every image of a split once, in order."""
         part, (rank, world) = self._part(split), self._place()
         if len(part) < world:
             raise ConfigError(

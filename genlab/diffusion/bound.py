@@ -248,15 +248,23 @@ def stratified(
 
 
 def by_log_snr(log_snr: Tensor, terms: Tensor, edges: tuple[float, ...] = LOG_SNR_EDGES) -> Tensor:
-    """Sum `terms` (B, N) in bins of log-SNR (B, N); return (len(edges) - 1,).
+    """Sum `terms` (B, N) in bins of log-SNR (B, N), as `log_snr_bins`; return (len(edges) - 1,).
+
+    Sums of several batches can be added; divided by the number of images, they are each bin's share
+    of the bound.
+    """
+    bins = log_snr_bins(log_snr, edges)
+    return terms.new_zeros(len(edges) - 1).index_add_(0, bins, terms.flatten())
+
+
+def log_snr_bins(log_snr: Tensor, edges: tuple[float, ...] = LOG_SNR_EDGES) -> Tensor:
+    """Find the bin of each log-SNR (B, N); return (B * N,).
 
     A value on an edge, to within rounding, belongs to the bin above it, which holds earlier times.
-    Values beyond the first and the last edge belong to the outermost bins. Sums of several batches
-    can be added; divided by the number of images, they are each bin's share of the bound.
+    Values beyond the first and the last edge belong to the outermost bins.
     """
     inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=log_snr.device)
-    bins = torch.bucketize(log_snr.double().flatten() + _ROUNDING, inner, right=True)
-    return terms.new_zeros(len(edges) - 1).index_add_(0, bins, terms.flatten())
+    return torch.bucketize(log_snr.double().flatten() + _ROUNDING, inner, right=True)
 
 
 _Column = tuple[Tensor, Tensor, Tensor]

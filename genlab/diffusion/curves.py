@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from genlab.diffusion.bound import LOG_SNR_EDGES, by_log_snr
+from genlab.diffusion.bound import LOG_SNR_EDGES, log_snr_bins
 
 _FINER = 4
 _FINE_EDGES = (
@@ -52,10 +52,11 @@ class BoundCurves(Metric):
         """Add images, with N predictions for each: all (B, N), as in `BoundTerms`."""
         # a time i/K on the edge of two bins belongs to the earlier one
         place = (torch.ceil(t * self.bins - 1e-6).long() - 1).clamp(0, self.bins - 1).flatten()
-        rows = (torch.ones_like(log_snr), log_snr, squared_error, terms)
-        values = torch.stack([row.flatten() for row in rows])
-        self.by_time.index_add_(1, place, values)
-        self.by_log_snr += torch.stack([by_log_snr(log_snr, row, _FINE_EDGES) for row in rows])
+        bins = log_snr_bins(log_snr, _FINE_EDGES)
+        # added one after another to the sums so far, so that batches do not change the rounding
+        for i, row in enumerate((torch.ones_like(log_snr), log_snr, squared_error, terms)):
+            self.by_time[i].index_add_(0, place, row.flatten())
+            self.by_log_snr[i].index_add_(0, bins, row.flatten())
         self.images += len(t)
 
     def compute(self) -> dict[str, Tensor]:

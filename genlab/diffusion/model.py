@@ -22,7 +22,7 @@ from genlab.diffusion.weightings import VLB, Weighting, mean_loss
 from genlab.errors import naming, number, whole
 from genlab.protocols import ImageSpec, OnStep
 from genlab.seeding import ImageNoise, Noise, TurnedNoise, or_default
-from genlab.tensors import all_gather_rows, device_of, sum_except_batch
+from genlab.tensors import all_gather_rows, device_of, has_diverged, sum_except_batch
 
 #: Number of bins of time in which the bound is shown if not all T terms are measured.
 _BINS = 40
@@ -207,6 +207,7 @@ class DDPM(nn.Module):
         labels: Tensor | None = None,
         noise: Noise | None = None,
         full: bool = False,
+        on_term: Callable[[], None] | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate images (B, C, H, W); return values whose first axis is the images.
 
@@ -216,9 +217,10 @@ class DDPM(nn.Module):
 
         Args:
             full: use `test_draws` times instead of `val_draws`.
+            on_term: called after every prediction of the network.
         """
         draws = self.test_draws if full else self.val_draws
-        terms, unclipped = self._bound_terms(x, labels, draws, or_default(noise, x))
+        terms, unclipped = self._bound_terms(x, labels, draws, or_default(noise, x), on_term)
         return {
             "loss": self._loss_at(terms, unclipped),
             "reconstruction": terms.reconstruction,
@@ -231,6 +233,13 @@ class DDPM(nn.Module):
             "terms": terms.terms,
         }
 
+    def evaluation_terms(self, full: bool = False) -> int:
+        """Return the number of predictions by which `evaluate` measures the bound."""
+        draws = self.test_draws if full else self.val_draws
+        if draws is None or self.process.steps == 1:
+            return self._steps
+        return draws + self.process.is_discrete
+
     def time_bins(self, full: bool = False) -> int:
         """Return the number of bins of time for the bound: T if all T terms are measured."""
         if full and self.test_draws is None:
@@ -238,7 +247,12 @@ class DDPM(nn.Module):
         return min(_BINS, self.process.steps or _BINS)
 
     def _bound_terms(
-        self, x: Tensor, labels: Tensor | None, draws: int | None, noise: Noise
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        draws: int | None,
+        noise: Noise,
+        on_term: Callable[[], None] | None = None,
     ) -> tuple[BoundTerms, Tensor]:
         """Compute the bound, and ||x_0 - x0_hat||^2 (B, N) before clipping."""
         x0 = 2 * x - 1
@@ -247,6 +261,8 @@ class DDPM(nn.Module):
         def predict(x_t: Tensor, t: Tensor) -> Prediction:
             prediction = self.predict(x_t, t, labels)
             unclipped.append(sum_except_batch((x0 - prediction.x0_hat).square().double()))
+            if on_term is not None:
+                on_term()
             return prediction.clipped() if self.clip else prediction
 
         if draws is None:
@@ -427,8 +443,8 @@ class DDPM(nn.Module):
         return f"{self.noise_schedule.name} schedule"
 
     def verdict(self, metrics: dict[str, float]) -> str:
-        """Return an empty string: the numbers need no summary."""
-        return ""
+        """Return "diverged" if it is so, else nothing: the numbers need no summary."""
+        return "diverged" if has_diverged(metrics.get("neg_elbo", 0.0), self.spec.dims) else ""
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name, to be compiled and sharded."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, SumMetric
+from torchmetrics import Metric, SumMetric
+from torchmetrics.utilities import dim_zero_cat
 
-from genlab.tensors import nats_to_bits_per_dim
+from genlab.tensors import exact_sum, nats_to_bits_per_dim
 
 #: Inputs of a user's metric that are available in addition to the values of `evaluate`.
 RECONSTRUCTION, IMAGES, LABELS = "preds", "target", "labels"
@@ -37,6 +38,26 @@ class Evaluation:
     images: int = 0
 
 
+class ExactMean(Metric):
+    """The mean of values (B,) over all images, correctly rounded (`exact_sum`)."""
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def update(self, value: Tensor) -> None:
+        """Add images: their values (B,)."""
+        self.values.append(value.double())
+
+    def compute(self) -> Tensor:
+        """Compute the mean, a scalar."""
+        values = dim_zero_cat(self.values)
+        return exact_sum(values) / len(values)
+
+
 class NegativeElbo(Metric):
     """The negative ELBO, reconstruction + kl, over all images; the KL weight is always 1.
 
@@ -46,30 +67,25 @@ class NegativeElbo(Metric):
     """
 
     full_state_update = False
-    total: Tensor
-    squares: Tensor
-    images: Tensor
+    nats: list[Tensor]
 
     def __init__(self, dims: int, has_error: bool = False) -> None:
         super().__init__()
         self.dims, self.has_error = dims, has_error
-        for name in ("total", "squares", "images"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("nats", [], dist_reduce_fx="cat")
 
     def update(self, reconstruction: Tensor, kl: Tensor) -> None:
         """Add images: both terms (B,), in nats."""
-        nats = reconstruction.double() + kl.double()
-        self.total += nats.sum()
-        self.squares += nats.square().sum()
-        self.images += len(nats)
+        self.nats.append(reconstruction.double() + kl.double())
 
     def compute(self) -> dict[str, Tensor]:
         """Compute `neg_elbo` and `bits_per_dim`; if `has_error`, also `neg_elbo_se`."""
-        mean = self.total / self.images
+        nats = dim_zero_cat(self.nats)
+        mean = exact_sum(nats) / len(nats)
         found = {"neg_elbo": mean, "bits_per_dim": nats_to_bits_per_dim(mean, self.dims)}
         if self.has_error:
-            variance = (self.squares / self.images - mean.square()).clamp(min=0)
-            found["neg_elbo_se"] = (variance / (self.images - 1).clamp(min=1)).sqrt()
+            variance = exact_sum((nats - mean).square()) / max(1, len(nats) - 1)
+            found["neg_elbo_se"] = (variance / len(nats)).sqrt()
         return found
 
 
@@ -105,8 +121,8 @@ class SplitMetrics(nn.Module):
         for name, value in values.items():
             if value.ndim == 1 and name != LABELS:
                 if name not in self.means:
-                    self.means[name] = _float64_mean().to(value.device)
-                self.means[name].update(value.double())  # type: ignore[operator]
+                    self.means[name] = ExactMean().to(value.device)
+                self.means[name].update(value)  # type: ignore[operator]
         for name, metric in self._others().items():
             parameters = update_parameters(metric)
             missing = [n for n, is_needed in parameters.items() if is_needed and n not in values]
@@ -142,12 +158,6 @@ class SplitMetrics(nn.Module):
 
     def _others(self) -> dict[str, Any]:
         return dict(self.others.items())
-
-
-def _float64_mean() -> MeanMetric:
-    metric = MeanMetric(nan_strategy="disable")
-    metric.set_dtype(torch.float64)
-    return metric
 
 
 def update_parameters(metric: Metric) -> dict[str, bool]:

@@ -14,10 +14,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from genlab import seeding
+from genlab.data.datamodule import SplitName
 from genlab.metrics import measures
 from genlab.metrics.measures import Evaluation, SplitMetrics
 from genlab.modules import optimization
-from genlab.protocols import CanReconstruct, ShardsNetworks
+from genlab.protocols import CanReconstruct, EvaluatesInTerms, ShardsNetworks
 from genlab.seeding import BatchNoise, ImageNoise, fold_in
 from genlab.tensors import nats_to_bits_per_dim, to_unit_interval
 
@@ -30,7 +31,9 @@ class GenerativeModule(pl.LightningModule):
     The randomness of a training step is a function of (seed, epoch, batch), and that of the
     evaluation of an image a function of (seed, split, image). So no random state needs to be saved,
     and results do not depend on the number of processes or on `eval_batch_size`. Torchmetrics
-    accumulate the metrics, and `log_dict` logs them as `train/...`, `val/...`, `test/...`.
+    accumulate the metrics, and `log_dict` logs them as `train/...`, `val/...`, `test/...`. Means
+    over a split are exact; only a network's own float32 products round differently in a batch of
+    another shape, by about 1e-7 of a value.
 
     A model family adds its own metrics in `split_metrics`. A family with several optimizers
     overrides `configure_optimizers` and `training_step`, with `automatic_optimization = False`.
@@ -45,7 +48,10 @@ class GenerativeModule(pl.LightningModule):
         metrics: metrics of the user, by name.
 
     Attributes:
-        evaluations: the last evaluation of each split, `val` and `test`.
+        evaluations: the last evaluation of each split.
+        tested: the split that is evaluated in full by a test.
+        on_term: functions that are called after every term of an evaluation, and after every batch
+            of a model that evaluates all at once; those of a test are removed at its end.
     """
 
     def __init__(
@@ -62,11 +68,17 @@ class GenerativeModule(pl.LightningModule):
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.metrics = dict(metrics or {})
         self.evaluations: dict[str, Evaluation] = {}
+        self.tested: SplitName = "test"
+        self.on_term: list[Callable[[], None]] = []
         self._measured: SplitMetrics
         self._terms: dict[str, Tensor] = {}
 
-    def split_metrics(self, split: str) -> dict[str, Metric]:
-        """Return the family's metrics over a whole split, beside the means of (B,) values."""
+    def split_metrics(self, full: bool) -> dict[str, Metric]:
+        """Return the family's metrics over a whole split, beside the means of (B,) values.
+
+        Args:
+            full: whether they are those of a test.
+        """
         return {}
 
     def constants(self) -> dict[str, float]:
@@ -131,22 +143,29 @@ class GenerativeModule(pl.LightningModule):
             optimization.check_finite(self._terms, self.trainer.global_step - 1, lr)
 
     def on_validation_epoch_start(self) -> None:
-        self._start("val")
+        self._start(full=False)
+
+    def on_test_end(self) -> None:
+        self.on_term.clear()
 
     def on_test_epoch_start(self) -> None:
-        self._start("test")
+        self._start(full=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._measure(batch, "val", batch_idx + 1 == sum(self.trainer.num_val_batches))
+        is_last = batch_idx + 1 == sum(self.trainer.num_val_batches)
+        self._measure(batch, "val", is_last, full=False)
+        if is_last:
+            self.on_validated()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._measure(batch, "test", batch_idx + 1 == sum(self.trainer.num_test_batches))
+        is_last = batch_idx + 1 == sum(self.trainer.num_test_batches)
+        self._measure(batch, self.tested, is_last, full=True)
 
     def on_validation_epoch_end(self) -> None:
         self.log_row("val", self.evaluations["val"].metrics, self.trainer.global_step)
 
     def on_test_epoch_end(self) -> None:
-        self.log_row("test", self.evaluations["test"].metrics, self.trainer.global_step)
+        self.log_row(self.tested, self.evaluations[self.tested].metrics, self.trainer.global_step)
 
     def log_row(self, split: str, values: Mapping[str, Any], step: int, **options: Any) -> None:
         """Log values with the prefix of a split; `step` is the number of optimizer steps."""
@@ -162,15 +181,20 @@ class GenerativeModule(pl.LightningModule):
         }
         self.log_dict(float64, batch_size=1, **options)
 
-    def _start(self, split: str) -> None:
+    def _start(self, full: bool) -> None:
         own = {name: metric.clone() for name, metric in self.metrics.items()}
-        others = {**self.split_metrics(split), **own}
+        others = {**self.split_metrics(full), **own}
         self._measured = SplitMetrics(others, self.model.spec.dims).to(self.device)
 
-    def _measure(self, batch: Batch, split: str, is_last: bool) -> None:
+    def _measure(self, batch: Batch, split: str, is_last: bool, full: bool) -> None:
         x, labels = to_unit_interval(batch["image"]), batch.get("label")
         noise = ImageNoise(self.seed, split, indices=batch["index"].tolist(), device=x.device)
-        values = {**self.model.evaluate(x, labels, noise, full=split == "test"), "target": x}
+        if isinstance(self.model, EvaluatesInTerms):
+            found = self.model.evaluate(x, labels, noise, full=full, on_term=self._tell)
+        else:
+            found = self.model.evaluate(x, labels, noise, full=full)
+            self._tell()
+        values = {**found, "target": x}
         if labels is not None:
             values[measures.LABELS] = labels
         if self._measured.needs("preds") and isinstance(self.model, CanReconstruct):
@@ -181,7 +205,10 @@ class GenerativeModule(pl.LightningModule):
             evaluation = self._measured.compute()
             metrics = {**evaluation.metrics, **self.constants()}
             self.evaluations[split] = replace(evaluation, metrics=metrics)
-            self.on_evaluated(split)
 
-    def on_evaluated(self, split: str) -> None:
-        """React to a new evaluation of a split, before anything is logged of it."""
+    def _tell(self) -> None:
+        for listener in self.on_term:
+            listener()
+
+    def on_validated(self) -> None:
+        """React to a new validation, before anything is logged of it."""

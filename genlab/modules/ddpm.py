@@ -24,13 +24,12 @@ class DDPMModule(GenerativeModule):
         with at_key("model.time_sampler"):
             self.model.time_sampler.check(images)
 
-    def split_metrics(self, split: str) -> dict[str, Metric]:
-        bins = self.model.time_bins(full=split == "test")
+    def split_metrics(self, full: bool) -> dict[str, Metric]:
+        bins = self.model.time_bins(full=full)
         self._curves = BoundCurves(bins, self.model.spec.dims, self.model.process.steps)
         bound = NegativeElbo(self.model.spec.dims, has_error=True)
         return {"bound": bound, "curves": self._curves}
 
-    def on_evaluated(self, split: str) -> None:
-        if split == "val":
-            with self._curves.sync_context():
-                self.model.learn_variance(*self._curves.error_by_log_snr())
+    def on_validated(self) -> None:
+        with self._curves.sync_context():
+            self.model.learn_variance(*self._curves.error_by_log_snr())

@@ -18,7 +18,7 @@ class VAEModule(GenerativeModule):
 
     model: VAE
 
-    def split_metrics(self, split: str) -> dict[str, Metric]:
+    def split_metrics(self, full: bool) -> dict[str, Metric]:
         return {
             "loss": WeightedLoss(self.model.kl_penalty),
             "latents": Latents(self.model.prior.kl_is_analytic),

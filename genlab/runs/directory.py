@@ -12,15 +12,16 @@ import json
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
-from genlab.errors import RunDirectoryError, TrainingError
+from genlab.errors import GenlabError, RunDirectoryError, TrainingError
 from genlab.runs.files import finite, refuse_foreign, write_atomically
 from genlab.runs.locks import Lock, holder, is_locked, make_folder
 from genlab.runs.run import Layout, Run, parse_metrics, read_metrics
@@ -52,6 +53,7 @@ class RunDirectory(Layout):
         self._steps_by_names: dict[tuple[str, ...], set[int]] = {}
         self._status: dict[str, Any] = {}
         self._last_beat = -math.inf
+        self._guard = threading.RLock()  # of the status, which two threads write
 
     def open(self) -> Self:
         """Create the directory if needed, lock it, and read which metrics it already holds.
@@ -174,14 +176,15 @@ class RunDirectory(Layout):
         """
         if state not in STATES:
             raise ValueError(f"state={state!r}: a run is one of {', '.join(STATES)}")
-        self._status = {
-            "state": state,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "started": self._status.get("started", _now()),
-            **details,
-        }
-        self._beat()
+        with self._guard:
+            self._status = {
+                "state": state,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "started": self._status.get("started", _now()),
+                **details,
+            }
+            self._beat()
 
     def heartbeat(self, step: int | None = None) -> None:
         """Record that the run is alive, and its step; cheap enough to be called at every step.
@@ -190,12 +193,33 @@ class RunDirectory(Layout):
             TrainingError: see `check_place`.
         """
         self.check_place()
-        if time.monotonic() - self._last_beat < self.heartbeat_seconds:
-            return
-        if self._status.get("state") == "running":
+        with self._guard:
+            if self._status.get("state") != "running":
+                return
             if step is not None:
                 self._status["step"] = step
-            self._beat()
+            if time.monotonic() - self._last_beat >= self.heartbeat_seconds:
+                self._beat()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Write heartbeats from a thread, by the clock, whatever the run is doing."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(self.heartbeat_seconds):
+                with suppress(OSError, GenlabError):  # the next write of the run itself tells
+                    self.heartbeat()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        if self.writes:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if self.writes:
+                thread.join()
 
     def _beat(self) -> None:
         if not self._may_write():

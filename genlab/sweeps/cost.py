@@ -66,7 +66,7 @@ class Pace:
 
     def seconds(self, work: Work, done: int = 0) -> float:
         """Seconds of a job that has done `done` of its steps."""
-        share = max(0, work.steps - done) / work.steps
+        share = max(0, work.steps - done) / max(1, work.steps)
         training = self.step * work.steps + self.validation * work.validation_batches
         return share * training + self.test * work.test_batches
 
@@ -155,7 +155,7 @@ def print_plan(
                 paces[kind] = _known_pace(kind, work, runs) or measure(plan)
             of_job = paces[kind].seconds(work, done)
             steps += work.steps - done
-            images += (work.steps - done) / work.steps * work.images
+            images += (work.steps - done) / max(1, work.steps) * work.images
         seconds += of_job
         table.add_row(
             Text(point_text(job.point) or "-"),

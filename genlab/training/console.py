@@ -48,16 +48,17 @@ def _wrapped(title: str, words: Sequence[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def show(result: dict[str, Any], path: Path) -> None:
-    """Print the result in two lines."""
+def show(result: dict[str, Any], file: Path, split: str = "test") -> None:
+    """Print the result of a split in two lines, and the file that holds it."""
+    start = f"{split}/"
     metrics = {n: v for n, v in result.get("metrics", {}).items() if isinstance(v, int | float)}
-    tested = [name for name in metrics if name.startswith("test/")]
-    terms = [f"{name[5:]} {metrics[name]:.2f}" for name in names.shown(tested)]
-    terms += [f"{n[5:]} {v:.2f}" for n, v in metrics.items() if n.startswith("test/nll_iwae")]
+    tested = {n.removeprefix(start): v for n, v in metrics.items() if n.startswith(start)}
+    terms = [f"{name} {tested[name]:.2f}" for name in names.shown(tested)]
+    terms += [f"{n} {v:.2f}" for n, v in tested.items() if n.startswith("nll_iwae")]
     if result.get("verdict"):
         terms.append(str(result["verdict"]))
-    print(printable(f"test   {'  '.join(terms)}"))
-    print(f"result {path / 'result.json'}")
+    print(printable(f"{split:<6} {'  '.join(terms)}"))
+    print(f"result {file}")
 
 
 @contextmanager

@@ -6,18 +6,28 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlab.errors import ConfigError
 from genlab.training.sharding import reshard, sharded_like, unsharded
 
 
+def averaged(module: nn.Module) -> dict[str, Tensor]:
+    """Return what is averaged: the trained weights, and the buffers listed as `averaged`."""
+    found = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    for prefix, part in module.named_modules():
+        for name in getattr(part, "averaged", ()):
+            found[f"{prefix}.{name}".lstrip(".")] = part.get_buffer(name)
+    return found
+
+
 class WeightAverage(pl.Callback):
     """Keeps average <- d * average + (1 - d) * weights, d = min(decay, (1 + n) / (10 + n)).
 
-    Validation, pictures and checkpoints see the average; training goes on with the raw weights. The
-    `state_dict` of every checkpoint therefore holds the average, for evaluation. The raw weights
-    are in this callback's state, from which a resumed run restores them.
+    Buffers that a module lists in its attribute `averaged`, such as a running variance, are
+    averaged too. Validation, pictures and checkpoints see the average; training goes on with the
+    raw weights. The `state_dict` of every checkpoint therefore holds the average, for evaluation.
+    The raw weights are in this callback's state, from which a resumed run restores them.
 
     Lightning's own callback swaps the weights back before `on_validation_epoch_end`, so that
     callbacks which sample there use the raw weights. This one keeps the average from
@@ -38,10 +48,10 @@ class WeightAverage(pl.Callback):
         self.swapped = False
 
     def _weights(self, module: pl.LightningModule) -> list[Tensor]:
-        return [p.detach() for p in module.parameters() if p.requires_grad]
+        return list(averaged(module).values())
 
     def _names(self, module: pl.LightningModule) -> list[str]:
-        return [name for name, p in module.named_parameters() if p.requires_grad]
+        return list(averaged(module))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weights = self._weights(pl_module)

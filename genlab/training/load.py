@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
@@ -47,6 +46,18 @@ class Received(NamedTuple):
     spec: ImageSpec
 
 
+def read_config(run: str | PathLike[str]) -> Config:
+    """Read the config of a run directory, of which nothing is checked.
+
+    Raises:
+        ConfigError, RunDirectoryError: it is missing or cannot be read.
+    """
+    text = Run(run).config_text
+    if text is None:
+        raise RunDirectoryError(f"{run} has no config.yaml: it is no run directory")
+    return from_yaml(text, f"{run}/config.yaml")
+
+
 def read_received(run: str | PathLike[str], packages: Collection[str] = ()) -> Received:
     """Read and check what a run directory says about its model; nothing is built.
 
@@ -57,11 +68,8 @@ def read_received(run: str | PathLike[str], packages: Collection[str] = ()) -> R
         ConfigError: the config or the spec say something that a run directory may not say.
         RunDirectoryError: one of them is missing or cannot be read.
     """
-    text = Run(run).config_text
-    if text is None:
-        raise RunDirectoryError(f"{run} has no config.yaml: it is no run directory")
-    config = from_yaml(text, f"{run}/config.yaml")
-    return Received(read_model(config.get("model"), packages), _read_spec(Run(run)))
+    model = read_config(run).get("model")
+    return Received(read_model(model, packages), _read_spec(Run(run)))
 
 
 def read_model(node: Any, packages: Collection[str] = ()) -> Config:
@@ -115,7 +123,7 @@ def load(
 
     Args:
         run: the run directory, or a `genlab.runs.run.Run`.
-        checkpoint: "best" by validation loss, or "last".
+        checkpoint: "best" by validation loss, or "last"; see `weights.checkpoint_of`.
         packages: those whose classes the run's config may name beside those of genlab's models.
         device: the model's.
 
@@ -126,7 +134,7 @@ def load(
     """
     received = read_received(run, packages)
     refuse_links(run, ["checkpoints"])
-    path = Path(run) / "checkpoints" / f"{checkpoint}.ckpt"
+    path = weights.checkpoint_of(run, checkpoint)
     size = path.stat().st_size if path.is_file() else 0
     model = build_received(received, _TIMES * size + _BYTES)
     weights.load_into(_Holder(model), path)

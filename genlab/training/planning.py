@@ -23,6 +23,7 @@ from genlab.metrics.measures import RESERVED, update_parameters
 from genlab.modules.base import GenerativeModule
 from genlab.modules.optimization import takes_total_steps
 from genlab.runs.identity import identity
+from genlab.training.origin import KEYS, origin
 from genlab.training.run_config import RunConfig, build_model
 
 #: Keys left out of a run's name, since they do not describe what it computes.
@@ -120,7 +121,8 @@ def run_path(config: Config, group: str, overrides: Sequence[str]) -> Path:
     are for people.
     """
     folder = Path(config["runs_dir"]) / group
-    digits = identity(config)
+    origins = {key: origin(config[key]) for key in KEYS if config.get(key) is not None}
+    digits = identity({**config, **origins})
     for found in sorted(folder.glob(f"*-{digits}")):
         if re.fullmatch(r"[\w.-]+", found.name):  # as below; others could be obeyed by a terminal
             return found
@@ -129,6 +131,7 @@ def run_path(config: Config, group: str, overrides: Sequence[str]) -> Path:
     # the model's part comes first, so that shortening the name cannot remove it
     for override in sorted(overrides, key=lambda o: (not o.startswith("model"), o)):
         key, _, value = override.lstrip("+~").partition("=")
+        value = origins.get(key, value)  # no path of this machine
         if not any(key == u or key.startswith(f"{u}.") for u in _UNNAMED):
             words.append(f"{re.split('[./]', key)[-1]}_{value}")
     # no character that a shell would need quoted

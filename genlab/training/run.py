@@ -34,6 +34,7 @@ from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger
 from genlab.training import console, interrupts, result, weights
 from genlab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from genlab.training.countdown import Countdown
 from genlab.training.data_record import data_record, refuse_changed, refuse_changed_since
 from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
@@ -42,7 +43,7 @@ from genlab.training.interrupts import Stopped
 from genlab.training.outcome import Outcome
 from genlab.training.planning import Plan, assemble, plan
 from genlab.training.progress_bar import progress
-from genlab.training.resume import to_resume
+from genlab.training.resume import CheckedResume, copy_record, to_continue, to_resume
 from genlab.training.run_config import RunConfig
 from genlab.training.signals import StopOnSignal
 from genlab.training.terminal import print_error, told
@@ -91,7 +92,7 @@ def run(cfg: DictConfig) -> Outcome:
     if not run_config.overwrite and before.is_completed:
         refuse_changed_since(planned)
         print(f"completed before: {path} (overwrite=true trains anew)")
-        console.show(before.result or {}, path)
+        console.show(before.result or {}, before.result_path)
         if id_from_agent() and is_first:
             _send(before, planned)
         return Outcome(DONE, path, before.result)
@@ -100,12 +101,17 @@ def run(cfg: DictConfig) -> Outcome:
     data, module = assemble(planned)
     if run_config.init_from is not None:
         weights.load_into(module, Path(run_config.init_from), "init_from")
+    goes_on = not run_config.overwrite and (before.checkpoints / "last.ckpt").exists()
+    continued = None
+    if run_config.continue_from is not None and not goes_on:
+        continued = to_continue(module, Path(run_config.continue_from))
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
     images = data_record(planned.config, data)
     if images and not run_config.overwrite:
         refuse_changed(path, images)
+    run_config.check_limits(data.batches())
 
     if run_config.overwrite and path.exists() and is_first:
         print(f"overwrite: the run that was here is now {set_aside(path)}")
@@ -121,7 +127,8 @@ def run(cfg: DictConfig) -> Outcome:
                     directory.write_data(images)
                 directory.write_env(environment())
                 directory.write_status("running")
-                outcome = _train_in(directory, planned, data, module)
+                with directory.beating():
+                    outcome = _train_in(directory, planned, data, module, continued)
                 directory.write_result(outcome)
                 directory.write_status("completed")
         except BaseException as error:
@@ -130,7 +137,7 @@ def run(cfg: DictConfig) -> Outcome:
                 result.record_failure(directory, error)
             error.run_directory = path  # type: ignore[attr-defined]
             raise
-    console.show(outcome, path)
+    console.show(outcome, directory.result_path)
     return Outcome(DONE, path, outcome)
 
 
@@ -145,11 +152,20 @@ def _refuse_nested_processes(planned: Plan) -> None:
 
 
 def _train_in(
-    directory: RunDirectory, planned: Plan, data: ImageData, module: GenerativeModule
+    directory: RunDirectory,
+    planned: Plan,
+    data: ImageData,
+    module: GenerativeModule,
+    continued: CheckedResume | None,
 ) -> dict[str, Any]:
-    """Train, test, and return the content of result.json."""
+    """Train, test, and return the content of result.json.
+
+    Args:
+        continued: the checkpoint of another run, to go on from where there is none of this run.
+    """
     run_config = planned.run_config
-    resumed = to_resume(module, directory.checkpoints / "last.ckpt")
+    resumed = to_resume(module, directory.checkpoints / "last.ckpt") if run_config.trains else None
+    resumed = resumed or continued
     console.introduce(planned.path, planned.config, data, module.model, resumed is not None)
     forecast: Forecast | None = None
     if run_config.forecast and isinstance(module.model, HasForecast):
@@ -167,6 +183,8 @@ def _train_in(
     callbacks = [*_callbacks(directory, run_config), last, stop]
     if resumed is not None:
         callbacks.append(resumed)
+    if resumed is not None and (source := resumed.source) is not None:
+        resumed.then = lambda: copy_record(module, source, resumed.step, directory)
     with _followed(directory, planned) as loggers, stop.listening():
         trainer: pl.Trainer = build(
             run_config.trainer,
@@ -186,10 +204,15 @@ def _train_in(
             model = module.model
             for network in model.networks().values() if isinstance(model, HasNetworks) else [model]:
                 network.compile()  # in place: the names in checkpoints stay what they are
-        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        if run_config.trains:
+            trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
+        elif directory.writes:
+            content = {"state_dict": module.state_dict()}
+            AtomicCheckpointIO().save_checkpoint(content, directory.checkpoints / "last.ckpt")
         best = run_config.evaluate == "best" and (directory.checkpoints / "best.ckpt").exists()
         evaluated = "best" if best else "last"
-        weights.load_into(module, directory.checkpoints / f"{evaluated}.ckpt")
+        if run_config.trains:
+            weights.load_into(module, directory.checkpoints / f"{evaluated}.ckpt")
         (tested,) = trainer.test(module, datamodule=data, verbose=False)
         if curves := result.curves(module, forecast):
             directory.write_bound(curves)
@@ -209,7 +232,7 @@ def _callbacks(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callba
         if node is not None:
             given = {key: folder for key, folder in folders.items() if takes(node, key)}
             found.append(build(node, f"callbacks.{name}", **given))
-    found += [progress(), Throughput(), Heartbeat(directory)]
+    found += [progress(), Countdown(), Throughput(), Heartbeat(directory)]
     found.append(BestCheckpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
         found.append(_early_stopping(run_config.early_stopping_epochs))

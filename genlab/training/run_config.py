@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
@@ -29,6 +29,10 @@ TRAINING = {
     "optimizer": Callable[..., Optimizer],
     "lr_schedule": Callable[..., LRScheduler] | None,
 }
+
+
+#: The values of `trainer.precision`: the weights stay in float32.
+Precision = Literal["32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16]
 
 
 def check_model(node: Any) -> Config:
@@ -86,12 +90,13 @@ class RunConfig:
     checkpoint_every_n_steps: int | None
     checkpoint_every_n_minutes: float | None
     init_from: str | None
+    continue_from: str | None
     evaluate: Literal["best", "last"]
     forecast: bool
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: 0 or more is needed")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed={self.seed}: 0 or more is needed, and below 2^63")
         for key in ("early_stopping_epochs", "checkpoint_every_n_steps"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -107,6 +112,11 @@ class RunConfig:
             )
         if not self.runs_dir:
             raise ConfigError("runs_dir='': a folder is needed, such as runs")
+        if self.continue_from is not None and self.init_from is not None:
+            raise ConfigError(
+                f"continue_from={self.continue_from}: it goes on with all of a run, init_from "
+                "starts anew from its weights alone; give one of them"
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(
                 f"ema_decay={self.ema_decay}: a number between 0 and 1 is needed, or null"
@@ -121,8 +131,13 @@ class RunConfig:
 
     def _check_trainer(self) -> None:
         trainer = self.trainer
+        epochs = trainer.get("max_epochs")
+        if epochs is not None and (epochs < 0 or (epochs == 0 and self.init_from is None)):
+            raise ConfigError(
+                f"trainer.max_epochs={epochs}: 1 or more is needed, or 0 with init_from=RUN to "
+                "test its weights as they are"
+            )
         for key in (
-            "max_epochs",
             "check_val_every_n_epoch",
             "log_every_n_steps",
             "accumulate_grad_batches",
@@ -136,6 +151,11 @@ class RunConfig:
             raise ConfigError(
                 "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps is set"
             )
+        if (precision := trainer.get("precision")) not in (None, *get_args(Precision)):
+            raise ConfigError(
+                f"trainer.precision={precision}: the images and the bound are in float32; give "
+                "32-true, bf16-mixed or 16-mixed"
+            )
         clip = trainer.get("gradient_clip_val")
         if clip is not None and not clip >= 0:
             raise ConfigError(f"trainer.gradient_clip_val={clip}: 0 or more is needed, or null")
@@ -145,6 +165,29 @@ class RunConfig:
                 f"early_stopping_epochs={self.early_stopping_epochs} needs validations: set "
                 "data.val_images and trainer.limit_val_batches above 0"
             )
+
+    def check_limits(self, batches: Mapping[str, int]) -> None:
+        """Refuse a share of the batches of a split that is less than one batch.
+
+        Args:
+            batches: number of batches by split.
+
+        Raises:
+            ConfigError: naming the key, the value and what would be right.
+        """
+        for split, number in batches.items():
+            key = f"limit_{split}_batches"
+            share = self.trainer.get(key)
+            if isinstance(share, float) and 0 < share * number < 1:
+                raise ConfigError(
+                    f"trainer.{key}={share}: of {number:,} this is less than one batch; give 1, or "
+                    "another whole number of batches"
+                )
+
+    @property
+    def trains(self) -> bool:
+        """False if the weights of `init_from` are tested as they are."""
+        return self.trainer.get("max_epochs") != 0
 
     @classmethod
     def of(cls, cfg: DictConfig | Mapping[str, Any]) -> RunConfig:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 
+from genlab.modules.base import GenerativeModule
 from genlab.training import interrupts
 from genlab.training.checkpoints import LastCheckpoint, is_between_steps
 from genlab.training.interrupts import Stopped
@@ -72,6 +73,8 @@ class StopOnSignal(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_over()
+        if isinstance(pl_module, GenerativeModule):  # which also tells of terms within a batch
+            pl_module.on_term.append(lambda: self.on_test_batch_end(trainer))
 
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         # all is trained and saved; with several processes, none may end before the others

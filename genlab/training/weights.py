@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import struct
 import warnings
 import zipfile
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from torch import Tensor, nn
 
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
 from genlab.runs.files import refuse_links
+from genlab.runs.text import printable
 from genlab.training import schema
 from genlab.training.sharding import sharded_like
+
+log = logging.getLogger(__name__)
 
 #: Bytes of the part of a checkpoint that is not the content of tensors.
 _STRUCTURE = 2**26
@@ -202,8 +207,23 @@ def check_weights(
             )
 
 
+def checkpoint_of(run: str | PathLike[str], name: str = "best") -> Path:
+    """Return the path of a run's checkpoint, `best` or `last`, which need not exist.
+
+    A run that ended before its first validation has no best one: then it is the last, with a
+    warning.
+    """
+    path = Path(run) / "checkpoints" / f"{name}.ckpt"
+    last = path.with_name("last.ckpt")
+    if path.exists() or not last.exists():
+        return path
+    told = "%s has no %s, since nothing was validated: last.ckpt is used"
+    log.warning(told, printable(str(run)), path.name)
+    return last
+
+
 def load_into(module: nn.Module, path: Path, key: str = "") -> None:
-    """Load the weights of a checkpoint, or of a run directory's best checkpoint, into `module`.
+    """Load the weights of a checkpoint, or of a run directory (`checkpoint_of`), into `module`.
 
     If weights were averaged, these are the averages.
 
@@ -216,7 +236,7 @@ def load_into(module: nn.Module, path: Path, key: str = "") -> None:
     try:
         if path.is_dir():
             refuse_links(path, ["checkpoints"])
-            path = path / "checkpoints" / "best.ckpt"
+            path = checkpoint_of(path)
         weights = check_fits(module, path)["state_dict"]
     except GenlabError as error:
         raise type(error)(f"{key}={path}: {error}" if key else str(error)) from error

@@ -5,12 +5,12 @@ The parameters of `update` name the values that a metric takes from the output o
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
+from genlab.tensors import exact_sum
 from genlab.vae import diagnostics
 from genlab.vae.kl import KLPenalty
 
@@ -22,26 +22,26 @@ class WeightedLoss(Metric):
     """
 
     full_state_update = False
-    total: Tensor
-    rows: Any
-    images: Tensor
+    reconstruction: list[Tensor]
+    rows: list[Tensor]
 
     def __init__(self, penalty: KLPenalty) -> None:
         super().__init__()
         self.penalty = penalty
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("rows", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("reconstruction", "rows"):
+            self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, reconstruction: Tensor, kl_rows: Tensor) -> None:
         """Add images: reconstruction (B,), `KLPenalty.rows` (B, k)."""
-        self.total += reconstruction.double().sum()
-        self.rows = self.rows + kl_rows.double().sum(0)
-        self.images += len(reconstruction)
+        self.reconstruction.append(reconstruction)
+        self.rows.append(kl_rows)
 
     def compute(self) -> dict[str, Tensor]:
         """Return `loss`, a scalar."""
-        return {"loss": self.total / self.images + self.penalty(self.rows / self.images, None)}
+        reconstruction, rows = dim_zero_cat(self.reconstruction), dim_zero_cat(self.rows)
+        images = len(reconstruction)
+        penalty = self.penalty(exact_sum(rows) / images, None)
+        return {"loss": exact_sum(reconstruction) / images + penalty}
 
 
 class Latents(Metric):
@@ -71,10 +71,7 @@ class Latents(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return `active_units`; for an analytic KL also its split and the KL by latent (d,)."""
-        mean, log_var, z = (
-            torch.cat(part) if isinstance(part, list) else part
-            for part in (self.mean, self.log_var, self.z)
-        )
+        mean, log_var, z = (dim_zero_cat(part) for part in (self.mean, self.log_var, self.z))
         active = {"active_units": _double(diagnostics.active_units(mean))}
         if not self.kl_is_analytic:
             return active

@@ -156,6 +156,7 @@ class CalibratedGaussian(Likelihood):
             averaged with equal weights, so the initial value has no weight.
     """
 
+    averaged = ("variance",)  # with the weights, where those are averaged
     variance: Tensor
     batches: Tensor
 

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from genlab.errors import naming
 from genlab.protocols import ImageSpec
 from genlab.seeding import ImageNoise, Noise, or_default
-from genlab.tensors import device_of, mean_of_all_rows
+from genlab.tensors import device_of, has_diverged, mean_of_all_rows
 from genlab.vae import bounds, diagnostics
 from genlab.vae.forecast import Forecast, forecast
 from genlab.vae.kl import FreeBits, KLConvention, KLPenalty, effective
@@ -299,7 +299,9 @@ class VAE(nn.Module):
         return f"kl_weight {self.kl_penalty.weight.quoted:g}"
 
     def verdict(self, metrics: Mapping[str, float]) -> str:
-        """Summarise the latents in two or three words; empty if unknown."""
+        """Summarise the latents in two or three words, or say "diverged"; empty if unknown."""
+        if has_diverged(metrics.get("reconstruction", 0.0), self.spec.dims):
+            return "diverged"
         active = metrics.get("active_units")
         return "" if active is None else diagnostics.verdict(int(active), self.latent_dim)
 

@@ -50,3 +50,16 @@ def test_samplers_are_compared_by_their_samples(tmp_path: Path) -> None:
     assert evaluations == {"ddim": 4, "heun": 7}
     said = answer(collect(tmp_path / "s"))
     assert said.startswith("The samples nearest to the test images are those of sampler ")
+
+
+def test_guidance_takes_two_evaluations_at_each_step(tmp_path: Path) -> None:
+    settings = [
+        *("model=ddpm", "data=mnist_mini", "trainer=smoke", "callbacks=sampling", "logger=none"),
+        *("model.steps=20", "model.net.channels=8", "model.net.attention=[]", "model.test_draws=1"),
+        *("callbacks.samples.images=4", "callbacks.samples.measured=8", "data.batch_size=8"),
+        *("model.sampler.steps=5", "model.conditional=true", f"runs_dir={tmp_path}"),
+    ]
+    for guidance, expected in ((1, 5), (2, 10)):
+        outcome = run.run(compose.compose([*settings, f"model.guidance={guidance}"]))
+        assert outcome.result is not None
+        assert outcome.result["metrics"]["test/evaluations"] == expected

@@ -320,16 +320,32 @@ def test_runs_that_cannot_be_read_are_refused(
         (tmp_path / "none", ["is not a directory"]),
         (copy, ["no config.yaml"]),
         (copy, ["no checkpoints/best.ckpt", "train it first"]),
-        (copy, ["no checkpoints/best.ckpt", "--checkpoint last"]),
+        (copy, ["no checkpoints/last.ckpt", "--checkpoint best"]),
     ):
         if "train it first" in words:
             shutil.copy(Run(unconditional).config_path, copy)
-        if "--checkpoint last" in words:
+        asked = ["--checkpoint", "last"] if "--checkpoint best" in words else []
+        if asked:
             (copy / "checkpoints").mkdir()
-            shutil.copy(unconditional / "checkpoints" / "last.ckpt", copy / "checkpoints")
-        assert cli.main(["sample", str(path)]) == REFUSED
+            shutil.copy(unconditional / "checkpoints" / "best.ckpt", copy / "checkpoints")
+        assert cli.main(["sample", str(path), *asked]) == REFUSED
         said = capsys.readouterr().err
         assert all(word in said for word in words), said
+
+
+def test_fourier_features_do_not_make_the_rounding_of_small_batches_visible(tmp_path: Path) -> None:
+    """Batches of 1 to 3 images round otherwise, and features of order 8 would show it."""
+    fourier = ["model.net.fourier=[7,8]", "model.optimizer.lr=0.02", "model.sampler.steps=20"]
+    path = train(tmp_path, *SMALL, *fourier, "trainer.limit_train_batches=12")
+    drawn = []
+    for size in (1, 3, 8):
+        out = tmp_path / str(size)
+        asked = ["--n", "8", "--batch-size", str(size), "--out", str(out)]
+        assert cli.main(["sample", str(path), *asked]) == DONE
+        with np.load(out / "samples.npz") as file:
+            drawn.append(file["images"])
+            assert int(file["batch_size"]) == size
+    assert all(np.array_equal(images, drawn[0]) for images in drawn)
 
 
 def test_inpainting_keeps_what_is_known(unconditional: Path) -> None:

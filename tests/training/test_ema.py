@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from genlab.training.checkpoints import BestCheckpoint
-from genlab.training.ema import WeightAverage
+from genlab.training.ema import WeightAverage, averaged
+from genlab.vae.likelihoods import CalibratedGaussian
 
 
 class Line(pl.LightningModule):
@@ -145,3 +146,50 @@ def test_with_accumulated_gradients_the_average_follows_once_a_step(tmp_path: Pa
 def test_a_decay_outside_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"decay=1\.5"):
         WeightAverage(1.5)
+
+
+class Scale(nn.Module):
+    """A buffer that is averaged, and one that is not."""
+
+    averaged = ("value",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(1))
+        self.register_buffer("count", torch.zeros(1))
+
+
+class LineWithScale(Line):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = Scale()
+        self.values: list[float] = []
+        self.averages: list[tuple[float, float]] = []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.scale.value += batch.mean()
+        self.scale.count += 1
+        self.values.append(self.scale.value.item())
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.averages.append((self.scale.value.item(), self.scale.count.item()))
+
+
+def test_a_buffer_that_says_so_is_averaged_with_the_weights(tmp_path: Path) -> None:
+    module = LineWithScale()
+    trainer = fit(module, WeightAverage(0.9), tmp_path, max_epochs=2)
+    expected = averages(module.values, 0.9)
+    steps = len(module.values) // 2
+    assert module.averages[0] == (pytest.approx(expected[steps - 1]), steps)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]["scale.value"].item() == pytest.approx(expected[-1])
+    assert saved["raw_weights"]["scale.value"].item() == module.values[-1]
+    assert "scale.count" not in saved["raw_weights"]
+
+
+def test_the_variance_of_a_calibrated_gaussian_is_averaged_with_the_weights() -> None:
+    likelihood = CalibratedGaussian()
+    assert set(averaged(likelihood)) == {"variance"}

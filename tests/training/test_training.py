@@ -268,3 +268,27 @@ def test_checkpoints_hold_tensors_and_plain_containers(tmp_path: Path) -> None:
         content = torch.load(path, weights_only=True)
         assert "hyper_parameters" not in content
     assert json.loads(trained.env_path.read_text())["versions"]["torch"]
+
+
+def test_without_an_epoch_the_weights_of_another_run_are_tested_as_they_are(tmp_path: Path) -> None:
+    """No step, no validation, and the same numbers as that run's own test."""
+    first = train(tmp_path, "trainer.max_epochs=1", "evaluate=last", "ema_decay=0.9")
+    start = f"init_from={first.checkpoints / 'last.ckpt'}"
+    again = train(tmp_path, "trainer.max_epochs=0", "evaluate=last", "ema_decay=0.9", start)
+    assert first.result is not None and again.result is not None
+    assert again.result["metrics"] == first.result["metrics"]
+    assert (again.result["steps"], again.result["epochs"]) == (0, 0)
+    ours, theirs = (
+        torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (again, first)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("lr", "is_diverged"), [(100, True), (1e-3, False)])
+def test_a_run_that_diverged_says_so(tmp_path: Path, lr: float, is_diverged: bool) -> None:
+    settings = ["model/likelihood=gaussian", f"model.optimizer.lr={lr}", "evaluate=last"]
+    trained = train(tmp_path, *settings)
+    assert trained.result is not None
+    assert (trained.result["verdict"] == "diverged") is is_diverged
+    assert ("active" in trained.result["verdict"]) is not is_diverged

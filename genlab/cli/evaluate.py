@@ -1,0 +1,147 @@
+"""`genlab evaluate`: test trained models, on any split and any checkpoint, without training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from genlab.cli import trained
+from genlab.errors import DONE, ConfigError, RunDirectoryError
+from genlab.runs.files import refuse_foreign, write_atomically
+from genlab.runs.text import printable
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="test trained models without training them",
+        description="Evaluate a checkpoint of each run as its own test does, and write the numbers "
+        "into RUN/evaluations/. Without other choices they are those of the run's own test, to the "
+        "last bit on a like device.",
+        epilog="example: genlab evaluate RUN data=mnist_mini --split val --checkpoint last",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="of the data, as for train.py: data=NAME, and what else their place needs; the other "
+        "values of data are the run's unless they are given",
+    )
+    parser.add_argument(
+        "--split", choices=("test", "val", "train"), default="test", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--batches",
+        metavar="N",
+        help="at most so many batches, or all; by default as in the run's own test",
+    )
+    trained.add_checkpoint(parser)
+    trained.add_trust(parser)
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda:N; auto is a GPU if there is one"
+    )
+    parser.set_defaults(command=evaluate)
+
+
+def evaluate(
+    runs: Sequence[str],
+    overrides: Sequence[str],
+    split: Any,
+    batches: str | None,
+    checkpoint: str,
+    trust: Sequence[str],
+    device: str,
+) -> int:
+    """Evaluate the runs one after another, and write a record of each into its directory.
+
+    Args:
+        overrides: of the data. argparse may leave them among the runs, and runs among them.
+    """
+    from genlab.cli.drawing import devices
+    from genlab.training.load import read_received
+
+    words = [*runs, *overrides]
+    of_data = [word for word in words if trained.is_about_data(word)]
+    paths = [Path(word) for word in words if word not in of_data]
+    if not paths:
+        raise ConfigError(f"{' '.join(of_data)}: give a run directory as well")
+    most = None if batches is None else _number_of_batches(batches)
+    places = devices(device)
+    if len(places) > 1 and device != "auto":
+        raise ConfigError(f"--device {device}: give one device")
+    found = []
+    for path in paths:  # all of them are looked at before the first is evaluated
+        there = trained.checkpoint_of(path, checkpoint)
+        spec = read_received(path, trust).spec
+        if not of_data:
+            raise trained.NoDataError(path)
+        found.append((path, there, spec))
+
+    from genlab.training import console as terminal
+    from genlab.training import evaluation
+
+    console = Console(soft_wrap=True, highlight=False)
+    for path, there, spec in found:
+        own = evaluation.OfRun.of(path)
+        data = trained.data_for(path, spec, of_data, own.data)
+        limit = own.batches if most is None else most or None
+        record = evaluation.evaluate(path, data, there, split, limit, places[0], trust)
+        record |= {"run": path.resolve().name, "batches": limit, "data": list(of_data)}
+        target = path / "evaluations" / f"{_name(record, is_own=most is None)}.json"
+        _write(target, record)
+        console.print(printable(f"{path}, {there}, {record['images']:,} images"), markup=False)
+        terminal.show(record, target, split)
+    return DONE
+
+
+def _number_of_batches(text: str) -> int:
+    """Return the number, 0 for all."""
+    if text == "all":
+        return 0
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise ConfigError(f"--batches {text}: give a whole number of at least 1, or all")
+
+
+def _name(record: dict[str, Any], is_own: bool) -> str:
+    """Return a name that is the same for the same evaluation, and for no other."""
+    of_it = (
+        "weights",
+        "split",
+        "batches",
+        "data",
+        "seed",
+        "precision",
+        "eval_batch_size",
+        "device",
+    )
+    digits = hashlib.sha256(json.dumps([record[k] for k in of_it]).encode()).hexdigest()[:8]
+    words = [record["split"], record["checkpoint"], *map(_value, record["data"])]
+    words += [] if is_own else [f"batches_{record['batches'] or 'all'}"]
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(words))[:80].strip(".") + f"-{digits}"
+
+
+def _value(override: str) -> str:
+    """Return what an override chooses, without a folder of this machine."""
+    key, _, value = override.partition("=")
+    return value if key == "data" else f"{key.rpartition('.')[2]}_{Path(value).name}"
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    folder = path.parent
+    refuse_foreign(folder, deep=False)
+    try:
+        folder.mkdir(exist_ok=True)
+        write_atomically(path, record)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{folder} cannot be written ({error.strerror}): make it writable"
+        ) from error

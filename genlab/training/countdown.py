@@ -1,0 +1,53 @@
+"""Progress of a long test: how much of it is done, and how long it still takes."""
+
+from __future__ import annotations
+
+import time
+
+import lightning.pytorch as pl
+
+from genlab.callbacks.base import generative
+from genlab.protocols import EvaluatesInTerms
+
+
+class Countdown(pl.Callback):
+    """Prints a line on the test from time to time; a short test has none.
+
+    The test of a diffusion model computes all T terms of the bound of every image.
+
+    Args:
+        every_seconds: time between two lines.
+    """
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self.every_seconds = every_seconds
+        self._total = self._done = 0
+        self._started = self._told = 0.0
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = generative(pl_module)
+        terms = 1
+        if isinstance(module.model, EvaluatesInTerms):
+            terms = module.model.evaluation_terms(full=True)
+        self._total, self._done = terms * int(sum(trainer.num_test_batches)), 0
+        self._started = self._told = time.monotonic()
+        if trainer.is_global_zero:
+            module.on_term.append(self._count)
+
+    def _count(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._told < self.every_seconds or self._done == self._total:
+            return
+        self._told = now
+        left = (now - self._started) * (self._total - self._done) / self._done
+        share = self._done / self._total
+        print(f"test   {share:.0%} done, {in_words(left)} to go", flush=True)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in rounded words."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

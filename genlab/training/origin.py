@@ -1,0 +1,28 @@
+"""Name what a run starts from by what it is, not by where it lies."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from genlab.runs.files import sha256
+
+#: Keys whose value is a run directory, or a checkpoint, that a run starts from.
+KEYS = ("init_from", "continue_from")
+_DIGITS = re.compile(r"-([0-9a-f]{8})$")
+
+
+def origin(path: str) -> str:
+    """Return the identity of a run directory, or of a checkpoint: the same on every machine.
+
+    A run is named by the digits at the end of its name, or else by its name, and a checkpoint in it
+    by both; another checkpoint by a hash of its content. What does not exist keeps its path.
+    """
+    there = Path(path).resolve()
+    run = there.parents[1] if there.parent.name == "checkpoints" else there
+    name = found[1] if (found := _DIGITS.search(run.name)) else run.name
+    if there.is_dir():
+        return name
+    if there.parent.name == "checkpoints" and there.suffix == ".ckpt":
+        return f"{name}/{there.stem}"
+    return sha256(there)[:8] if there.is_file() else path
