@@ -8,15 +8,26 @@ from typing import Any
 
 from genlab.errors import ConfigError
 
-_NAMES = r"(?:\w*[_-])?(?:(?:api|access|private)[_-]?key|token|password|passwd|secret|credentials?)"
-_IS_SECRET = re.compile(_NAMES, re.IGNORECASE)
+#: The words of a name, also of one such as `apiKey`, and those that make it a secret's.
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_SECRETS = {"secret", "password", "passphrase", "passwd", "pwd", "credential", "apikey"}
+_OF_A_KEY = {"api", "access", "private", "secret", "wandb", "encryption", "auth"}
+_OF_A_TOKEN = {"api", "auth", "access", "hf", "secret", "bearer", "session", "refresh", "wandb"}
 # In an override, a key stands at its beginning or within the braces of its value; of an option, the
 # value may be the next word.
 _TYPED = re.compile(
-    rf"(?:^|[.{{,+~@/'\"]\s*)({_NAMES})['\"]?\s*[:=](?!\s*(?:null|true|false)?\s*(?:[,}}\]]|$))",
-    re.IGNORECASE,
+    r"(?:^|[.{,+~@/'\"]\s*)([\w-]+)['\"]?\s*[:=](?!\s*(?:null|true|false)?\s*(?:[,}\]]|$))",
 )
-_OPTION = re.compile(rf"--?({_NAMES})(?:=.*)?", re.IGNORECASE | re.DOTALL)
+_OPTION = re.compile(r"--?([\w-]+)(?:[=\s].*)?", re.DOTALL)
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a key is named like a secret, however it is spelled: `api_key`, `hfToken`."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    found = {*words, *(word.removesuffix("s") for word in words)}
+    is_key = "key" in found and bool(found & _OF_A_KEY)
+    is_token = words == ["token"] or ("token" in found and bool(found & _OF_A_TOKEN))
+    return bool(found & _SECRETS) or is_key or is_token
 
 
 def refuse_typed(arguments: Iterable[str]) -> None:
@@ -26,10 +37,11 @@ def refuse_typed(arguments: Iterable[str]) -> None:
         ConfigError: naming the key, without the value.
     """
     for argument in arguments:
-        if found := _OPTION.fullmatch(argument) or _TYPED.search(argument):
-            key = argument.partition("=")[0].lstrip("+~-")
-            name = found[1]
-            raise _refusal(key if key.endswith(name) else f"{key}: {name}")
+        option = _OPTION.fullmatch(argument)
+        names = [option[1]] if option else [found[1] for found in _TYPED.finditer(argument)]
+        for name in filter(is_secret, names):
+            key = re.split(r"[=:{\s]", argument.lstrip("+~-"))[0]
+            raise _refusal(key if key.endswith(name) else f"{key}: {name}".removeprefix(": "))
 
 
 def refuse_secrets(node: Any, key: str = "") -> None:
@@ -41,7 +53,7 @@ def refuse_secrets(node: Any, key: str = "") -> None:
     if isinstance(node, Mapping):
         for name, value in node.items():
             below = f"{key}.{name}" if key else str(name)
-            if isinstance(value, str) and value and _IS_SECRET.fullmatch(str(name)):
+            if isinstance(value, str) and value and is_secret(str(name)):
                 raise _refusal(below)
             refuse_secrets(value, below)
     elif isinstance(node, list | tuple):

@@ -102,7 +102,7 @@ def test_refusals(
         ([ddpm, "--n", 0], ["--n=0", "at least 1"]),
         ([ddpm, "--seed", -1], ["--seed=-1", "at least 0"]),
         ([tmp_path / "empty"], ["empty", "train some first"]),
-        ([vae, "--kind", "interpolation"], ["vae", "give data=NAME, of cifar10", "data.data_dir"]),
+        ([vae, "--kind", "interpolation"], ["vae", "give data=NAME, of array", "data.data_dir"]),
         ([vae, "data=cifar10"], ["data=cifar10", "3 x 32 x 32", "cat", "1 x 28 x 28", "vae"]),
         ([vae, "data=mnist_mini", "data.binarisation=static"], ["2 levels", "256 levels"]),
         (["data=mnist_mini"], ["data=mnist_mini", "give a run directory"]),

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 import genlab.report
 from genlab.cli import main
 from genlab.config import hydra_job
+from genlab.config.secrets import refuse_secrets, refuse_typed
 from genlab.errors import REFUSED, ConfigError, RunDirectoryError
 from genlab.runs.locks import Lock
 from genlab.runs.run import find_runs
@@ -208,6 +209,11 @@ TYPED: list[Callable[[str], str]] = [
     lambda key: f"++a.hf_token={key},other",
     lambda key: f"wandb.apikey=({key}",
     lambda key: f"--api-key={key}",
+    lambda key: f"--api-key {key}",
+    lambda key: f"logger.wandb.api_key:{key}",
+    lambda key: f"{{api_key:{key}}}",
+    lambda key: f"+logger.wandb.secret_key={key}",
+    lambda key: f"+hydra.job.env_set.AWS_SECRET_KEY={key}",
 ]
 
 
@@ -245,9 +251,22 @@ def test_a_secret_in_a_file_is_refused_too(tmp_path: Path, mode: list[str]) -> N
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_key_that_only_sounds_like_a_secret_is_a_setting() -> None:
-    from genlab.config.secrets import refuse_secrets, refuse_typed
+SPELLINGS = (
+    *("api_key", "apiKey", "APIKey", "api__key", "api-keys", "secret_key", "accessToken"),
+    *("apiToken", "passphrase", "password_", "token2", "token_1", "secret_token_value"),
+    *("wandb_key", "encryption_key", "pwd", "Credentials", "hf_token"),
+)
 
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_secret_is_known_however_it_is_spelled(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"logger.x.{name}: a secret is no setting"):
+        refuse_typed([f"+logger.x.{name}={SECRET}"])
+    with pytest.raises(ConfigError, match=f"logger.{name}: a secret is no setting"):
+        refuse_secrets({"logger": {name: SECRET}})
+
+
+def test_a_key_that_only_sounds_like_a_secret_is_a_setting() -> None:
     refuse_typed(["model.tokens=3", "model.token_dim=3", "+net.cls_token=true", "notes=a token"])
     refuse_typed(["+logger.api_key=null", "logger=none", "-m", "--help"])
     refuse_secrets({"model": {"tokens": "x", "cls_token": True, "api_key": None}, "tags": ["t"]})
