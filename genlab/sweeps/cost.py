@@ -32,6 +32,7 @@ from genlab.sweeps.merging import firsts
 from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import planning
 
+_LEAST_SHARE = 0.1
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
 
 
@@ -57,18 +58,22 @@ class Work:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a training step, of a batch of validation and of test, and their source."""
+    """Seconds of a training step, of a batch of validation and of test, and their source.
+
+    `fixed` are the seconds of a job that do not depend on its number of steps.
+    """
 
     step: float
     validation: float
     test: float
     source: str
+    fixed: float = 0.0
 
     def seconds(self, work: Work, done: int = 0) -> float:
         """Seconds of a job that has done `done` of its steps."""
         share = max(0, work.steps - done) / max(1, work.steps)
         training = self.step * work.steps + self.validation * work.validation_batches
-        return share * training + self.test * work.test_batches
+        return share * training + self.test * work.test_batches + self.fixed
 
 
 def work_of(config: Mapping[str, Any], data: ImageData) -> Work:
@@ -204,11 +209,13 @@ def _duration(seconds: float) -> str:
 
 def _kind(config: Mapping[str, Any]) -> str:
     """Return a text that is equal for configs whose steps cost the same."""
+    trainer = config["trainer"]
     kept = [
         config["model"].get("_target_"),
         config["model"].get("net"),
         {key: config["data"].get(key) for key in ("batch_size", "eval_batch_size", "source")},
-        {key: config["trainer"].get(key) for key in ("precision", "accelerator", "devices")},
+        {key: trainer.get(key) for key in ("precision", "accelerator", "devices")},
+        {key: trainer.get(key) for key in ("limit_val_batches", "limit_test_batches")},
     ]
     return json.dumps(kept, sort_keys=True)
 
@@ -224,19 +231,27 @@ def _completed(runs_dir: Path) -> Iterator[tuple[str, Run]]:
 
 
 def _known_pace(kind: str, work: Work, runs: Sequence[tuple[str, Run]]) -> Pace | None:
-    """Return the median time per step of completed runs, which includes validation and test."""
-    found = []
+    """Return the median time of a step of completed runs, validations included, and of the rest.
+
+    The rest, such as the test and what is drawn, is a fixed cost of a job. Runs with less than a
+    tenth of the steps tell nothing: their first steps are most of them, and slower.
+    """
+    steps, rests = [], []
     for other, there in runs:
         result, status = there.result or {}, there.status
         if other != kind or not result.get("steps") or not result.get("wall_seconds"):
             continue
+        if _LEAST_SHARE * work.steps > result["steps"]:
+            continue
+        training = float(result["wall_seconds"])
         times = [datetime.fromisoformat(str(status[key])) for key in ("started", "heartbeat")]
-        whole = max(float(result["wall_seconds"]), (times[1] - times[0]).total_seconds())
-        found.append(whole / result["steps"])
-    if not found:
+        steps.append(training / result["steps"])
+        rests.append(max(0.0, (times[1] - times[0]).total_seconds() - training))
+    if not steps:
         return None
-    many = f"{len(found)} completed runs" if len(found) > 1 else "a completed run"
-    return Pace(statistics.median(found), 0.0, 0.0, f"from {many} of the same network there")
+    many = f"{len(steps)} completed runs" if len(steps) > 1 else "a completed run"
+    source = f"from {many} of the same network there"
+    return Pace(statistics.median(steps), 0.0, 0.0, source, statistics.median(rests))
 
 
 class _Clock(pl.Callback):

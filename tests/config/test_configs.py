@@ -124,8 +124,10 @@ def test_a_diffusion_model_is_built_for_every_8_bit_data_set(path: Path) -> None
 def test_every_value_of_a_file_reaches_the_config(path: Path) -> None:
     own = OmegaConf.load(path)
     composed = OmegaConf.to_container(compose(*choice(path)))
-    is_global = "@package _global_" in path.read_text() or path.parent == CONF
-    place = "" if is_global else path.parent.relative_to(CONF).as_posix().replace("/", ".")
+    package = re.search("@package (.*)", path.read_text())
+    place = path.parent.relative_to(CONF).as_posix().replace("/", ".").strip(".")
+    if package is not None:
+        place = package[1].replace("_global_", "")
     for part in filter(None, place.split(".")):
         composed = composed[part]
     there = flatten(composed)
@@ -481,3 +483,16 @@ def test_a_received_config_may_name_packages_that_its_reader_trusts(
     for name_ in ("os.system", "Path"):
         with pytest.raises(ConfigError, match=r"^k\._target_="):
             check_received({"_target_": f"genlab_lawful.{name_}"}, nn.Module, "k", packages)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_a_smoke_test_of_an_experiment_is_a_few_steps(path: Path) -> None:
+    chosen = [*choice(path), "trainer=smoke"]
+    trainer, own = resolve(*chosen)["trainer"], resolve(*choice(path))["trainer"]
+    assert (trainer["max_epochs"], trainer["max_steps"]) == (1, -1)
+    assert trainer["check_val_every_n_epoch"] == 1
+    for split, most in (("train", 4), ("val", 2), ("test", 2)):
+        assert trainer[f"limit_{split}_batches"] == most
+    assert trainer["gradient_clip_val"] == own["gradient_clip_val"]
+    # what is typed is taken
+    assert resolve(*chosen, "trainer.max_epochs=2")["trainer"]["max_epochs"] == 2

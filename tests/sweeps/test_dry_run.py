@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from genlab.config.check import resolve
 from genlab.config.compose import directory
 from genlab.data.datamodule import ImageData
+from genlab.runs.run import Run
 from genlab.sweeps import cost
 from genlab.sweeps.freeze import resolved_jobs
 from genlab.sweeps.study import Study, StudyJob
@@ -126,3 +129,35 @@ def test_replicates_are_built_and_read_once(
     composed = resolved_jobs(loader, config, common, [job.overrides() for job in jobs])
     cost.print_plan(study, jobs, composed, 1)
     assert len(jobs) == 60 and len(built) == 3 + 1 and len(read) == 1
+
+
+def completed(folder: Path, steps: int, training: float, whole: float) -> tuple[str, Run]:
+    """A completed run of a kind: what it says of its time."""
+    folder.mkdir()
+    started = datetime(2026, 1, 1, tzinfo=UTC)
+    status = {
+        "state": "completed",
+        "started": started.isoformat(),
+        "heartbeat": (started + timedelta(seconds=whole)).isoformat(),
+    }
+    (folder / "status.json").write_text(json.dumps(status))
+    (folder / "result.json").write_text(json.dumps({"steps": steps, "wall_seconds": training}))
+    return "kind", Run(folder)
+
+
+def test_the_fixed_costs_of_a_completed_run_are_no_rate(tmp_path: Path) -> None:
+    runs = [completed(tmp_path / "a", steps=1000, training=10, whole=15)]
+    for steps in (1000, 2000, 10_000):
+        pace = cost._known_pace("kind", cost.Work(steps, 0, 0, 0), runs)
+        assert pace is not None
+        assert pace.seconds(cost.Work(steps, 0, 0, 0)) == pytest.approx(steps / 100 + 5)
+        # what is left of an interrupted job includes all of what comes after the training
+        left = pace.seconds(cost.Work(steps, 0, 0, 0), done=steps // 2)
+        assert left == pytest.approx(steps / 200 + 5)
+
+
+def test_a_smoke_test_says_nothing_of_the_pace_of_a_long_job(tmp_path: Path) -> None:
+    """4 steps in 2 s are mostly the start: 2,000 steps are not 1,000 s."""
+    runs = [completed(tmp_path / "a", steps=4, training=2, whole=12)]
+    assert cost._known_pace("kind", cost.Work(2000, 0, 0, 0), runs) is None
+    assert cost._known_pace("kind", cost.Work(4, 0, 0, 0), runs) is not None
