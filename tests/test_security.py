@@ -28,6 +28,7 @@ from watched import watched
 
 import genlab
 from genlab import cli
+from genlab.cli import workspace
 from genlab.config.check import resolve, to_yaml
 from genlab.config.compose import compose
 from genlab.errors import DONE, REFUSED, ConfigError, RunDirectoryError
@@ -280,7 +281,9 @@ def test_a_group_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
         run.RunConfig.of({**config, "group": name})
 
 
-@pytest.mark.parametrize("name", ["../../x", "/etc", "..", ".", "", "a/b", 3, None, ["x"]])
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc", "..", ".", "", "a/b", 3, None, ["x"], "\ud800"]
+)
 def test_a_run_of_a_manifest_stays_in_its_sweep(received: Path, name: Any) -> None:
     Manifest("s", (), (Job(name, (), {}, 0),)).write(received.parent)
     states = {record.path: (record.state, record.error) for record in collect(received.parent)}
@@ -366,6 +369,8 @@ def test_a_report_shows_nothing_that_a_link_leads_to(
     lead_out(received / name, private)
     assert cli.main(["report", str(received.parent)]) == DONE
     assert "is a link" in capsys.readouterr().out
+    shown = workspace._media(collect(received.parent), name.partition("/")[0], ".png")
+    assert shown == [] or not name.startswith("pictures")
     for page in received.parent.glob("*.*"):
         assert SECRET not in page.read_text(errors="replace") or page.is_symlink()
     (sent,) = {r.state for r in collect(received.parent) if r.path.name != "manifest.json"}

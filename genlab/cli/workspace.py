@@ -176,5 +176,5 @@ def _axis(values: Sequence[Any]) -> Literal["linear", "logarithmic", "words"]:
 
 def _media(records: Sequence[Record], folder: str, ending: str) -> list[str]:
     """Return the keys under which the runs logged the files of one of their folders."""
-    found = (path for r in records for path in (r.path / folder).glob(f"*-final{ending}"))
+    found = (path for record in records for path in record.files(f"{folder}/*-final{ending}"))
     return sorted({f"{folder}/{path.name.removesuffix(f'-final{ending}')}" for path in found})

@@ -140,6 +140,9 @@ def _need(made: Job | Manifest, **kinds: Any) -> None:
 
 def _is_name(run_id: Any) -> bool:
     """Return whether a run id is a valid folder name that does not lead out of the sweep."""
-    return (
-        isinstance(run_id, str) and run_id not in ("", ".", "..") and not {"/", "\0"} & set(run_id)
-    )
+    if not isinstance(run_id, str) or run_id in ("", ".", "..") or {"/", "\0"} & set(run_id):
+        return False
+    try:
+        return bool(os.fsencode(run_id))
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
