@@ -162,8 +162,9 @@ class ImageCache:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about what became of the images."""
-        return [str(note) for note in json.loads((self.path / _NOTES).read_text())]
+        """Sentences about what became of the images. Raises DataError."""
+        with self._readable():
+            return [str(note) for note in json.loads((self.path / _NOTES).read_text())]
 
     def splits(self) -> frozenset[SourceSplit]:
         """Return the splits that have images."""
@@ -175,14 +176,19 @@ class ImageCache:
         Raises:
             DataError: if it cannot be read.
         """
-        try:
+        with self._readable():
             pixels = np.load(self._file(split, "pixels"), mmap_mode="r")
             labels = np.load(self._file(split, "labels"))
-        except (OSError, ValueError) as error:
+        return Images(pixels, labels)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"the cache {self.path} cannot be read ({error}): delete it and it is made again"
             ) from error
-        return Images(pixels, labels)
 
     def _file(self, split: SourceSplit, what: str) -> Path:
         return self.path / f"{split}_{what}.npy"
