@@ -23,6 +23,7 @@ from genlab.data.decoding import RULES, Decoder, Fit, height_and_width
 from genlab.data.filling import Encoded, Filler, Part, Unreadable
 from genlab.errors import ConfigError, DataError
 from genlab.protocols import ImageSpec
+from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -93,7 +94,7 @@ class HuggingFace(ImageSource):
 
     def prepare(self, data_dir: Path) -> None:
         for note in self._cache.notes:
-            log.warning("%s", note)
+            log.warning("%s", printable(note))
 
     def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
         return self._cache.splits()
