@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import random
+import shutil
 import struct
 import sys
 import tarfile
@@ -26,16 +27,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from model_trees import mutated, trees
 from omegaconf import OmegaConf
+from PIL import Image
 from torch import nn
 from watched import watched
 
 from genlab.config.check import from_yaml, resolve, to_yaml
 from genlab.config.compose import compose
+from genlab.data.array import ArrayFile
 from genlab.data.cifar import _extract
+from genlab.data.decoding import FORMATS, Decoded, Decoder, warnings_of_pillow
 from genlab.data.idx import read_idx
 from genlab.errors import GenlabError, at_key
 from genlab.protocols import ImageSpec
@@ -104,6 +109,40 @@ def cifar(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
         _extract(archive, {"data_batch_1.bin", "test_batch.bin"}, target)
         outside = {path.name for path in folder.iterdir()} - {"cifar", "cifar.tar.gz"}
         assert not outside, f"the archive wrote {outside}"
+
+    return buffer.getvalue(), read
+
+
+def image(kind: str) -> Callable[[Path], tuple[bytes, Callable[[bytes], object]]]:
+    """An image file of a format of Pillow's."""
+
+    def target(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
+        buffer, decoder = io.BytesIO(), Decoder(8, 8, 3, "crop", "white")
+        Image.fromarray(np.arange(768, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3)).save(
+            buffer, kind
+        )
+
+        def read(data: bytes) -> None:
+            with warnings_of_pillow():
+                assert isinstance(decoder(data), Decoded | str)
+
+        return buffer.getvalue(), read
+
+    return target
+
+
+def arrays(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
+    """An .npz of images and labels."""
+    buffer, path, cache = io.BytesIO(), folder / "a.npz", folder / "cache"
+    images = np.arange(640, dtype=np.uint16).astype(np.uint8).reshape(40, 4, 4)
+    np.savez(buffer, images=images, labels=np.arange(40) % 2)
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            ArrayFile(str(path), cache_dir=str(cache)).prepare(folder)
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
 
     return buffer.getvalue(), read
 
@@ -218,7 +257,10 @@ def override(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
 
 #: Parsers, and how large a share of the inputs each is given.
 TARGETS: dict[str, tuple[Callable[[Path], tuple[bytes, Callable[[bytes], object]]], float]] = {
-    "idx": (idx, 0.35),
+    "idx": (idx, 0.3),
+    "npz": (arrays, 0.005),
+    **{f"image, {kind}": (image(kind), 0.005) for kind in FORMATS if kind != "TIFF"},
+    "image, TIFF": (image("TIFF"), 0.001),  # each damage is a line of libtiff's on stderr
     "idx, gzipped": (idx_gzipped, 0.3),
     "kl_convention": (kl_convention, 0.2),
     "cifar archive": (cifar, 0.045),

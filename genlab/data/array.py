@@ -158,7 +158,8 @@ class ArrayFile(ImageSource):
 
     def fingerprint(self, data_dir: Path) -> Fingerprint:
         numbers = {split: array.header.shape[0] for split, array in self._images.items()}
-        return fingerprint(numbers, sorted((n, a.file) for n, a in self._arrays.items()))
+        files = {array.file: name for name, array in self._arrays.items()}
+        return fingerprint(numbers, ((n, file) for file, n in sorted(files.items())), reads=True)
 
     @cached_property
     def _arrays(self) -> dict[str, StoredArray]:

@@ -20,6 +20,7 @@ from genlab.data.download import exclusive
 from genlab.errors import DataError, is_full
 
 _NOTES = "notes.json"
+_BLOCK = 4096
 
 
 def default_cache_dir(cache_dir: str | None) -> Path:
@@ -42,8 +43,14 @@ def readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def fingerprint(images: dict[SourceSplit, int], files: Iterable[tuple[str, Path]]) -> Fingerprint:
+def fingerprint(
+    images: dict[SourceSplit, int], files: Iterable[tuple[str, Path]], *, reads: bool = False
+) -> Fingerprint:
     """Take the fingerprint of files, of which each comes with a text that says what it is.
+
+    Args:
+        reads: for a few large files, which keep their sizes when they are written anew: take 256
+            blocks of their content as well, spread evenly.
 
     Raises:
         DataError: if a file is not there any more.
@@ -52,8 +59,13 @@ def fingerprint(images: dict[SourceSplit, int], files: Iterable[tuple[str, Path]
     for text, path in files:
         with readable(path):
             stat = path.stat()
-        names.update(os.fsencode(f"{text} {stat.st_size}\n"))
-        times.update(f"{stat.st_mtime_ns}\n".encode())
+            names.update(os.fsencode(f"{text} {stat.st_size}\n"))
+            times.update(f"{stat.st_mtime_ns}\n".encode())
+            if reads:
+                with path.open("rb") as file:
+                    for start in range(0, stat.st_size, max(_BLOCK, stat.st_size // 256)):
+                        file.seek(start)
+                        names.update(file.read(_BLOCK))
     return Fingerprint(images, names.hexdigest()[:32], times.hexdigest()[:32])
 
 
@@ -162,8 +174,9 @@ class ImageCache:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about what became of the images."""
-        return [str(note) for note in json.loads((self.path / _NOTES).read_text())]
+        """Sentences about what became of the images. Raises DataError."""
+        with self._readable():
+            return [str(note) for note in json.loads((self.path / _NOTES).read_text())]
 
     def splits(self) -> frozenset[SourceSplit]:
         """Return the splits that have images."""
@@ -175,14 +188,19 @@ class ImageCache:
         Raises:
             DataError: if it cannot be read.
         """
-        try:
+        with self._readable():
             pixels = np.load(self._file(split, "pixels"), mmap_mode="r")
             labels = np.load(self._file(split, "labels"))
-        except (OSError, ValueError) as error:
+        return Images(pixels, labels)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"the cache {self.path} cannot be read ({error}): delete it and it is made again"
             ) from error
-        return Images(pixels, labels)
 
     def _file(self, split: SourceSplit, what: str) -> Path:
         return self.path / f"{split}_{what}.npy"

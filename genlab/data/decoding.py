@@ -83,7 +83,7 @@ class Decoder:
 
     def __call__(self, content: Path | bytes) -> Decoded | str:
         """Return the image in a file or in its bytes, or a description of the error."""
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         try:
             if (len(content) if isinstance(content, bytes) else content.stat().st_size) == 0:
@@ -94,6 +94,8 @@ class Decoder:
         except Exception as error:
             if isinstance(error, FileNotFoundError):
                 return "it was removed meanwhile"
+            if isinstance(error, UnidentifiedImageError):
+                return f"cannot identify it as one of {', '.join(FORMATS)}"
             return str(error) or type(error).__name__
 
     def explain(self, rule: Rule, count: int) -> str:

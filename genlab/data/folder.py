@@ -27,6 +27,7 @@ from genlab.data.tree import (
 )
 from genlab.errors import DataError
 from genlab.protocols import ImageSpec
+from genlab.runs.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class ImageFolder(ImageSource):
         notes = self._cache.notes
         left_out = describe_left_out(self._layout, self._files.left_out)
         for sentence in filter(None, (left_out, *notes)):
-            log.warning("%s", sentence)
+            log.warning("%s", printable(sentence))
 
     def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
         return self._cache.splits()

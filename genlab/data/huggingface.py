@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from genlab.data.base import Images, ImageSource, SourceSplit, test_part
-from genlab.data.cache import CacheWriter, ImageCache, cache_key, default_cache_dir
+from genlab.data.base import Fingerprint, Images, ImageSource, SourceSplit, test_part
+from genlab.data.cache import (
+    CacheWriter,
+    ImageCache,
+    cache_key,
+    default_cache_dir,
+    fingerprint,
+)
 from genlab.data.decoding import RULES, Decoder, Fit, height_and_width
 from genlab.data.filling import Encoded, Filler, Part, Unreadable
 from genlab.errors import ConfigError, DataError
 from genlab.protocols import ImageSpec
+from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,7 +94,7 @@ class HuggingFace(ImageSource):
 
     def prepare(self, data_dir: Path) -> None:
         for note in self._cache.notes:
-            log.warning("%s", note)
+            log.warning("%s", printable(note))
 
     def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
         return self._cache.splits()
@@ -95,6 +102,10 @@ class HuggingFace(ImageSource):
     def load(self, data_dir: Path, split: SourceSplit) -> Images:
         """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
         return self._cache.load(split)
+
+    def fingerprint(self, data_dir: Path) -> Fingerprint:
+        counts = {split: len(table) for split, table in self._tables.items()}
+        return fingerprint(counts, self._arrow_files(), reads=True)
 
     @cached_property
     def _tables(self) -> dict[SourceSplit, Dataset]:
@@ -167,15 +178,18 @@ class HuggingFace(ImageSource):
             *(RULES, self.path, asdict(self._decoder), self._filler.unreadable),
             *(self._columns, self._test_fraction),
         ]
-        files = [
+        key = cache_key(settings, self._arrow_files())
+        cache = ImageCache(self.cache_dir / self.name, key, self.spec.shape)
+        cache.make(self._fill)
+        return cache
+
+    def _arrow_files(self) -> list[tuple[str, Path]]:
+        """List the files that the tables are mapped from, each with its split."""
+        return [
             (split, Path(file["filename"]))
             for split in sorted(self._tables)
             for file in self._tables[split].cache_files
         ]
-        key = cache_key(settings, files)
-        cache = ImageCache(self.cache_dir / self.name, key, self.spec.shape)
-        cache.make(self._fill)
-        return cache
 
     def _fill(self, writer: CacheWriter) -> None:
         parts = {split: Part(len(rows), self._rows(split)) for split, rows in self._tables.items()}

@@ -14,7 +14,14 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from genlab.data.base import Images, ImageSource, SourceSplit, refuse_lost_class, test_part
+from genlab.data.base import (
+    Fingerprint,
+    Images,
+    ImageSource,
+    SourceSplit,
+    refuse_lost_class,
+    test_part,
+)
 from genlab.data.decoding import Decoded, Decoder, Fit, Rule, height_and_width, warnings_of_pillow
 from genlab.data.progress import progress
 from genlab.errors import DataError
@@ -94,6 +101,11 @@ class TorchDataset(ImageSource):
         if split == "train":
             refuse_lost_class("data.source.train", self._classes, images.labels)
         return images
+
+    def fingerprint(self, data_dir: Path) -> Fingerprint:
+        """Return the numbers of images alone: what they show is known only once they are read."""
+        counts = {split: len(cast(Sized, dataset)) for split, dataset in self._datasets.items()}
+        return Fingerprint(counts, "", "")
 
     @cached_property
     def _whole(self) -> Images:

@@ -151,8 +151,17 @@ def _is_housekeeping(name: str) -> bool:
 
 
 def _folders(folder: Path) -> tuple[str, ...]:
+    above = (Path(os.path.realpath(folder)),)
     with _readable(folder) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not _is_housekeeping(e.name)))
+        return tuple(
+            sorted(
+                entry.name
+                for entry in entries
+                if entry.is_dir()
+                and not _is_housekeeping(entry.name)
+                and not (entry.is_symlink() and _leads_back(Path(entry.path), above))
+            )
+        )
 
 
 def _images(folder: Path, others: Counter[str]) -> Iterator[Path]:

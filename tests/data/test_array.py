@@ -127,6 +127,27 @@ def test_the_cache_is_used_until_a_file_or_a_setting_changes(tmp_path, monkeypat
     assert [fills(), fills()] == [1, 0]
 
 
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_the_fingerprint_is_that_of_the_content(tmp_path, suffix):
+    def fingerprint(images: np.ndarray):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        path = tmp_path / "a" / f"a.{suffix}"
+        np.save(path, images) if suffix == "npy" else np.savez(path, images=images)
+        return source(path).fingerprint(Path())
+
+    large = np.tile(DRAWN, (200, 1, 1, 1))
+    first = fingerprint(large)
+    assert first.images == {"train": 8000} and fingerprint(large).files == first.files
+    assert fingerprint(255 - large).files != first.files
+    changed = large.copy()
+    changed[-1] = 0
+    assert fingerprint(changed).files != first.files
+    (tmp_path / "a").rename(tmp_path / "moved")
+    moved = source(tmp_path / "moved" / f"a.{suffix}").fingerprint(Path())
+    assert moved.files == fingerprint(changed).files
+    assert fingerprint(large[:-1]).images == {"train": 7999}
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

@@ -371,3 +371,18 @@ def test_no_warning_of_pillow_is_shown_even_if_an_image_is_refused(root):
         with pytest.raises(DataError):
             source(root).prepare(Path())
     assert not told
+
+
+@pytest.mark.parametrize("file", ["notes.json", "train_pixels.npy", "train_labels.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"damaged"])
+def test_a_damaged_cache_is_told_with_its_place(root, file, content):
+    folder = source(root)
+    folder.prepare(Path())
+    (cache,) = (root.parent / "c" / "folder").iterdir()
+    (cache / file).unlink()
+    if content is not None:
+        (cache / file).write_bytes(content)
+    with pytest.raises(DataError, match=rf"the cache {cache} cannot be read .*: delete it"):
+        again = source(root)
+        again.prepare(Path())
+        again.load(Path(), "train")

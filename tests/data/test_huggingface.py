@@ -110,6 +110,17 @@ def test_the_cache_is_used_until_the_data_or_a_setting_changes(tmp_path, monkeyp
     assert fills() == 1
 
 
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    table().save_to_disk(str(tmp_path / "set"))
+    first = source(tmp_path / "set").fingerprint(Path())
+    assert first.images == {"train": 36, "test": 4}
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert source(tmp_path / "moved").fingerprint(Path()).files == first.files
+    table(0, 30).save_to_disk(str(tmp_path / "set"))
+    other = source(tmp_path / "set").fingerprint(Path())
+    assert other.files != first.files and other.images == {"train": 27, "test": 3}
+
+
 def test_the_rules_of_image_folders_hold(tmp_path, caplog):
     clear = io.BytesIO()
     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(clear, "PNG")

@@ -52,6 +52,12 @@ def test_each_split_has_its_own_dataset():
         assert data.pixels(split)[:, 0, 0, 0].tolist() == list(range(number))
 
 
+def test_the_fingerprint_is_the_number_of_images_and_reads_none():
+    train = Levels(10)
+    assert source(train, test=Levels(6)).fingerprint(Path()).images == {"train": 10, "test": 6}
+    assert train.read == []
+
+
 def test_without_labels_there_are_no_classes():
     images = source(Levels(item="image"), classes=[])
     assert images.spec.classes == () and set(images.load(Path(), "train").labels) == {0}

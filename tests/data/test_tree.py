@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -176,6 +177,16 @@ def test_a_folder_beside_the_splits_is_told(tmp_path, caplog):
     assert f"left out of {tmp_path / 't'}: unlabelled/ beside train/" in caplog.text
 
 
+def test_names_cannot_write_to_the_terminal(tmp_path, caplog):
+    images(tmp_path / "t/a", 20)
+    (tmp_path / "t/a/x.\x1b[31mred").write_text("no image")
+    (tmp_path / "t/a/y\x1b[31m.png").write_text("no image")
+    os.close(os.open(os.fsencode(tmp_path / "t/a") + b"/z.\xff", os.O_CREAT))
+    source(tmp_path / "t", unreadable="skip").prepare(Path())
+    assert "left out of" in caplog.text and "1 unreadable images skipped" in caplog.text
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
 def test_images_without_class_folders_have_no_classes(tmp_path):
     images(tmp_path / "t", 20)
     folder = source(tmp_path / "t")
@@ -192,6 +203,7 @@ def test_links_to_folders_are_followed_unless_they_lead_back(tmp_path):
     images(tmp_path / "t/a", 4)
     (tmp_path / "t/a/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "t/a/loop").symlink_to(tmp_path / "t")
+    (tmp_path / "t/c").symlink_to(tmp_path)
     (tmp_path / "t/b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/deep/ping").symlink_to(tmp_path / "t/b")
     layout = read_layout(tmp_path / "t")

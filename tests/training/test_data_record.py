@@ -113,3 +113,19 @@ def test_an_array_of_images_has_a_fingerprint(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", pixels[:99])
     after = ArrayFile(str(tmp_path / "x.npy"), cache_dir=str(tmp_path / "cache"))
     assert after.fingerprint(tmp_path).files != before.files
+
+
+def test_an_array_of_the_same_size_with_other_pixels_is_a_change(tmp_path: Path) -> None:
+    def train_on(level: int) -> Any:
+        images = np.full((80, 8, 8), level, dtype=np.uint8)
+        np.save(tmp_path / "images.npy", images)
+        places = [
+            *("data=array", f"data.source.path={tmp_path / 'images.npy'}"),
+            *(f"data.source.cache_dir={tmp_path / 'cache'}", f"runs_dir={tmp_path / 'runs'}"),
+        ]
+        quick = [key for key in QUICK if not key.startswith(("data=", "data.source"))]
+        return run.run(compose([*quick, *places]))
+
+    assert train_on(7).result == train_on(7).result
+    with pytest.raises(DataError, match="the images are not those of this run"):
+        train_on(8)
