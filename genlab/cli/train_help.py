@@ -135,7 +135,7 @@ def _fitting(cfg: DictConfig, group: str, known: list[str]) -> list[str]:
 def _is_installed(group: str, choice: str) -> bool:
     """Return whether the extra of genlab that a file says it needs is installed."""
     path = composition.directory() / group / f"{choice}.yaml"
-    said = re.search(r"pip install genlab\[(\w+)\]", path.read_text(encoding="utf-8"))
+    said = re.search(r"genlab\[(\w+)\]", path.read_text(encoding="utf-8"))
     try:
         needed = importlib.metadata.requires("genlab") or [] if said else []
         for line in needed:
