@@ -114,7 +114,10 @@ def test_a_signal_ends_it_as_python_expects(
     assert not HydraConfig.initialized()
 
 
-def test_the_runs_of_a_folder_are_compared(vae: Run, folder: Path) -> None:
+def test_the_runs_of_a_folder_are_compared(
+    vae: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as where it is not installed
     other = genlab.train([*VAE, "model.kl_weight=0", "group=ours", f"runs_dir={folder}"])
     rows = genlab.compare([vae, other])
     assert [row["model.kl_weight"] for row in rows] == [0.0, 4.0]
@@ -134,6 +137,14 @@ def test_with_pandas_the_table_is_a_frame(vae: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pandas", pandas)
     kind, rows = genlab.compare([vae])
     assert kind == "frame" and rows[0]["run"] == vae.name
+
+
+def test_a_frame_of_pandas_has_the_values(vae: Run) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = genlab.compare([vae])
+    assert isinstance(frame, pandas.DataFrame)
+    assert vae.result is not None
+    assert frame["test/kl"].tolist() == [vae.result["metrics"]["test/kl"]]
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
