@@ -59,6 +59,7 @@ class WandbLogger(Logger):
             choice of id, project and entity stands instead.
         mode: `auto` (online where a key is configured and the run did not begin offline), `online`
             or `offline`.
+        log_model: True to keep `best.ckpt` of a completed run as an artifact of type `model`.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class WandbLogger(Logger):
         project: str = "genlab",
         entity: str | None = None,
         mode: Literal["auto", "online", "offline"] = "auto",
+        log_model: bool = False,
     ) -> None:
         super().__init__()
         self.project, self.entity, self.mode = project, entity, str(mode)
+        self.log_model = log_model
         self.run: Any = None
         self._worker: Worker | None = None
         self._trouble: Exception | None = None
@@ -273,6 +276,8 @@ class WandbLogger(Logger):
     @rank_zero_only
     def close(self, exit_code: int, error: str = "") -> None:
         """End the run on W&B with its exit code, and W&B's own process with it."""
+        if self.log_model and exit_code == DONE and self._followed is not None:
+            self._log_best(Run(self._followed.directory).checkpoints / "best.ckpt")
         self._put(lambda client: _conclude(client, exit_code, error))
         if self.run is not None and self._worker is not None:
             folder = shlex.quote(str(Path(self.run.dir).parent))
@@ -290,6 +295,11 @@ class WandbLogger(Logger):
         if self._worker is not None:
             self._worker.stop()
         self.run = self._worker = None
+
+    def _log_best(self, path: Path) -> None:
+        if path.is_file():  # a run without validations has none
+            name = f"{self._id}-model"
+            self._put(lambda client: client.log_artifact(str(path), name, "model", ["best"]))
 
     def _finish(self, client: Any, worker: Worker, exit_code: int) -> None:
         limit = self._finish_limit + MARGIN

@@ -281,6 +281,22 @@ def test_nothing_is_logged_twice_and_what_the_record_has_is_caught_up(
     assert logged_rows(tmp_path / "run", "the-run") == expected
 
 
+@pytest.mark.parametrize(("exit_code", "kept"), [(0, 1), (1, 0)])
+def test_the_best_checkpoint_of_a_completed_run_is_an_artifact_if_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int, kept: int
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with RunDirectory(tmp_path / "run") as record:
+        (record.checkpoints / "best.ckpt").write_bytes(b"weights")
+        logger = WandbLogger(mode="offline", log_model=True)
+        logger.begin(TrackedRun(record.path, "the-run", "the-group", "the name", [], None, {}))
+        logger.close(exit_code)
+    (records,) = read_back(Run(tmp_path / "run"))
+    artifacts = [json.dumps(r) for r in records if "best.ckpt" in json.dumps(r)]
+    assert len(artifacts) == kept
+    assert all("the-run-model" in text and '"model"' in text for text in artifacts)
+
+
 def test_a_run_that_an_agent_hands_out_again_is_whole_under_its_new_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbStub
 ) -> None:
