@@ -14,6 +14,7 @@ from rich.console import Console
 from genlab.cli import trained
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.runs.files import refuse_foreign, write_atomically
+from genlab.runs.run import Run
 from genlab.runs.text import printable
 
 
@@ -86,12 +87,14 @@ def evaluate(
         found.append((path, there, spec))
 
     from genlab.training import console as terminal
-    from genlab.training import evaluation
+    from genlab.training import data_record, evaluation
 
     console = Console(soft_wrap=True, highlight=False)
     for path, there, spec in found:
         own = evaluation.OfRun.of(path)
         data = trained.data_for(path, spec, of_data, own.data)
+        if other := data_record.difference(Run(path), data):
+            console.print(printable(f"{path}: {other}"), markup=False)
         limit = own.batches if most is None else most or None
         record = evaluation.evaluate(path, data, there, split, limit, places[0], trust)
         record |= {"run": path.resolve().name, "batches": limit, "data": list(of_data)}

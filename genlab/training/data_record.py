@@ -71,6 +71,18 @@ def refuse_changed(path: Path, record: Mapping[str, Any]) -> None:
             )
 
 
+def difference(run: Run, data: ImageData) -> str:
+    """Return a sentence if these are not the images of the run; empty if they are, or may be.
+
+    Raises:
+        DataError, RunDirectoryError: the images cannot be listed, or data.json cannot be read.
+    """
+    before, now = run.data, data.source.fingerprint(data.data_dir)
+    if before is None or now is None or before.get("files") == now.files:
+        return ""
+    return f"these {_told(now._asdict())} are not those of the run, which had {_told(before)}"
+
+
 def _of_the_same_source(
     path: Path, record: Mapping[str, Any]
 ) -> Iterator[tuple[Run, Mapping[str, Any]]]:

@@ -89,6 +89,20 @@ def test_images_that_are_gone_have_not_changed(
     assert Run(first.path).spec["classes"] == ["cat", "dog"]
 
 
+def test_an_evaluation_on_other_images_says_so(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = train(tree).path
+    data = [o for o in QUICK if o.startswith("data")] + [f"data.source.root={tree}"]
+    data += [f"data.source.cache_dir={tree.parent / 'cache'}"]
+    assert cli.main(["evaluate", str(path), *data]) == DONE
+    assert "are not those of the run" not in capsys.readouterr().out
+    add_images(tree / "cat", 40, 30)
+    assert cli.main(["evaluate", str(path), *data]) == DONE
+    told = "these 99 train and 11 test images are not those of the run, which had 72 train and 8"
+    assert told in capsys.readouterr().out
+
+
 def test_a_sweep_is_not_continued_on_other_images(tree: Path) -> None:
     first = train(tree, "group=weights", "model.kl_weight=0")
     Manifest("weights", ("model.kl_weight",), ()).write(first.path.parent)
