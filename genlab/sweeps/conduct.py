@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Conductor:
             with interrupts.raised():  # the measured steps have a temporary directory
                 print_plan(study, jobs, composed, self.slots)
             return []
-        announce(self.directory.name, study.swept)
+        announce(self.directory.name, _bare(study.swept))
         if name:
             print(f"study  {name}: {study.question or 'no question'}", flush=True)
         launcher = Plugins.instance().instantiate_launcher(
@@ -137,10 +137,11 @@ class Conductor:
             assert isinstance(container, dict)
             config = {str(key): value for key, value in container.items()}
             said = tuple(composed[i].hydra.overrides.task)
-            frozen.append(Job(plan.path.name, said, job.point, plan.run_config.seed, config))
+            point = dict(zip(_bare(job.point), job.point.values(), strict=True))
+            frozen.append(Job(plan.path.name, said, point, plan.run_config.seed, config))
         manifest = Manifest(
             name=self.directory.name,
-            swept=tuple(study.swept),
+            swept=tuple(_bare(study.swept)),
             jobs=tuple(frozen),
             question=study.question,
             command=tuple(sys.argv),
@@ -148,3 +149,8 @@ class Conductor:
         )
         manifest.after(Manifest.read(self.directory)).write(self.directory)
         return runs
+
+
+def _bare(keys: Iterable[str]) -> list[str]:
+    """Return keys without the sign that adds one, as in `+trainer.gradient_clip_val`."""
+    return [key.lstrip("+") for key in keys]

@@ -12,6 +12,7 @@ import pytest
 from genlab.report import collect
 from genlab.report.collect import swept_keys
 from genlab.report.replicates import summarise
+from genlab.runs.manifest import Manifest
 from genlab.runs.run import find_runs
 from genlab.sweeps.merging import firsts
 
@@ -101,3 +102,17 @@ def test_the_choice_that_lacks_a_key_is_named() -> None:
         "error: model.kl_weight=0: there is no such key with model=ddpm; leave out one of the two"
     )
     assert done.stderr.strip() == told
+
+
+@pytest.mark.slow
+def test_a_key_that_is_added_is_swept_under_its_name(tmp_path: Path) -> None:
+    added = "+trainer.overfit_batches=0.0,0.5"
+    done = command("-m", *QUICK, added, f"runs_dir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = tmp_path.iterdir()
+    manifest = Manifest.read(folder)
+    assert manifest is not None and manifest.swept == ("trainer.overfit_batches",)
+    assert [job.point for job in manifest.jobs] == [
+        {"trainer.overfit_batches": 0.0},
+        {"trainer.overfit_batches": 0.5},
+    ]
