@@ -200,6 +200,39 @@ def test_a_class_without_parameters_hides_no_other(
     assert contents(private) == before and not events
 
 
+#: A package of Python itself, and some that torch and torchmetrics use where they are installed.
+SHADOWED = ("multiprocessing", "triton", "tabulate", "colorama", "torchvision", "optree", "gmpy2")
+#: The console script, which has the folder of its own at the start of the path.
+CONSOLE = (
+    f"import sys; sys.path[0] = {str(ROOT)!r}; sys.argv[0] = 'genlab';"
+    "from genlab.__main__ import main; sys.exit(main())"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_in_a_received_run_is_imported_from_within_it(
+    received: Path, owned: Path, command: str
+) -> None:
+    """A stranger's run is entered, and the command used on `.`."""
+    for name in SHADOWED:
+        package = received / name
+        package.mkdir()
+        (package / "__init__.py").write_text(f"open({str(owned)!r}, 'a').write({name!r})\n")
+    arguments = COMMANDS[command](Path())
+    arguments += ["--device", "cpu,cpu"] if command == "sample" else []
+    done = subprocess.run(
+        [sys.executable, "-c", CONSOLE, *arguments],
+        cwd=received,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not owned.exists(), owned.read_text()
+    assert done.returncode == DONE, done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("group", ["data", "callbacks", "logger", "metrics", "trainer"])
 def test_of_a_received_config_only_the_model_is_looked_at(

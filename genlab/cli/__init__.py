@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import genlab.cli.check_sampler as check_sampler
 import genlab.cli.check_schedule as check_schedule
@@ -35,6 +36,8 @@ _COMMANDS = (
     *(train, forecast, check_sampler, check_schedule),
     *(evaluate, sample, video, report, workspace),
 )
+#: Parts of an override by which the user names a class or a package of his own.
+_NAMING = ("_target_", "hydra.searchpath")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         options.overrides += rest
     named = vars(options)
-    if "overrides" in named or named.get("trust"):  # which may name a package that lies here
+    if _may_name_packages_here(named, given):
         import_from_here()
     command: Callable[..., int] = named.pop("command")
     try:
@@ -79,3 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print_error(sentence)
         return code
+
+
+def _may_name_packages_here(named: Mapping[str, Any], given: Sequence[str]) -> bool:
+    """Return whether the user names classes that may lie in the working directory.
+
+    For a command that reads runs, that directory may be one of a stranger: torch would find there
+    whichever of its optional packages are not installed. So these commands look there only if the
+    user names a package, and import torch before.
+    """
+    if "trust" not in named:
+        return "overrides" in named
+    if not named["trust"] and not any(part in word for word in given for part in _NAMING):
+        return False
+    import genlab.training.load  # noqa: F401
+
+    return True

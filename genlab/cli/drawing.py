@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ Pixels = npt.NDArray[np.uint8]
 #: Images that are drawn at once at least. Kernels round batches of 1 to 3 images otherwise than
 #: larger ones, by 1e-6, which Fourier features and a sampler's steps make tens of grey levels.
 _LEAST = 4
+
+#: Keeps Python from looking for modules in the working directory.
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 _GROUP, _KEY = "model/sampler", "model.sampler"
 
@@ -206,12 +211,14 @@ def drawing(model: Any, seed: int, places: Sequence[torch.device]) -> Iterator[D
     spawn = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // len(places))
     with ExitStack() as stack:
-        pools = [
-            ProcessPoolExecutor(1, spawn, _begin, (model, seed, str(place), threads))
-            for place in places
-        ]
-        for pool in pools:
-            stack.callback(pool.shutdown, cancel_futures=True)
+        with _starting():
+            pools = [
+                ProcessPoolExecutor(1, spawn, _begin, (model, seed, str(place), threads))
+                for place in places
+            ]
+            for pool in pools:
+                stack.callback(pool.shutdown, cancel_futures=True)
+                pool.submit(_use_exact_kernels)  # its process starts with its first task
 
         def draw(
             way: Way, batches: Sequence[range], advance: Callable[[int], None]
@@ -244,13 +251,31 @@ def _images(
     return np.asarray(pixels.permute(0, 2, 3, 1).contiguous().numpy())
 
 
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Start Python processes that import nothing from the working directory, whoever filled it.
+
+    No Ctrl-C reaches them: the process that starts them handles it.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        resource_tracker.ensure_running()  # which unblocks the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH)
+        os.environ |= {} if before is None else {_SAFE_PATH: before}
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 #: The model and the seed of a worker process.
 _of_process: tuple[Any, int]
 
 
 def _begin(model: Any, seed: int, device: str, threads: int) -> None:
     global _of_process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one handles it
     torch.set_num_threads(threads)
     _use_exact_kernels()
     _of_process = (model.to(device), seed)

@@ -47,6 +47,7 @@ class MLflowLogger(MLFlowLogger):
     ) -> None:
         # MLflow 3.17 otherwise refuses folders; its SQL stores need more packages
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
         from mlflow import MlflowClient
 
         directory = Path(save_dir).absolute()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from genlab.errors import GenlabError, TrainingError, is_full
+from genlab.training import interrupts
+from genlab.training.interrupts import Stopped
 
 _UNWRITABLE = (errno.EROFS, errno.EIO)
 # torch reports most of these only as text: its CPU allocator, CUDA, cuDNN, cuBLAS.
@@ -32,11 +34,20 @@ _ASKED_FOR = re.compile(r"allocate ([\d.]+) (\w+)")
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise `TrainingError` instead of an error that is due to a lack of memory or disk space."""
+    """Raise `TrainingError` instead of an error that is due to a lack of memory or disk space.
+
+    Also where a part of the run calls `sys.exit`, which would end the other jobs of a multirun.
+    """
     try:
         yield
     except GenlabError:
         raise
+    except SystemExit as end:
+        if isinstance(end.__cause__, Stopped) or interrupts.is_handled_elsewhere():
+            raise
+        raise TrainingError(
+            f"a part of this run called sys.exit({end.code!r}): raise an exception that says why"
+        ) from end
     except Exception as error:
         sentence = explanation(error)
         if sentence is None:

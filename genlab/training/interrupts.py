@@ -17,6 +17,8 @@ from typing import NoReturn
 from genlab.errors import INTERRUPTED, PREEMPTED
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Signals that SLURM sends before a job's end if the job requests it; submitit uses SIGUSR2.
+OF_SLURM = (signal.SIGUSR2, signal.SIGUSR1)
 _received = 0
 
 
@@ -56,6 +58,11 @@ def raised() -> Iterator[None]:
 def received() -> int:
     """Return the signal for which `Stopped` was raised, which a library may have caught, or 0."""
     return _received
+
+
+def is_handled_elsewhere() -> bool:
+    """Return whether another program, such as submitit, ends this process on SLURM's signals."""
+    return any(callable(signal.getsignal(signum)) for signum in OF_SLURM)
 
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:

@@ -23,7 +23,7 @@ from genlab.config import hydra_job
 from genlab.config.build import build, takes
 from genlab.config.check import to_yaml
 from genlab.data.datamodule import ImageData
-from genlab.errors import DONE, INTERRUPTED, TRAINING_FAILED, ConfigError, GenlabError
+from genlab.errors import DONE, TRAINING_FAILED, ConfigError, GenlabError
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import Forecast, HasForecast, HasNetworks
 from genlab.runs import points
@@ -256,11 +256,8 @@ def _followed(directory: RunDirectory, planned: Plan) -> Iterator[Loggers]:
     except Stopped as stopped:
         exit_code = stopped.exit_code
         raise
-    except SystemExit as end:  # by the previous handler of the signal, or by Lightning after Ctrl-C
-        exit_code = getattr(end.__cause__, "exit_code", INTERRUPTED)
-        raise
-    except KeyboardInterrupt:
-        exit_code = INTERRUPTED
+    except SystemExit as end:  # by the previous handler of the signal, or by a part of the run
+        exit_code = getattr(end.__cause__, "exit_code", TRAINING_FAILED)
         raise
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"

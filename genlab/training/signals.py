@@ -11,15 +11,13 @@ from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from genlab.modules.base import GenerativeModule
 from genlab.training import interrupts
 from genlab.training.checkpoints import LastCheckpoint, is_between_steps
-from genlab.training.interrupts import Stopped
+from genlab.training.interrupts import OF_SLURM, Stopped
 from genlab.training.slurm import is_being_preempted
-
-#: Signals that SLURM sends before a job's end if the job requests it; submitit uses SIGUSR2.
-_OF_SLURM = (signal.SIGUSR2, signal.SIGUSR1)
 
 
 class StopOnSignal(pl.Callback):
@@ -48,17 +46,37 @@ class StopOnSignal(pl.Callback):
         which are ours, after the last hook, and they would remain for the next run.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield
+            with self._named():
+                yield
             return
         self.received = interrupts.received()
-        for signum in (signal.SIGINT, signal.SIGTERM, *_OF_SLURM):
+        for signum in (signal.SIGINT, signal.SIGTERM, *OF_SLURM):
             self._before[signum] = signal.signal(signum, self._on_signal)
         try:
-            yield
+            with self._named():
+                yield
         finally:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             self._before = {}
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raise `Stopped` where Lightning ends the process by itself.
+
+        It does so with exit code 0 after SIGTERM, and with 1 after a `KeyboardInterrupt`.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as end:
+            signum = self.received
+            if isinstance(end, SIGTERMException):  # also if another process received the signal
+                signum = signal.SIGTERM
+            elif KeyboardInterrupt in (type(end), type(end.__context__)):
+                signum = signal.SIGINT
+            if signum and not isinstance(end.__cause__, Stopped):
+                raise Stopped(signum) from end
+            raise
 
     def _take_over(self) -> None:
         """Replace Lightning's handler, which wraps ours.
@@ -70,6 +88,8 @@ class StopOnSignal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_over()
+        if self._is_asked(trainer):  # nothing to save: no step was made since the last checkpoint
+            self._leave(trainer)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_over()
@@ -110,7 +130,7 @@ class StopOnSignal(pl.Callback):
         stopped = Stopped(self.received)
         is_term = self.received == signal.SIGTERM
         is_taken = is_term and trainer.is_global_zero and is_being_preempted()
-        for signum in _OF_SLURM:
+        for signum in OF_SLURM:
             handler = self._before.get(signum)
             if callable(handler) and (is_taken or signum == self.received):
                 try:

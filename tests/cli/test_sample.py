@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from genlab.training.load import load
 
 Pixels = npt.NDArray[np.uint8]
 
+ROOT = Path(__file__).parents[2]
 N = 5
 TINY = [
     "trainer=smoke",
@@ -102,6 +104,28 @@ def test_several_devices_draw_what_one_draws(
     )
     assert np.array_equal(alone, shared)
     assert difference(alone[0], alone[-1]) > 1
+
+
+#: Python runs this at its start: Ctrl-C reaches a process that draws before it has begun.
+INTERRUPTED = """
+import os, signal, sys
+if any("spawn_main" in word for word in sys.orig_argv):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_draw_leave_ctrl_c_to_the_command(vae: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    arguments = ["sample", vae, "--n", "4", "--device", "cpu,cpu", "--out", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "genlab", *arguments],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (DONE, "")
 
 
 @pytest.mark.parametrize("model", ["conditional", "vae"])

@@ -199,6 +199,30 @@ def test_two_failed_jobs_and_no_room_for_the_comparison_are_exit_code_one(
     assert "the same command again does only what is missing" in done.stdout
 
 
+EXITING = """
+import sys
+import lightning.pytorch as pl
+class Exiting(pl.Callback):
+    def on_train_start(self, trainer, module):
+        if module.seed == 0:
+            sys.exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "process"])
+def test_a_job_that_exits_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    (tmp_path / "exiting.py").write_text(EXITING)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    chosen = ["-m", *QUICK, f"launcher={launcher}", "+callbacks.own._target_=exiting.Exiting"]
+    done = command("train.py", *chosen, "seed=0,1", f"runs_dir={tmp_path / 'runs'}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    states = [there.state for there in find_runs(tmp_path / "runs")]
+    assert sorted(states) == ["completed", "failed"]
+
+
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 TYPED: list[Callable[[str], str]] = [
     lambda key: f"+logger.api_key={key}",

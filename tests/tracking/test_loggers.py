@@ -253,6 +253,38 @@ def test_mlflow_goes_on_with_this_very_run_alone(tmp_path: Path, own: None, kept
     assert (MLflowLogger(str(folder), "group", "run").run_id == earlier.run_id) is (kept == "same")
 
 
+#: Logs one row to MLflow in the directory of the first argument; tells every name looked up.
+MLFLOW_SCRIPT = """
+import sys, threading
+looked_up = []
+sys.addaudithook(lambda event, given: event == "socket.getaddrinfo" and looked_up.append(given[0]))
+from pathlib import Path
+from genlab.tracking.mlflow import MLflowLogger
+logger = MLflowLogger(sys.argv[1], "group", "run")
+logger.log_metrics({"train/loss": 1.0}, 1)
+logger.close(0)
+for thread in threading.enumerate():
+    if thread is not threading.main_thread():
+        thread.join(5)
+print(looked_up)
+"""
+
+
+@pytest.mark.slow
+def test_mlflow_in_a_folder_looks_up_no_name(tmp_path: Path) -> None:
+    """In an environment where MLflow sees neither a test nor a CI, in which it sends nothing."""
+    folder = tmp_path / "runs" / "group" / "run"
+    folder.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MLFLOW_SCRIPT, folder],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_logger_from_outside_gets_rows_and_hyperparameters(tmp_path: Path, own: None) -> None:
     run = trained(
         tmp_path / "runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -10,13 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+from interruption import send
 from PIL import Image
 
+from genlab.config import hydra_job
 from genlab.config.compose import compose
 from genlab.errors import TrainingError
 from genlab.runs.directory import RunDirectory
@@ -177,6 +181,115 @@ def test_handlers_of_others_stay_and_other_threads_install_none(
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+@pytest.fixture(params=[False, True], ids=["run", "multirun"])
+def is_multirun(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(hydra_job, "is_multirun", lambda: request.param)
+    monkeypatch.setattr(hydra_job, "must_raise_refusals", lambda: False)
+    return bool(request.param)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a job ended: its exit code, whether that ends the process, and what it left."""
+
+    code: Any
+    is_of_process: bool
+    there: list[Run]
+
+
+def ended_by(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, method: str, act: Callable[[], object]
+) -> End:
+    """Train, and act once at the first call of a method."""
+
+    def acting(*arguments: Any, **named: Any) -> Any:
+        if not acted:
+            acted.append(True)
+            act()
+        return original(*arguments, **named)
+
+    acted: list[bool] = []
+    original = pkgutil.resolve_name(f"genlab.{method}")
+    monkeypatch.setattr(f"genlab.{method}", acting)
+    try:
+        code, is_of_process = run.train(compose([*QUICK, f"runs_dir={folder}"])).exit_code, False
+    except SystemExit as end:
+        code, is_of_process = end.code, True  # type: ignore[assignment]
+    assert acted
+    return End(code, is_of_process, list(find_runs(folder)))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "method",
+    ["data.datamodule.ImageData.train_dataloader", "training.throughput.Throughput.on_train_start"],
+    ids=["with our handler", "with that of Lightning"],
+)
+def test_a_signal_between_the_start_of_lightning_and_the_first_step_stops_all_jobs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_multirun: bool,
+    method: str,
+    signum: signal.Signals,
+) -> None:
+    """Lightning would end the process with exit code 0 instead."""
+    end = ended_by(monkeypatch, tmp_path, method, lambda: send(signum))
+    assert (end.code, end.is_of_process) == (128 + signum, True)
+    (there,) = end.there
+    assert (there.state, there.status["message"]) == ("preempted", signum.name)
+    assert not list(there.metrics())
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+INTERRUPTIONS = {"Ctrl-C twice": lambda: send(signal.SIGINT, signal.SIGINT), "raised": interrupt}
+
+
+@pytest.mark.parametrize("act", INTERRUPTIONS.values(), ids=INTERRUPTIONS)
+def test_an_interruption_within_a_step_stops_all_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_multirun: bool, act: Callable[[], object]
+) -> None:
+    method = "training.throughput.Throughput.on_train_batch_end"
+    end = ended_by(monkeypatch, tmp_path, method, act)
+    assert (end.code, end.is_of_process) == (130, True)
+    assert [there.state for there in end.there] == ["preempted"]
+
+
+@pytest.mark.parametrize("code", [0, None, 3])
+@pytest.mark.parametrize(
+    "method",
+    ["data.datamodule.ImageData.setup", "training.throughput.Throughput.on_train_batch_end"],
+    ids=["before training", "in training"],
+)
+def test_a_part_of_a_run_that_exits_has_failed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_multirun: bool,
+    method: str,
+    code: int | None,
+) -> None:
+    """In a multirun the other jobs go on."""
+    end = ended_by(monkeypatch, tmp_path, method, lambda: sys.exit(code))
+    assert (end.code, end.is_of_process) == (1, not is_multirun)
+    assert {there.state for there in end.there} <= {"failed"}
+    assert f"called sys.exit({code})" in capsys.readouterr().err
+
+
+def test_the_exit_of_another_program_on_a_signal_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """As that of submitit, which has queued the job again by then."""
+    before = signal.signal(signal.SIGUSR2, lambda *_: sys.exit(-1))
+    request.addfinalizer(lambda: signal.signal(signal.SIGUSR2, before))
+    monkeypatch.setattr(hydra_job, "is_multirun", lambda: True)
+    method = "data.datamodule.ImageData.setup"
+    end = ended_by(monkeypatch, tmp_path, method, lambda: send(signal.SIGUSR2))
+    assert (end.code, end.is_of_process) == (-1, True)
 
 
 def move(path: Path) -> None:
