@@ -439,6 +439,13 @@ def test_a_damaged_video_does_not_stop_the_report(sweep: Path) -> None:
     write_sweep(collect(sweep), sweep)
 
 
+@pytest.mark.parametrize("tag", ["!!int", "!!float", "!!str", "!", "!!map", "!x"])
+def test_a_tag_is_refused(tag: str) -> None:
+    """One before 1:1:1:... makes YAML take time with the square of the length."""
+    with pytest.raises(ValueError, match="says a kind: write the value alone"):
+        received_yaml.parse(f"a: {tag} {'{}' if tag == '!!map' else '1'}")
+
+
 @pytest.mark.parametrize("text", [bomb(), "a: &x 1\nb: *x", "a: &a [*a]", "<<: *x"])
 def test_an_alias_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"repeats a value|undefined alias"):
