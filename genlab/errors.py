@@ -87,15 +87,17 @@ def number(
     return float(value)
 
 
-def whole(name: str, value: Any, at_least: int) -> int:
+def whole(name: str, value: Any, at_least: int, at_most: float = math.inf) -> int:
     """Return `value`.
 
     Raises:
-        ValueError: if it is not a whole number of at least `at_least`.
+        ValueError: if it is not a whole number in the range.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ValueError(f"{name}={value!r}: give a whole number of at least {at_least}")
-    return value
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not at_least <= value <= at_most:
+        end = f" and at most {at_most}" if math.isfinite(at_most) else ""
+        raise ValueError(f"{name}={value!r}: give a whole number of at least {at_least}{end}")
+    return int(value)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import html.parser
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -497,6 +498,48 @@ def test_a_multirun_is_refused_before_hydra_writes(received: Path, private: Path
     assert done.returncode == REFUSED
     assert "is a link to" in done.stderr and "Traceback" not in done.stderr
     assert (private / "notes.txt").read_text() == SECRET
+
+
+@pytest.mark.parametrize("name", [".lock", "train.log", "checkpoints/last.ckpt"])
+def test_a_training_writes_nothing_into_a_file_that_has_another_name(
+    received: Path, private: Path, name: str
+) -> None:
+    (received / name).unlink(missing_ok=True)
+    os.link(private / "notes.txt", received / name)
+    with pytest.raises(RunDirectoryError, match=r"is a hard link .* put a copy in its place"):
+        RunDirectory(received).open()
+    assert (private / "notes.txt").read_text() == SECRET
+
+
+def test_two_names_within_a_run_are_no_attack(received: Path) -> None:
+    """A kill while a checkpoint is replaced leaves them."""
+    os.link(received / "checkpoints" / "last.ckpt", received / "checkpoints" / ".x.kept.tmp")
+    with RunDirectory(received):
+        pass
+
+
+def test_a_result_of_another_kind_is_one_sentence(received: Path) -> None:
+    (received / "result.json").write_text('{"metrics": [1]}')
+    with pytest.raises(RunDirectoryError, match=r"result\.json holds a list as metrics"):
+        train(received.parents[1], "callbacks=pictures", "group=sweep")
+    (record,) = collect(received.parent)
+    assert record.state == "unreadable" and "holds a list as metrics" in (record.error or "")
+
+
+def test_what_a_manifest_says_is_shown_escaped(tmp_path: Path) -> None:
+    Manifest("s", (), (), code={"git_commit": "\x1b[2J", "digest": "x"}).write(tmp_path)
+    found = Manifest.read(tmp_path)
+    assert found is not None and found.code["git_commit"] == "\\x1b[2J"
+
+
+def test_a_warning_about_a_received_file_is_shown_escaped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    console.quieten_libraries()
+    logging.getLogger("genlab.x").warning("odd %s; going on from the one before it", "\x1b[2J")
+    assert capsys.readouterr().err == "odd \\x1b[2J; going on from the one before it\n"
 
 
 def test_a_name_that_a_terminal_would_obey_is_no_run(tmp_path: Path) -> None:

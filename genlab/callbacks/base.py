@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genlab.data.datamodule import ImageData
-from genlab.errors import whole
+from genlab.errors import RunDirectoryError, whole
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import CanTraverse, HasSetting, ImageSpec
 from genlab.tensors import to_pixels, to_unit_interval
@@ -79,11 +79,11 @@ class MediaCallback(pl.Callback):
         return trainer.is_global_zero or getattr(trainer.strategy, "needs_all", False)
 
     @contextmanager
-    def passing_over_disk_errors(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Log a file that cannot be written, for instance on a full disk, and continue."""
+    def passing_over_file_errors(self, trainer: pl.Trainer) -> Iterator[None]:
+        """Log a file that cannot be written, for instance on a full disk, or read, and continue."""
         try:
             yield
-        except OSError as error:
+        except (OSError, RunDirectoryError) as error:
             log.warning("no %s at step %d: %s", self.name, trainer.global_step, error)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -98,7 +98,7 @@ class MediaCallback(pl.Callback):
     def _draw_and_keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: str) -> None:
         if not self.takes_part(trainer):
             return
-        with self.passing_over_disk_errors(trainer):
+        with self.passing_over_file_errors(trainer):
             for name, drawn in self.draw(trainer, generative(pl_module)).items():
                 if trainer.is_global_zero:
                     self.keep(trainer, name, drawn, when)

@@ -6,7 +6,9 @@ moment in the videos of two runs therefore shows the same images and the same no
 
 # no postponed annotations: see genlab.callbacks.base
 
+import re
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,15 +27,17 @@ from genlab.callbacks.base import (
     latents_by_kl,
     shown,
 )
-from genlab.errors import number, whole
+from genlab.errors import RunDirectoryError, number, whole
 from genlab.media import pictures
-from genlab.media.videos import FPS, captioned, panels, save, tile
+from genlab.media.videos import FPS, MOST_BYTES, captioned, panels, save, tile
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import CanInterpolate, CanSample, CanTraverse, CanWalk, HasTrajectory
 from genlab.tracking.loggers import TakesVideos
 
 #: Seconds for which a video shows its final result.
 _HOLD = 1.5
+#: Name of a frame: the step, nine digits.
+_FRAME = re.compile(r"[0-9]{9}\.png")
 
 
 @dataclass(eq=False)
@@ -226,7 +230,8 @@ class TrainingVideo(VideoCallback):
     """Samples from fixed noise over the course of training.
 
     Each validation writes a frame into `videos/frames/`, named by the step. The test makes the
-    video of all frames in this folder, so that the video of a resumed run has all of them.
+    video of the frames in this folder, so that the video of a resumed run has all of them. The
+    folder may be from another person: of more than `most_frames` some are left out, evenly.
 
     Args:
         most_frames: largest number of frames, evenly spaced over the validations of the training.
@@ -243,13 +248,15 @@ class TrainingVideo(VideoCallback):
         whole("most_frames", self.most_frames, 2)
 
     def film(self, model: Any, inputs: Inputs) -> Pixels | None:
-        paths = sorted(self.videos.glob("frames/*.png"))
-        if len(paths) < 2:
+        found = sorted(p for p in self.videos.glob("frames/*.png") if _FRAME.fullmatch(p.name))
+        if len(found) < 2:
             return None
+        count = min(len(found), self.most_frames)
+        paths = [found[round(i * (len(found) - 1) / (count - 1))] for i in range(count)]
         rest = round(_HOLD * self.fps)
         each = max(1, round((self.frames - rest) / len(paths)))
         which = [i for i in range(len(paths)) for _ in range(each)] + [len(paths) - 1] * rest
-        frames = np.stack([pictures.read_png(path) for path in paths])
+        frames = np.stack(list(_read_alike(paths, MOST_BYTES // len(which))))
         return captioned(frames[which], [f"samples at step {int(paths[i].stem)}" for i in which])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -259,7 +266,7 @@ class TrainingVideo(VideoCallback):
             return
         frame = frames_of(model, model.sample(self.images, self.seed)[None])[0]
         if trainer.is_global_zero:
-            with self.passing_over_disk_errors(trainer):
+            with self.passing_over_file_errors(trainer):
                 path = self.videos / "frames" / f"{trainer.global_step:09d}.png"
                 pictures.save_png(path, frame)
 
@@ -271,6 +278,26 @@ class TrainingVideo(VideoCallback):
         now = trainer.current_epoch + 1
         before = now - (trainer.check_val_every_n_epoch or 1)
         return now * self.most_frames // epochs > before * self.most_frames // epochs
+
+
+def _read_alike(paths: Sequence[Path], most_bytes: int) -> Iterator[Pixels]:
+    """Read frames (H, W, 3) of one shape.
+
+    Raises:
+        RunDirectoryError: one cannot be read, is of another shape than the first, or takes more
+            than `most_bytes`.
+    """
+    first: Pixels | None = None
+    for path in paths:
+        frame = pictures.read_png(path)
+        first = frame if first is None else first
+        if frame.shape != first.shape or frame.nbytes > most_bytes:
+            height, width, _ = frame.shape
+            raise RunDirectoryError(
+                f"{path} has {width} x {height} pixels: remove it, since a frame of this video is "
+                f"of the shape of {paths[0].name}, and takes at most {most_bytes:,} bytes"
+            )
+        yield frame
 
 
 #: All kinds of video by name.

@@ -25,6 +25,7 @@ from genlab.config.secrets import refuse_typed
 from genlab.errors import ConfigError
 from genlab.training import interrupts
 from genlab.training.terminal import (
+    escape_warnings,
     ignore_configuration_here,
     import_from_here,
     make_patient,
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the `genlab` command and return its exit code."""
     make_patient()
     ignore_configuration_here()
+    escape_warnings()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given and given[0] in train.COMMANDS:
         return train.start(given[0], given[1:])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from genlab.errors import DONE
+
+#: Bytes of the name of a comparison; file systems take 255.
+_LONGEST = 200
 
 
 def add(commands: Any) -> None:
@@ -31,7 +36,7 @@ def add(commands: Any) -> None:
         type=Path,
         metavar="DIRECTORY",
         help="where to leave the comparison (default: in the directory; of several, beside the "
-        "first one, as FIRST-beside-SECOND)",
+        "first one, as FIRST-beside-SECOND, shortened where there are many)",
     )
     parser.set_defaults(command=report)
 
@@ -43,7 +48,17 @@ def report(directories: Sequence[Path], output: Path | None) -> int:
     distinct = list(dict.fromkeys(path.resolve() for path in directories))
     # One directory may lie in another.
     records = {record.path: record for path in distinct for record in collect(path)}
-    beside = "-beside-".join(path.name for path in distinct)
+    beside = _joined([path.name for path in distinct])
     default = directories[0] if len(distinct) == 1 else distinct[0].with_name(beside)
     print_sweep(list(records.values()), output or default)
     return DONE
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Join names of directories to one, whose end is a digest of all where they are too long."""
+    joined = "-beside-".join(names)
+    data = os.fsencode(joined)
+    if len(data) <= _LONGEST:
+        return joined
+    start = data[:_LONGEST].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(data).hexdigest()[:8]}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from genlab.errors import DONE, RunDirectoryError
+from genlab.errors import DONE, RunDirectoryError, is_full
+from genlab.runs.files import write_atomically
 from genlab.runs.reading import RESULT, read_json
 from genlab.runs.text import printable
 
@@ -53,7 +54,6 @@ def send_workspace(
     from dataclasses import replace
 
     from genlab.report import answer, collect
-    from genlab.runs.files import write_atomically
     from genlab.runs.manifest import Manifest
     from genlab.tracking import workspace
 
@@ -77,14 +77,27 @@ def send_workspace(
     for name, view in views.items():
         if keep:
             path = directory / f"wandb_{name}.json"
-            write_atomically(path, workspace.spec_of(view))
+            _write(path, workspace.spec_of(view))
             print(printable(f"{name:<10} {path} ({why})"))
         else:
             mine = addresses.setdefault(where, {})
             mine[name], became = workspace.save(view, mine.get(name))
-            write_atomically(directory / _VIEWS, addresses)
+            _write(directory / _VIEWS, addresses)
             print(printable(f"{name:<10} {mine[name]} ({became})"))
     return DONE
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of the sweep's directory.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        remedy = "make room there" if is_full(error) else "make that directory writable"
+        raise RunDirectoryError(f"{path} cannot be written ({error.strerror}): {remedy}") from error
 
 
 def _has_key() -> bool:

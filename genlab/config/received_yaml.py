@@ -31,8 +31,8 @@ def check(text: str) -> None:
     """Refuse YAML that would take more memory, or a deeper stack, than the text shows.
 
     Raises:
-        ValueError: it is no YAML, has an alias, which genlab writes none of, is nested too deeply,
-            or has too many values.
+        ValueError: it is no YAML, has an alias or a tag, which genlab writes none of, is nested too
+            deeply, or has too many values.
     """
     depth = count = 0
     try:
@@ -40,6 +40,8 @@ def check(text: str) -> None:
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"*{event.anchor} repeats a value: write the value itself")
             count += 1
+            if (tag := getattr(event, "tag", None)) is not None:
+                raise ValueError(f"{tag[:60]} says a kind: write the value alone")
             if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _LONG(event.value):
                 raise ValueError(f"{event.value[:20]}... is no number: it is too long")
             depth += isinstance(event, yaml.CollectionStartEvent)

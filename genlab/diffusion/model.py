@@ -12,7 +12,7 @@ from genlab.diffusion import bound
 from genlab.diffusion.bound import BoundTerms
 from genlab.diffusion.parameterizations import Parameterization
 from genlab.diffusion.process import Process, diffuse
-from genlab.diffusion.samplers import Denoise, Project, Sampler, guided
+from genlab.diffusion.samplers import MOST_GUIDANCE, Denoise, Project, Sampler, guided
 from genlab.diffusion.schedule_check import ScheduleSummary
 from genlab.diffusion.schedule_ends import between
 from genlab.diffusion.schedules import NoiseSchedule
@@ -81,7 +81,7 @@ class DDPM(nn.Module):
         if conditional and not spec.classes:
             raise ValueError("conditional=true: these data have no classes; give false")
         number("label_drop", label_drop, at_least=0, at_most=1)
-        number("guidance", guidance, at_least=0)
+        number("guidance", guidance, at_least=0, at_most=MOST_GUIDANCE)
         if guidance != 1 and not (conditional and label_drop > 0):
             raise ValueError(
                 f"guidance={guidance:g}: guidance needs a model that knows images with and without "
@@ -379,7 +379,7 @@ class DDPM(nn.Module):
             )
         if wrong := [c for c in classes if not -1 <= c < known]:
             raise ValueError(f"class={wrong[0]}: this model knows the classes 0 to {known - 1}")
-        number("guidance", guidance, at_least=0)
+        number("guidance", guidance, at_least=0, at_most=MOST_GUIDANCE)
         if guidance != 1 and (not classes or self.label_drop == 0):
             raise ValueError(
                 f"guidance={guidance:g}: this model has no class to be guided to, or never learned "

@@ -23,6 +23,8 @@ from genlab.diffusion.variances import Prediction, ReverseVariance
 from genlab.errors import TrainingError, number, whole
 from genlab.protocols import OnStep
 
+#: Largest scale of classifier-free guidance; images are saturated far below it.
+MOST_GUIDANCE = 1000.0
 #: Maps x_t (B, C, H, W) and t (B,) float64 to x0_hat, or to a Prediction.
 Denoise = Callable[[Tensor, Tensor], Tensor | Prediction]
 #: A conditional denoiser: (x_t, t, labels), with labels (B,) int64, -1 for none.
@@ -292,7 +294,7 @@ def guided(denoise: LabelledDenoise, labels: Tensor, scale: float = 1.0) -> Deno
     image; other scales take two, in one batch of 2 B. The variance is that of the conditional
     model.
     """
-    number("guidance", scale, at_least=0)
+    number("guidance", scale, at_least=0, at_most=MOST_GUIDANCE)
 
     def conditional(x_t: Tensor, t: Tensor) -> Tensor | Prediction:
         return denoise(x_t, t, labels)

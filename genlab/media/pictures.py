@@ -183,6 +183,19 @@ def read_png(path: str | os.PathLike[str], widest: int | None = None) -> Pixels:
     return np.asarray(picture)
 
 
+def size_of_png(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read the width and the height of a PNG, which takes no time even where its pixels do.
+
+    Raises:
+        RunDirectoryError: it cannot be read.
+    """
+    try:
+        with open_picture(path) as opened:
+            return opened.size
+    except Exception as error:
+        raise RunDirectoryError(f"{path} cannot be read as a picture ({error})") from error
+
+
 def save_png(path: str | os.PathLike[str], array: npt.ArrayLike) -> Path:
     """Write a picture atomically, making its folder.
 

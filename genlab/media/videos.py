@@ -42,8 +42,8 @@ _PAPER = 255
 _BLOCK = 16
 # Largest difference between the channels of grey after compression.
 _GREY = 8
-#: Largest size in memory of a video that is read.
-_MOST_BYTES = 2**30
+#: Largest size in memory of a video that is read, or of all that are combined into one.
+MOST_BYTES = 2**30
 _INSTALL = "pip install genlab[video]"
 
 
@@ -84,11 +84,14 @@ def tile(
     labels: Sequence[str] | None = None,
     columns: int | None = None,
     gap: int = _WIDE_GAP,
+    margin: int = 0,
+    most_bytes: float = math.inf,
 ) -> Pixels:
     """Combine several videos into one, each below its label; a shorter one keeps its last frame.
 
     Raises:
-        ValueError: there are no videos, or not one label for each.
+        ValueError: there are no videos, or not one label for each, or together they take more
+            bytes than these.
     """
     if not films or (labels is not None and len(labels) != len(films)):
         raise ValueError(f"{len(films)} films, {len(labels or ())} labels: give one for each")
@@ -99,18 +102,17 @@ def tile(
     strips = [heading(label, width) for label in labels or ()]
     top = max((strip.shape[0] for strip in strips), default=0)
     cell_height, cell_width = top + height, width
-    made = np.full(
-        (
-            length,
-            rows * (cell_height + gap) - gap,
-            columns * (cell_width + gap) - gap,
-            channels,
-        ),
-        _PAPER,
-        np.uint8,
+    shape = (
+        length,
+        rows * (cell_height + gap) - gap + 2 * margin,
+        columns * (cell_width + gap) - gap + 2 * margin,
+        channels,
     )
+    _limit(math.prod(shape), most_bytes)
+    made = np.full(shape, _PAPER, np.uint8)
     for i, film in enumerate(arrays):
-        y, x = i // columns * (cell_height + gap), i % columns * (cell_width + gap)
+        y = margin + i // columns * (cell_height + gap)
+        x = margin + i % columns * (cell_width + gap)
         if strips:
             made[:, y : y + len(strips[i]), x : x + cell_width] = strips[i]
         y += top
@@ -171,20 +173,22 @@ def has_av() -> bool:
     return True
 
 
-def read_video(path: str | os.PathLike[str], fps: float = FPS) -> Pixels:
+def read_video(
+    path: str | os.PathLike[str], fps: float = FPS, most_bytes: float = MOST_BYTES
+) -> Pixels:
     """Read the frames of a file at `fps` for a WebP; (T, H, W) if all are grey.
 
     Raises:
         ConfigError: PyAV is missing.
-        RunDirectoryError: the file cannot be read.
+        RunDirectoryError: the file cannot be read, or its frames take more than `most_bytes`.
     """
     try:
         if Path(path).suffix == ".webp":
-            frames = _read_webp(Path(path), fps)
+            frames = _read_webp(Path(path), fps, most_bytes)
         else:
             with _open_mp4(path) as container:
                 decoded = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
-                frames = np.stack(list(_within_budget(decoded)))
+                frames = np.stack(list(_within_budget(decoded, most_bytes)))
     # the decoders of PyAV and of Pillow raise many kinds of exceptions on a damaged file
     except (GenlabError, MemoryError):
         raise
@@ -228,19 +232,27 @@ def side_by_side(
 
     Raises:
         ConfigError: a source is MP4, and PyAV is missing.
-        RunDirectoryError: a source cannot be read.
+        RunDirectoryError: a source cannot be read, or is too large to be combined with the others.
     """
-    films = [read_video(source) for source in sources]
+    films = [read_video(source, most_bytes=MOST_BYTES / len(sources)) for source in sources]
     fps = probe(sources[0]).fps if Path(sources[0]).suffix == ".mp4" else FPS
     return save(stem, beside(films, labels), fps, title)
 
 
 def beside(films: Sequence[npt.ArrayLike], labels: Sequence[str]) -> Pixels:
-    """Combine videos of several runs, each below its label, in one row if there are few."""
+    """Combine videos of several runs, each below its label, in one row if there are few.
+
+    Raises:
+        RunDirectoryError: together they are too large.
+    """
     columns = len(films) if len(films) <= 4 else math.ceil(math.sqrt(len(films)))
-    made = _with_channels(tile(films, labels, columns))
-    made = np.pad(made, ((0, 0), *2 * ((_WIDE_GAP // 2,) * 2,), (0, 0)), constant_values=_PAPER)
-    return made[..., 0] if made.shape[3] == 1 else made
+    try:
+        return tile(films, labels, columns, margin=_WIDE_GAP // 2, most_bytes=2 * MOST_BYTES)
+    except ValueError as error:
+        raise RunDirectoryError(
+            f"{len(films)} videos cannot be put side by side ({error}): take fewer, or shorter or "
+            "smaller ones"
+        ) from error
 
 
 def _with_channels(frames: npt.ArrayLike) -> Pixels:
@@ -280,8 +292,8 @@ def _open_mp4(path: str | os.PathLike[str]) -> Iterator[Any]:
         yield container
 
 
-def _within_budget(frames: Iterable[Pixels]) -> Iterator[Pixels]:
-    """Yield frames until they have too many bytes for the memory.
+def _within_budget(frames: Iterable[Pixels], most_bytes: float) -> Iterator[Pixels]:
+    """Yield frames until they take more bytes than these.
 
     Raises:
         ValueError: they have.
@@ -289,14 +301,14 @@ def _within_budget(frames: Iterable[Pixels]) -> Iterator[Pixels]:
     taken = 0
     for frame in frames:
         taken += frame.nbytes
-        _limit(taken)
+        _limit(taken, most_bytes)
         yield frame
 
 
-def _limit(size: int) -> None:
+def _limit(size: int, most_bytes: float) -> None:
     """Refuse frames that take so many bytes, if these are too many, with a ValueError."""
-    if size > _MOST_BYTES:
-        raise ValueError(f"its frames have more than {_MOST_BYTES:.0e} bytes")
+    if size > most_bytes:
+        raise ValueError(f"the frames have more than {most_bytes:.0e} bytes")
 
 
 def _mp4(film: Pixels, fps: float, title: str) -> bytes:
@@ -305,9 +317,7 @@ def _mp4(film: Pixels, fps: float, title: str) -> bytes:
 
     bt709 = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
     blocks = [-size % _BLOCK for size in film.shape[1:3]]
-    around = [(0, 0), *((missing // 2, missing - missing // 2) for missing in blocks), (0, 0)]
-    film = np.pad(film, around, constant_values=_PAPER)
-    film = film.repeat(3 // film.shape[3], axis=3)
+    around = [*((missing // 2, missing - missing // 2) for missing in blocks), (0, 0)]
     # the index can be written before the frames only in a file that can be read again
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
@@ -318,14 +328,16 @@ def _mp4(film: Pixels, fps: float, title: str) -> bytes:
                 rate=Fraction(fps).limit_denominator(1001),
                 options={"crf": "20", "preset": "veryfast", "x264-params": "threads=1"},
             )
-            stream.height, stream.width = film.shape[1:3]
+            stream.height, stream.width = np.add(film.shape[1:3], blocks).tolist()
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context
             context.thread_count = 1
             context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-            for frame in film:
-                rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            for frame in film:  # a copy of one at a time: all together may fill the memory
+                padded = np.pad(frame, around, constant_values=_PAPER)
+                padded = padded.repeat(3 // padded.shape[2], axis=2)
+                rgb = av.VideoFrame.from_ndarray(padded, format="rgb24")
                 container.mux(stream.encode(rgb.reformat(format="yuv420p", threads=1, **bt709)))
             container.mux(stream.encode())
         return path.read_bytes()
@@ -356,13 +368,14 @@ def _webp(film: Pixels, fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def _read_webp(path: Path, fps: float) -> Pixels:
+def _read_webp(path: Path, fps: float, most_bytes: float) -> Pixels:
     with open_picture(path, ("WEBP",)) as picture:
-        _limit(getattr(picture, "n_frames", 1) * picture.width * picture.height * 3)
+        size = getattr(picture, "n_frames", 1) * picture.width * picture.height * 3
+        _limit(size, most_bytes)
         frames, durations = zip(*_webp_frames(picture), strict=True)
     ends = np.cumsum(durations)
     count = max(1, round(ends[-1] * fps / 1000))  # a video that never changes has no duration
-    _limit(count * frames[0].nbytes)
+    _limit(count * frames[0].nbytes, most_bytes)
     seen = np.searchsorted(ends[:-1], np.arange(count) * 1000 / fps, "right")
     return np.stack([frames[i] for i in seen])
 

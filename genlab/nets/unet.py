@@ -22,6 +22,8 @@ from genlab.nets.embeddings import ClassEmbedding, LogSNREmbedding
 from genlab.protocols import ImageSpec
 
 _SHORT = 256
+#: 2^n pi x is a float32 up to this n.
+_LARGEST_EXPONENT = 100
 Convolution = TypeVar("Convolution", nn.Conv2d, nn.Linear)
 
 
@@ -57,8 +59,9 @@ class UNet(nn.Module):
             less, on which the bound at high log-SNRs depends.
 
     Raises:
-        ValueError: if a size is below 1, an exponent below 0, the dropout outside [0, 1), a width
-            with attention not a multiple of the heads, or no level has a side for attention.
+        ValueError: if a size is below 1, an exponent outside [0, 100], the dropout outside [0, 1),
+            a width with attention not a multiple of the heads, or no level has a side for
+            attention.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         for i, exponent in enumerate(fourier):
-            whole(f"fourier[{i}]", exponent, 0)
+            whole(f"fourier[{i}]", exponent, 0, _LARGEST_EXPONENT)
         whole("channels", channels, 1)
         whole("blocks", blocks, 1)
         whole("heads", heads, 1)

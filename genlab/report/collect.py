@@ -34,6 +34,8 @@ _RECIPE_OF_DATA = ("data.batch_size", "data.eval_batch_size", "data.flip")
 MOST_KEYS = 40
 #: Metrics of one run.
 MOST_METRICS = 1000
+#: Pictures of one run, or videos.
+MOST_FILES = 40
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ class Record:
         return self.state != "unreadable"
 
     def files(self, pattern: str) -> list[Path]:
-        """Return the files of its directory at this pattern, sorted; none if it is unreadable."""
-        return sorted(self.path.glob(pattern)) if self.is_readable else []
+        """Return files of its directory at this pattern, sorted, at most `MOST_FILES`.
+
+        There are none if it is unreadable.
+        """
+        return sorted(self.path.glob(pattern))[:MOST_FILES] if self.is_readable else []
 
     @property
     def sweep(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from genlab.runs.text import printable
 #: Bytes before base64, which turns three bytes into four.
 PICTURE_BUDGET = 7_000_000
 VIDEO_BUDGET = 24_000_000
+#: Pixels of all pictures before they are made smaller, which take time however few their bytes.
+PIXEL_BUDGET = 2**28
 
 _PICTURES = (
     "reconstructions",
@@ -75,13 +78,20 @@ class Media:
     broken: list[Path] = field(default_factory=list)
 
     def add_pictures(self, paths: Sequence[Path], budget: int = PICTURE_BUDGET) -> None:
-        """Embed pictures as WebP, in order, until the budget is used up."""
+        """Embed pictures as WebP, in order, until the budget or the pixels are used up."""
+        pixels = PIXEL_BUDGET
         width, quality = next((w, q) for most, w, q in _LEVELS if len(paths) <= most)
         for i, path in enumerate(paths):
-            content = _webp(path, width, quality)
-            if content is None:
+            try:
+                pixels -= math.prod(pictures.size_of_png(path))
+                content = _webp(path, width, quality) if pixels >= 0 else b""
+            except RunDirectoryError:
                 self.broken.append(path)
-            elif taken := self._add(path, "image/webp", content, budget):
+                continue
+            if pixels < 0:
+                self.too_large += paths[i:]
+                break
+            if taken := self._add(path, "image/webp", content, budget):
                 budget -= taken
             else:  # encoding hundreds more to see that they do not fit either takes minutes
                 self.too_large += paths[i + 1 :]
@@ -148,11 +158,8 @@ def _in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
     )
 
 
-def _webp(path: Path, width: int, quality: int) -> bytes | None:
+def _webp(path: Path, width: int, quality: int) -> bytes:
     buffer = io.BytesIO()
-    try:
-        picture = pictures.read_png(path, width)
-    except RunDirectoryError:
-        return None
+    picture = pictures.read_png(path, width)
     Image.fromarray(picture).save(buffer, "webp", quality=quality, method=4)
     return buffer.getvalue()

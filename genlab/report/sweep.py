@@ -18,6 +18,7 @@ from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png
 from genlab.report.escaping import markdown
 from genlab.report.html import report_page
+from genlab.report.media import PIXEL_BUDGET
 from genlab.report.naming import setting_names
 from genlab.report.plots import draw_rate_distortion
 from genlab.report.replicates import has_replicates, summarise, to_csv, to_text
@@ -122,11 +123,15 @@ def _beside(shown: Sequence[pictures.Pixels]) -> pictures.Pixels:
 def _pictures(records: Sequence[Record], name: str) -> dict[str, pictures.Pixels]:
     """Map the name of each setting to the picture of its first seed that has one."""
     found: dict[str, pictures.Pixels] = {}
+    pixels = PIXEL_BUDGET
     for setting, record in zip(setting_names(records, swept_keys(records)), records, strict=True):
         if setting in found or len(found) == _MOST_PICTURES:
             continue
         for path in record.files(f"pictures/{name}-final.png"):
             try:
+                width, height = pictures.size_of_png(path)
+                if (pixels := pixels - max(width, _WIDEST) * height) < 0:
+                    raise RunDirectoryError(f"{path}: the pictures before it have enough pixels")
                 found[setting] = pictures.read_png(path, _WIDEST)
             except RunDirectoryError as error:
                 log.warning("left out: %s", printable(str(error)))

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Number of panels that a person can follow at once.
 MOST = 9
+#: Kinds of videos; each takes time.
+_MOST_KINDS = 12
 
 
 def compared(records: Sequence[Record]) -> list[tuple[str, Record]]:
@@ -45,7 +47,7 @@ def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -
     """Write `videos/KIND.mp4` and `.webp` for every kind that two runs have, and return the files.
 
     A file that was already made of the same videos is left as it is. A kind with an unreadable
-    video is skipped with a warning.
+    video, or with videos too large for the memory, is skipped with a warning.
     """
     chosen = compared(records)
     kinds = {
@@ -54,7 +56,9 @@ def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -
         for path in record.files("videos/*-final.webp")
     }
     written: list[Path] = []
-    for kind in sorted(kinds):
+    if len(kinds) > _MOST_KINDS:
+        log.warning("of %d kinds of videos, %d are put side by side", len(kinds), _MOST_KINDS)
+    for kind in sorted(kinds)[:_MOST_KINDS]:
         sources = {
             label: path
             for label, record in chosen
@@ -63,8 +67,9 @@ def write_videos(records: Sequence[Record], directory: str | os.PathLike[str]) -
         try:
             if len(sources) > 1:
                 written += _side_by_side(sources, Path(directory) / "videos" / kind)
-        except RunDirectoryError as error:
-            log.warning("no %s videos side by side: %s", printable(kind), printable(str(error)))
+        except (RunDirectoryError, MemoryError) as error:
+            reason = printable(str(error)) or "the memory is full"
+            log.warning("no %s videos side by side: %s", printable(kind), reason)
     return written
 
 

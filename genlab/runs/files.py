@@ -81,8 +81,9 @@ def refuse_foreign(folder: str | os.PathLike[str], deep: bool = True) -> None:
         deep: whether all that is below it is looked at, not only what is in it.
 
     Raises:
-        RunDirectoryError: it is a link, or has in it a link that leads out of it, or something that
-            is neither a link, a regular file nor a folder.
+        RunDirectoryError: it is a link, or has in it a link that leads out of it, a file with
+            another name elsewhere, or something that is neither a link, a regular file nor a
+            folder.
     """
     folder = Path(folder)
     if folder.is_symlink():
@@ -93,10 +94,19 @@ def refuse_foreign(folder: str | os.PathLike[str], deep: bool = True) -> None:
         return
     found = sorted(folder.rglob("*") if deep else folder.iterdir())
     refuse_links(folder, None if deep else [path.name for path in found if path.is_symlink()])
+    names: dict[tuple[int, int], list[Path]] = {}
     for path in found:
-        mode = path.lstat().st_mode
-        if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):
-            refuse_special(path, mode)
+        info = path.lstat()
+        if not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
+            refuse_special(path, info.st_mode)
+            if info.st_nlink > 1 and "wandb" not in path.parts[len(folder.parts) :]:
+                names.setdefault((info.st_dev, info.st_ino), []).append(path)
+    for paths in names.values():  # `replacing` leaves two in one folder if it is killed
+        if paths[0].lstat().st_nlink > len(paths):
+            raise RunDirectoryError(
+                f"{paths[0]} is a hard link to a file that has another name outside of {folder}: "
+                "put a copy in its place"
+            )
 
 
 def _links(path: Path) -> Iterator[Path]:

@@ -71,10 +71,10 @@ class Manifest:
         """
         path = Path(directory) / FILE_NAME
         try:
-            content = parse_json(read_bytes(path, MANIFEST))
-            plain(content)  # raises where it is nested too deeply
+            given = parse_json(read_bytes(path, MANIFEST))
+            content = plain(given)  # raises where it is nested too deeply
             jobs = tuple(
-                Job(**{**job, "overrides": _words(job, "overrides")}) for job in content["jobs"]
+                Job(**{**job, "overrides": _words(job, "overrides")}) for job in given["jobs"]
             )
             for job in jobs:
                 if not _is_name(job.run_id):

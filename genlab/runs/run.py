@@ -92,8 +92,19 @@ class Run(Layout):
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json, or None."""
-        return read_json(self.result_path, reading.RESULT)
+        """The content of result.json, or None.
+
+        Raises:
+            RunDirectoryError: it cannot be read, or its metrics are no JSON object.
+        """
+        result = read_json(self.result_path, reading.RESULT)
+        metrics = (result or {}).get("metrics", {})
+        if not isinstance(metrics, dict):
+            raise RunDirectoryError(
+                f"{self.result_path} holds a {type(metrics).__name__} as metrics, where a JSON "
+                "object goes: mend or remove it, or set overwrite=true"
+            )
+        return result
 
     @property
     def bound(self) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from genlab.metrics import names
 from genlab.protocols import HasSetting
 from genlab.runs.text import printable
 from genlab.training.changes import changes
+from genlab.training.terminal import escape
 
 log = logging.getLogger(__name__)
 
@@ -112,3 +113,4 @@ class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
         super().__init__()
         self.setLevel(logging.WARNING)
         self.addFilter(lambda record: record.name.startswith("genlab") and not record.exc_info)
+        self.addFilter(escape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import traceback
@@ -115,6 +116,21 @@ def told(error: Exception) -> tuple[int, str | None]:
     if sentence := explanation(error):
         return TRAINING_FAILED, sentence
     return TRAINING_FAILED, None
+
+
+def escape(record: logging.LogRecord) -> bool:
+    """Escape the text of a log record, which may quote a file from a stranger; keep all records.
+
+    It is a filter of the handlers that write to a terminal.
+    """
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+def escape_warnings() -> None:
+    """Escape the log records that Python shows where a command sets up no handler."""
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(escape)
 
 
 def print_error(message: str) -> None:

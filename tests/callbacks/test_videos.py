@@ -34,10 +34,12 @@ from genlab.callbacks.videos import (
     KINDS,
     InterpolationVideo,
     PriorWalkVideo,
+    TrainingVideo,
     TrajectoryVideo,
     TraversalVideo,
 )
 from genlab.diffusion.model import DDPM
+from genlab.errors import RunDirectoryError
 from genlab.media import pictures, videos
 from genlab.runs.run import Run, find_runs
 from genlab.seeding import ImageNoise
@@ -299,3 +301,55 @@ def test_an_interrupted_training_has_the_frames_of_an_undisturbed_one(tmp_path: 
     assert files == sorted(path.relative_to(killed.path) for path in killed.videos.rglob("*.*"))
     for file in files:
         assert_same_film(killed.path / file, whole.path / file)
+
+
+def frames_in(folder: Path, count: int, shape: tuple[int, ...] = (4, 6, 3)) -> Path:
+    for step in range(1, count + 1):
+        frame = np.full(shape, 2 * step, np.uint8)
+        pictures.save_png(folder / "frames" / f"{step:09d}.png", frame)
+    return folder
+
+
+def training_film(folder: Path, **settings: Any) -> Pixels | None:
+    return TrainingVideo(folder, seconds=1, **settings).film(None, lambda count: torch.empty(count))
+
+
+def test_a_picture_whose_name_is_no_step_is_no_frame_of_the_training(tmp_path: Path) -> None:
+    film = training_film(frames_in(tmp_path, 3))
+    for name in ("x", "00000000x", "0000000040", "40", "\u0664" * 9, "000000004 "):
+        pictures.save_png(tmp_path / "frames" / f"{name}.png", np.zeros((2, 2), np.uint8))
+    assert film is not None
+    np.testing.assert_array_equal(film, training_film(tmp_path))
+
+
+def test_a_frame_that_does_not_fit_the_others_is_refused(tmp_path: Path) -> None:
+    frames_in(tmp_path, 3)
+    pictures.save_png(tmp_path / "frames" / "000000002.png", np.zeros((4, 7, 3), np.uint8))
+    with pytest.raises(RunDirectoryError, match=r"000000002\.png has 7 x 4 pixels: remove it"):
+        training_film(tmp_path)
+    (tmp_path / "frames" / "000000002.png").write_text("no picture")
+    with pytest.raises(RunDirectoryError, match=r"000000002\.png cannot be read as a picture"):
+        training_film(tmp_path)
+
+
+def test_frames_of_a_training_take_so_many_bytes_and_are_so_many_at_most(tmp_path: Path) -> None:
+    film = training_film(frames_in(tmp_path / "many", 100), most_frames=7)
+    assert film is not None
+    assert sorted({int(frame[-1, 0, 0]) for frame in film}) == [2, 34, 68, 102, 134, 166, 200]
+    frames_in(tmp_path / "large", 2, (5000, 5000, 3))
+    with pytest.raises(RunDirectoryError, match="5000 x 5000 pixels"):
+        training_film(tmp_path / "large")
+
+
+@pytest.mark.slow
+def test_a_training_ends_well_where_a_frame_is_of_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = train_videos(tmp_path, *SMALL_VAE)
+    for name in ("status.json", "result.json", "videos/training-final.webp"):
+        (path / name).unlink()
+    pictures.save_png(path / "videos" / "frames" / "000000001.png", np.zeros((2, 2), np.uint8))
+    assert train_videos(tmp_path, *SMALL_VAE) == path
+    assert Run(path).is_completed
+    assert not (path / "videos" / "training-final.webp").exists()
+    assert any(text.startswith("no video_training at step") for text in caplog.messages)

@@ -290,6 +290,8 @@ LARGE = [
     (4, "steps", 10**12),
     (4, "net.channels", 10**9),
     (4, "net.blocks", 10**12),
+    (4, "net.fourier", [2000]),
+    (4, "net.fourier", [9 * 10**18]),
     (6, "noise_schedule.steps", 10**11),
     (6, "time_sampler.bins", 10**11),
 ]
@@ -364,6 +366,9 @@ def test_a_config_in_another_encoding_is_one_sentence(run: Path) -> None:
         f"model: {{_target_: genlab.vae.model.VAE, latent_dim: 0x{'f' * 9000}}}",
         "model: !!python/object/apply:pathlib.Path [/etc/passwd]",
         "model: 2001-01-01",
+        f"model: !!int '{':'.join('1' * 10**5)}'",
+        f"model: !!float ' {':'.join('1' * 10**5)}'",
+        "model: {_target_: !!str genlab.vae.model.VAE}",
         f"0x{'f' * 9000}: 1",
         f"model: {{_target_: genlab.vae.model.VAE, 0x{'f' * 9000}: 1}}",
         f"model: {{_target_: genlab.vae.model.VAE, {'k' * 9000}: 1}}",
@@ -371,7 +376,20 @@ def test_a_config_in_another_encoding_is_one_sentence(run: Path) -> None:
         "model: {_target_: genlab.vae.priors.StandardNormal, latent_dim: 3}",
     ],
     ids=[
-        *("aliases", "lists", "mappings", "itself", "number", "path", "date", "key", "number key"),
+        *(
+            "aliases",
+            "lists",
+            "mappings",
+            "itself",
+            "number",
+            "path",
+            "date",
+            "sexagesimal",
+            "spaced",
+            "tag",
+            "key",
+            "number key",
+        ),
         *("long key", "long name", "part"),
     ],
 )
@@ -395,3 +413,16 @@ def test_the_limit_on_memory_follows_the_checkpoint(run: Path) -> None:
 
 def test_mutated_models_are_refused_or_built_and_do_nothing_else() -> None:
     assert fuzz.fuzz("model of a received run", 200, seed=11) == 0
+
+
+def test_a_hole_in_a_checkpoint_does_not_lift_the_limit_on_memory(run: Path) -> None:
+    """A file of 400 GB that takes no room on the disk is no reason to build a model of 40 GB."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["net"]["encoder"]["hidden"] = [10**6]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "checkpoints").mkdir(exist_ok=True)
+    with (run / "checkpoints" / "best.ckpt").open("wb") as file:
+        file.write(b"PK")
+        file.truncate(400 * 10**9)
+    with pytest.raises(ConfigError, match="far larger than its checkpoint"):
+        genlab.load(run)

@@ -171,3 +171,27 @@ except ConfigError as error:
     assert "genlab[video]" in ended.stdout.splitlines()[3]
     (line,) = ended.stderr.splitlines()
     assert "WebP alone" in line and "pip install genlab[video]" in line
+
+
+def test_all_videos_of_a_combination_share_one_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = np.zeros((8, 40, 50, 3), np.uint8)
+    film[::2] = 200
+    sources = []
+    for name in "abc":
+        *_, path = videos.save(tmp_path / name, film, videos.FPS, name)
+        sources.append(path)
+    size = videos.read_video(sources[0]).nbytes * 3  # grey is decoded as colour
+    monkeypatch.setattr(videos, "MOST_BYTES", 3 * size)
+    assert videos.side_by_side(sources, "abc", tmp_path / "together", "")
+    monkeypatch.setattr(videos, "MOST_BYTES", 2 * size)
+    with pytest.raises(RunDirectoryError, match="the frames have more than"):
+        videos.side_by_side(sources, "abc", tmp_path / "together", "")
+
+
+def test_a_long_video_beside_a_large_one_is_refused_before_it_takes_the_memory() -> None:
+    """Beside each other they have the length of the one and the size of the other."""
+    long, large = np.zeros((10_000, 1, 1), np.uint8), np.zeros((1, 1000, 1000), np.uint8)
+    with pytest.raises(RunDirectoryError, match="2 videos cannot be put side by side"):
+        videos.beside([long, large], ["long", "large"])

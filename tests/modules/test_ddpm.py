@@ -480,6 +480,7 @@ def test_the_class_and_the_guidance_change_the_image() -> None:
         ({"classes": [-2, 0]}, "class=-2: this model knows the classes 0 to 2"),
         ({"guidance": 2.0, "classes": []}, "guidance=2: this model has no class to be guided to"),
         ({"classes": [0, 1], "guidance": -1.0}, "guidance=-1.0: give .* at least 0"),
+        ({"classes": [0, 1], "guidance": 1e308}, "guidance=1e\\+308: give .* at most 1000"),
     ],
 )
 def test_a_request_that_the_model_cannot_meet_is_refused(

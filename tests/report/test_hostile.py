@@ -27,7 +27,7 @@ from genlab.config import received_yaml
 from genlab.errors import DONE, REFUSED, RunDirectoryError
 from genlab.media import pictures, videos
 from genlab.report import Record, collect, print_sweep, swept_keys, write_sweep
-from genlab.report.collect import MOST_KEYS, MOST_METRICS
+from genlab.report.collect import MOST_FILES, MOST_KEYS, MOST_METRICS
 from genlab.report.escaping import markdown, spreadsheet_cell
 from genlab.runs.directory import RunDirectory
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
@@ -439,6 +439,13 @@ def test_a_damaged_video_does_not_stop_the_report(sweep: Path) -> None:
     write_sweep(collect(sweep), sweep)
 
 
+@pytest.mark.parametrize("tag", ["!!int", "!!float", "!!str", "!", "!!map", "!x"])
+def test_a_tag_is_refused(tag: str) -> None:
+    """One before 1:1:1:... makes YAML take time with the square of the length."""
+    with pytest.raises(ValueError, match="says a kind: write the value alone"):
+        received_yaml.parse(f"a: {tag} {'{}' if tag == '!!map' else '1'}")
+
+
 @pytest.mark.parametrize("text", [bomb(), "a: &x 1\nb: *x", "a: &a [*a]", "<<: *x"])
 def test_an_alias_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"repeats a value|undefined alias"):
@@ -513,3 +520,52 @@ def test_a_run_has_so_many_metrics_at_most(sweep: Path) -> None:
         run.write_result({"metrics": {f"test/{i}": 1.0 for i in range(MOST_METRICS)}})
     assert [record.state for record in collect(sweep)] == ["completed"] * 3
     shown(sweep)
+
+
+def test_the_pixels_of_all_pictures_are_bounded(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of one colour has a few kilobytes, and takes a second to be made smaller."""
+    for name in ("a", "b", "bad"):
+        for kind in ("reconstructions", *range(60)):
+            too_many_pixels(sweep / name / "pictures" / f"{kind}-final.png", 300, 300)
+    for module in ("media", "sweep"):
+        monkeypatch.setattr(f"genlab.report.{module}.PIXEL_BUDGET", 2**20, raising=False)
+    decoded: list[Path] = []
+    read = pictures.read_png
+    monkeypatch.setattr(
+        pictures, "read_png", lambda path, *a: decoded.append(path) or read(path, *a)
+    )
+    text = shown(sweep)
+    assert 5 < len(decoded) < 20
+    assert "reconstructions" in text
+    assert all(len(record.files("pictures/*-final.png")) == MOST_FILES for record in collect(sweep))
+
+
+def test_a_comparison_of_many_sweeps_has_a_name_that_a_file_system_takes(tmp_path: Path) -> None:
+    sweeps = [tmp_path / f"{i}{'x' * 40}" for i in range(12)]
+    for i, path in enumerate(sweeps):
+        write(path / "run", config(group=str(i)))
+    assert main(["report", *map(str, sweeps)]) == DONE
+    (made,) = tmp_path.glob("*-beside-*")
+    assert made.name.startswith(f"{sweeps[0].name}-beside-{sweeps[1].name}")
+    assert main(["report", *map(str, sweeps[:11])]) == DONE
+    assert len(list(tmp_path.glob("*-beside-*"))) == 2
+
+
+def test_what_the_log_says_on_a_terminal_is_escaped(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (
+        "import logging, sys\n"
+        "from genlab import cli\n"
+        "from genlab.report import videos\n"
+        "def warn(*_): logging.getLogger('genlab.x').warning('odd %s', '\\x1b[2Jx'); return []\n"
+        "import genlab.report.sweep as sweep\n"
+        "sweep.write_videos = warn\n"
+        "sys.exit(cli.main(['report', sys.argv[1]]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(sweep)], capture_output=True, text=True, check=True
+    )
+    assert "odd \\x1b[2Jx" in done.stderr and "\x1b" not in done.stderr

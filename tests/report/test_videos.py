@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,3 +62,35 @@ def test_of_many_runs_the_ends_stay(sweep: Path) -> None:
         many.append(replace(record, config=config, run_id=f"r{weight}"))
     shown = [label for label, _ in compared(many)]
     assert len(shown) == MOST and shown[0] == "kl_weight 0" and shown[-1] == "kl_weight 39"
+
+
+def test_a_kind_for_which_there_is_no_memory_is_left_out_with_a_line(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    combine = videos.side_by_side
+
+    def full(sources: Sequence[Path], labels: Sequence[str], stem: Path, title: str) -> list[Path]:
+        if stem.name == "traversal":
+            raise MemoryError
+        return combine(sources, labels, stem, title)
+
+    monkeypatch.setattr(videos, "side_by_side", full)
+    written = {path.stem for path in write_videos(collect(sweep), tmp_path)}
+    assert written == {"interpolation", "prior_walk", "training"}
+    assert "no traversal videos side by side: the memory is full" in caplog.messages
+
+
+def test_of_many_kinds_some_are_put_side_by_side(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "sweep"
+    shutil.copytree(sweep, copied)
+    for record in collect(copied):
+        for i in range(100):
+            (record.path / "videos" / f"x{i}-final.webp").touch()
+    tried: list[Path] = []
+    monkeypatch.setattr(videos, "has_av", lambda: False)
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setattr(videos, "side_by_side", lambda *given: tried.append(given[2]) or [])
+    write_videos(collect(copied), tmp_path)
+    assert 5 < len(tried) < 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ from genlab.cli.workspace import comparison
 from genlab.config.check import resolve
 from genlab.config.compose import compose
 from genlab.config.compose import directory as conf_directory
-from genlab.errors import ConfigError
+from genlab.errors import REFUSED, ConfigError
 from genlab.report import collect
 from genlab.runs import points
 from genlab.runs.directory import RunDirectory
@@ -334,6 +335,28 @@ def test_without_a_key_the_workspace_is_kept_as_json(
     assert main(["workspace", str(tmp_path / "schedules")]) == 0
     assert "no W&B key" in capsys.readouterr().out
     assert (tmp_path / "schedules" / "wandb_workspace.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.ENOSPC, "make room there"), (errno.EACCES, "make that directory")]
+)
+def test_a_workspace_that_cannot_be_kept_says_why(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    remedy: str,
+) -> None:
+    noise_schedules(tmp_path / "schedules")
+
+    def failing(path: Path, content: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("genlab.runs.files.write_atomically", failing)
+    monkeypatch.setattr("genlab.cli.workspace.write_atomically", failing, raising=False)
+    assert main(["workspace", str(tmp_path / "schedules"), "--dry"]) == REFUSED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"wandb_workspace.json cannot be written ({os.strerror(code)}): {remedy}" in line
 
 
 def test_settings_in_a_received_directory_send_no_key_elsewhere(tmp_path: Path) -> None:

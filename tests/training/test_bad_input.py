@@ -307,6 +307,7 @@ WRONG_DIFFUSION = [
         ["model.guidance=2", "with and without their class", "model.label_drop=0.1"],
     ),
     (["model.guidance=-1"], ["model.guidance=-1", "at least 0"]),
+    (["model.guidance=1e308"], ["model.guidance=1e+308", "at most 1000"]),
     (["model.label_drop=1.5"], ["model.label_drop=1.5", "at most 1"]),
     # data that the bound is not for
     (
