@@ -248,6 +248,7 @@ def test_no_cell_of_a_spreadsheet_is_a_formula(sweep: Path) -> None:
         (sweep / "bad" / "result.json").write_text(json.dumps(result | {"verdict": start}))
         shutil.rmtree(sweep / "bad2", ignore_errors=True)
         shutil.copytree(sweep / "bad", sweep / "bad2")
+        (sweep / "bad2" / "config.yaml").write_text(json.dumps(given | {"seed": 1}))
         write_sweep(collect(sweep), sweep)
         for name in ("summary.csv", "by_point.csv"):
             cells = [c for row in csv.reader(io.StringIO((sweep / name).read_text())) for c in row]
