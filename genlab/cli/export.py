@@ -20,10 +20,10 @@ def add(commands: Any) -> None:
         "export",
         help="write a trained model for other programs, with a model card",
         description="Export the trained model of a run, its averaged weights where there are any, "
-        "into a new folder: as safetensors with its config, which genlab.load reads anywhere. "
-        "README.md there is the model card: what the model is, how to load it, and its numbers. "
-        "The data are not needed.",
-        epilog="example: genlab export RUN --out my-model",
+        "into a new folder: as safetensors with its config, which genlab.load reads anywhere; the "
+        "U-Net of a diffusion model in the layout of diffusers. README.md there is the model card: "
+        "what the model is, how to load it, and its numbers. The data are not needed.",
+        epilog="example: genlab export RUN --format safetensors,diffusers --out my-model",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument(
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         metavar="NAME,...",
         dest="formats",
         default="safetensors",
-        help="safetensors (%(default)s)",
+        help="safetensors, diffusers, or both (%(default)s)",
     )
     trained.add_checkpoint(parser)
     trained.add_trust(parser)

@@ -13,7 +13,7 @@ from genlab.config.check import to_yaml
 from genlab.errors import ConfigError
 from genlab.runs.files import write_atomically
 from genlab.runs.run import EXPORTED, Run
-from genlab.training import weights
+from genlab.training import export_diffusers, weights
 from genlab.training.export_parts import Part, Trained
 from genlab.training.load import load, read_received
 from genlab.training.model_card import model_card
@@ -81,7 +81,10 @@ def _safetensors(trained: Trained, folder: Path) -> Part:
 
 
 #: The writers by the names of their formats; each raises ValueError if the model does not fit.
-FORMATS: Mapping[str, Writer] = {"safetensors": _safetensors}
+FORMATS: Mapping[str, Writer] = {
+    "safetensors": _safetensors,
+    "diffusers": export_diffusers.write,
+}
 
 
 @contextmanager

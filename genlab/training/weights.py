@@ -88,12 +88,12 @@ def read(path: Path, at_most: float = float("inf")) -> dict[str, Any]:
     return content
 
 
-def write_exported(path: Path, model: nn.Module) -> None:
-    """Write the weights of a model as safetensors, which `read` returns as a checkpoint."""
+def write_exported(path: Path, module: nn.Module) -> None:
+    """Write the weights of a module as safetensors; `read` returns a model's as a checkpoint."""
     from safetensors.torch import save
 
     # clones, since a weight that has two names in a model may not share its memory here
-    weights = {name: w.cpu().contiguous().clone() for name, w in model.state_dict().items()}
+    weights = {name: w.cpu().contiguous().clone() for name, w in module.state_dict().items()}
     write_atomically(path, save(weights, {"format": "pt"}))
 
 

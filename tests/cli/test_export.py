@@ -202,12 +202,75 @@ def test_a_folder_that_cannot_be_written_is_told(
     [
         (["--format", "pickle"], "--format pickle: give one of safetensors"),
         (["--format", "safetensors,"], "--format : give one of"),
+        (["--format", "safetensors,diffusers"], "a VAE has no U-Net"),
     ],
 )
 def test_a_format_that_does_not_fit_is_refused(
     arguments: list[str], said: str, vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refused(capsys, vae, "--out", tmp_path / "export", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def diffusers_run(folder: Path, *overrides: str) -> Path:
+    net = ["model/net=unet_diffusers", "model.net.channels=[8,8]", "model.net.head_channels=8"]
+    small = [*DDPM[:-1], *net, "model.net.attention=[]", "model.val_draws=1", "model.test_draws=1"]
+    return train_in(folder, *TINY, *small, *overrides).path
+
+
+@pytest.mark.slow
+def test_diffusers_draws_with_the_exported_model(tmp_path: Path) -> None:
+    from diffusers import DDPMPipeline
+
+    run = diffusers_run(tmp_path, "model.sampler.clip=false", "ema_decay=0.9")
+    folder = export(run, tmp_path / "path/to/this/folder", "--format", "diffusers,safetensors")
+    pipeline: Any = DDPMPipeline.from_pretrained(folder)
+    model = genlab.load(folder)
+    x_t = torch.randn(3, 1, 28, 28)
+    for i in (0, 7, 19):
+        t = torch.full((3,), (i + 1) / 20, dtype=torch.float64)
+        with torch.no_grad():
+            output = pipeline.unet(x_t, i).sample
+            ours = model.net(x_t, model.process.log_snr(t))
+            x0_hat = model.predict(x_t, t).x0_hat
+        torch.testing.assert_close(output, ours, rtol=0, atol=1e-5)
+        step = pipeline.scheduler.step(output, i, x_t)
+        torch.testing.assert_close(step.pred_original_sample, x0_hat, rtol=1e-4, atol=1e-4)
+    code = re.search(
+        r"```python\n(from diffusers.*?)\n```", (folder / "README.md").read_text(), re.S
+    )
+    assert code is not None
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        exec(code[1], names)
+    assert len(names["images"]) == 16 and names["images"][0].size == (28, 28)
+
+
+@pytest.mark.slow
+def test_a_card_says_why_there_is_no_scheduler(tmp_path: Path) -> None:
+    from diffusers import UNet2DModel
+
+    continuous = ["model.steps=null", "model/noise_schedule=linear_log_snr"]
+    run = diffusers_run(tmp_path, *continuous, "model.conditional=true")
+    folder = export(run, tmp_path / "export", "--format", "diffusers")
+    assert {path.name for path in folder.iterdir()} == {"unet", "README.md"}
+    card = (folder / "README.md").read_text()
+    assert "There is no `scheduler/`: in continuous time" in card
+    assert "25 (20 - s)" in card and "10 for none" in card
+    net: Any = UNet2DModel.from_pretrained(folder, subfolder="unet")
+    model, x_t = genlab.load(run), torch.randn(2, 1, 28, 28)
+    s, labels = torch.tensor([-3.0, 5.0]), torch.tensor([3, -1])
+    with torch.no_grad():
+        theirs = net(x_t, 25 * (20 - s), torch.tensor([3, 10])).sample
+        torch.testing.assert_close(theirs, model.net(x_t, s, labels), rtol=0, atol=1e-5)
+
+
+def test_a_network_that_diffusers_does_not_have_is_refused(
+    ddpm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, ddpm, "--out", tmp_path / "export", "--format", "diffusers")
+    assert "--format diffusers" in said and "channels=8: " in said and "groups" in said
     assert list(tmp_path.iterdir()) == []
 
 
