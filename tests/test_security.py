@@ -89,6 +89,7 @@ class Planted:
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "sample": lambda path: ["sample", str(path), "--n", "1"],
     "video": lambda path: ["video", str(path), "--kind", "prior_walk", "--seconds", "0.1"],
+    "export": lambda path: ["export", str(path)],
     "evaluate": lambda path: ["evaluate", str(path), "data=mnist_mini", "--batches", "1"],
 }
 
@@ -267,6 +268,7 @@ def test_a_received_config_does_not_say_where_to_read_and_write(
         with watched() as events:
             assert cli.main(COMMANDS[command](received)) == DONE
         assert not [event for event in events if chosen in event or "socket" in event]
+        shutil.rmtree(received / "exports", ignore_errors=True)  # one is not written over
     asked = ["video", str(received), "--kind", "interpolation", "--seconds", "0.1", "--n", "1"]
     with watched() as events:
         assert cli.main([*asked, "data=mnist_mini"]) == DONE
@@ -567,7 +569,9 @@ def test_a_lock_is_no_way_to_empty_a_file(received: Path, private: Path) -> None
     assert (private / "notes.txt").read_text() == SECRET
 
 
-@pytest.mark.parametrize(("command", "folder"), [("sample", "samples"), ("video", "videos")])
+@pytest.mark.parametrize(
+    ("command", "folder"), [("sample", "samples"), ("video", "videos"), ("export", "exports")]
+)
 def test_a_command_writes_nothing_that_a_link_leads_to(
     received: Path, private: Path, command: str, folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

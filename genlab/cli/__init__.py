@@ -14,6 +14,7 @@ from typing import Any
 import genlab.cli.check_sampler as check_sampler
 import genlab.cli.check_schedule as check_schedule
 import genlab.cli.evaluate as evaluate
+import genlab.cli.export as export
 import genlab.cli.forecast as forecast
 import genlab.cli.report as report
 import genlab.cli.sample as sample
@@ -35,7 +36,7 @@ from genlab.training.terminal import (
 
 _COMMANDS = (
     *(train, forecast, check_sampler, check_schedule),
-    *(evaluate, sample, video, report, workspace),
+    *(evaluate, sample, video, export, report, workspace),
 )
 #: Parts of an override by which the user names a class or a package of his own.
 _NAMING = ("_target_", "hydra.searchpath")

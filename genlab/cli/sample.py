@@ -103,6 +103,7 @@ def sample(
     from genlab.cli.drawing import Way, devices, drawing, sampler_configs, ways_of
     from genlab.data.progress import progress
     from genlab.protocols import CanSample, HasSampler, HasSetting, HasTrajectory
+    from genlab.training import weights
     from genlab.training.load import read_received
 
     with trained.naming_flags():
@@ -146,7 +147,7 @@ def sample(
     facts: dict[str, Any] = {
         "run": run.resolve().name,
         "model": family,
-        "weights": sha256(run / "checkpoints" / f"{checkpoint}.ckpt"),
+        "weights": sha256(weights.checkpoint_of(run, checkpoint)),
     }
     facts |= {"checkpoint": checkpoint, "n": n, "seed": seed, "batch_size": batch_size}
     facts |= {} if classes is None else {"class": classes}

@@ -72,7 +72,7 @@ def descriptor_of_regular(path: str | os.PathLike[str], flags: int) -> int:
     return descriptor
 
 
-def read_bytes(path: str | os.PathLike[str], at_most: int) -> bytes:
+def read_bytes(path: str | os.PathLike[str], at_most: float) -> bytes:
     """Read a regular file of at most so many bytes.
 
     Raises:
@@ -83,7 +83,7 @@ def read_bytes(path: str | os.PathLike[str], at_most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > at_most:
             raise RunDirectoryError(
-                f"{os.fspath(path)} has {size} bytes: at most {at_most} are read of such a file"
+                f"{os.fspath(path)} has {size} bytes: at most {at_most:.0f} are read of such a file"
             )
         return file.read(size)
 

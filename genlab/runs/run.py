@@ -14,6 +14,9 @@ from genlab.runs import reading
 from genlab.runs.locks import is_locked, was_locked
 from genlab.runs.reading import parse_json, read_bytes, read_json
 
+#: The file that holds the weights in an export of a run.
+EXPORTED = "model.safetensors"
+
 _SET_ASIDE = re.compile(r"\.old-\d+$")
 _NOT_RUNS = ("wandb", "__pycache__", "node_modules")
 

@@ -116,15 +116,18 @@ def load(
     packages: Collection[str] = (),
     device: str | torch.device = "cpu",
 ) -> Any:
-    """Load the trained model of a run directory, for evaluation; its data are not needed.
+    """Load the trained model of a run directory, or of an export of one, for evaluation.
+
+    Its data are not needed.
 
     Returns:
         An `nn.Module` with the abilities of `genlab.protocols` that its family has. They take and
         give images (B, C, H, W), floats in [0, 1].
 
     Args:
-        run: the run directory, or a `genlab.runs.run.Run`.
-        checkpoint: "best" by validation loss, or "last"; see `weights.checkpoint_of`.
+        run: the run directory, a `genlab.runs.run.Run`, or a folder of `genlab export`.
+        checkpoint: "best" by validation loss, or "last"; see `weights.checkpoint_of`. An export
+            has one alone.
         packages: those whose classes the run's config may name beside those of genlab's models.
         device: the model's.
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from genlab.runs.files import sha256
+from genlab.runs.run import EXPORTED
 
 #: Keys whose value is a run directory, or a checkpoint, that a run starts from.
 KEYS = ("init_from", "continue_from")
@@ -16,9 +17,12 @@ def origin(path: str) -> str:
     """Return the identity of a run directory, or of a checkpoint: the same on every machine.
 
     A run is named by the digits at the end of its name, or else by its name, and a checkpoint in it
-    by both; another checkpoint by a hash of its content. What does not exist keeps its path.
+    by both; another checkpoint, and the weights of an export, by a hash of their content. What does
+    not exist keeps its path.
     """
     there = Path(path).resolve()
+    if (there / EXPORTED).is_file():
+        there /= EXPORTED
     run = there.parents[1] if there.parent.name == "checkpoints" else there
     name = found[1] if (found := _DIGITS.search(run.name)) else run.name
     if there.is_dir():

@@ -1,4 +1,7 @@
-"""Read checkpoints, of which nothing is used before it is checked, and load their weights."""
+"""Read checkpoints, of which nothing is used before it is checked, and load their weights.
+
+A checkpoint is a .ckpt file of a run, or the model.safetensors of an export.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
-from genlab.runs.files import refuse_links
+from genlab.runs.files import refuse_links, write_atomically
+from genlab.runs.reading import read_bytes
+from genlab.runs.run import EXPORTED
 from genlab.runs.text import printable
 from genlab.training import schema
 from genlab.training.sharding import sharded_like
@@ -47,6 +52,8 @@ def read(path: Path, at_most: float = float("inf")) -> dict[str, Any]:
         RunDirectoryError: the file is missing, no regular file, too large, torn or altered, or
             holds more than dense tensors and plain containers.
     """
+    if path.suffix == Path(EXPORTED).suffix:
+        return _read_exported(path, at_most)
     try:
         if not path.exists():
             raise RunDirectoryError(
@@ -79,6 +86,38 @@ def read(path: Path, at_most: float = float("inf")) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise RunDirectoryError(f"{path} holds no state_dict: it is no checkpoint of genlab")
     return content
+
+
+def write_exported(path: Path, module: nn.Module) -> None:
+    """Write the weights of a module as safetensors; `read` returns a model's as a checkpoint."""
+    from safetensors.torch import save
+
+    # clones, since a weight that has two names in a model may not share its memory here
+    weights = {name: w.cpu().contiguous().clone() for name, w in module.state_dict().items()}
+    write_atomically(path, save(weights, {"format": "pt"}))
+
+
+def _read_exported(path: Path, at_most: float) -> dict[str, Any]:
+    """Read a model.safetensors as the content of a checkpoint.
+
+    Raises:
+        RunDirectoryError: see `read`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights = load(read_bytes(path, at_most))
+    except FileNotFoundError as error:
+        raise RunDirectoryError(
+            f"{path}: there is no such file; give a run directory or an export of one"
+        ) from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UnreadableCheckpointError(
+            f"{path} holds no readable weights ({printable(str(error))[:160]}): export the run "
+            "again"
+        ) from error
+    return {"state_dict": {f"model.{name}": weight for name, weight in weights.items()}}
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
@@ -211,8 +250,10 @@ def checkpoint_of(run: str | PathLike[str], name: str = "best") -> Path:
     """Return the path of a run's checkpoint, `best` or `last`, which need not exist.
 
     A run that ended before its first validation has no best one: then it is the last, with a
-    warning.
+    warning. An export has one alone.
     """
+    if (exported := Path(run) / EXPORTED).exists():
+        return exported
     path = Path(run) / "checkpoints" / f"{name}.ckpt"
     last = path.with_name("last.ckpt")
     if path.exists() or not last.exists():

@@ -129,6 +129,7 @@ _SHORT_VIDEO = ("--seconds", "0.1", "--n", "1", "--out", "OUT")
 READERS = {
     "load": Reader(_refusing(_load), writable=lambda place: []),
     "sample": Reader(_command("sample", "RUN", "--n", "2", "--out", "OUT")),
+    "export": Reader(_command("export", "RUN", "--out", "OUT")),
     "video": Reader(
         _command("video", "RUN", "data=mnist_mini", "--kind", "interpolation", *_SHORT_VIDEO),
         ("sweep",),

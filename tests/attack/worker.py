@@ -33,18 +33,26 @@ from genlab.errors import DONE, REFUSED, TRAINING_FAILED
 PARTS: dict[str, tuple[float, dict[str, float]]] = {
     "config": (
         0.47,
-        {"load": 40, "sample": 25, "video": 10, "walk": 8, "way": 4, "workspace": 10}
+        {"load": 35, "sample": 25, "export": 5, "video": 10, "walk": 8, "way": 4, "workspace": 10}
         | {"report": 2, "films": 1},
     ),
     "checkpoint": (
         0.33,
-        {"load": 55, "sample": 22, "walk": 7, "init_from": 8, "resume": 8},
+        {"load": 50, "sample": 22, "export": 5, "walk": 7, "init_from": 8, "resume": 8},
     ),
-    "records": (0.08, {"workspace": 70, "report": 12, "resume": 12, "films": 6}),
+    "records": (0.08, {"workspace": 60, "export": 10, "report": 12, "resume": 12, "films": 6}),
     "media": (0.02, {"report": 90, "report here": 10}),
     "places": (
         0.07,
-        {"load": 25, "sample": 25, "walk": 15, "report": 8, "report here": 3, "workspace": 15}
+        {
+            "load": 20,
+            "sample": 25,
+            "export": 5,
+            "walk": 15,
+            "report": 8,
+            "report here": 3,
+            "workspace": 15,
+        }
         | {"init_from": 3, "resume": 6},
     ),
     "sweep": (0.03, {"report": 12, "report here": 15, "workspace": 50, "films": 5, "job": 18}),
@@ -172,8 +180,9 @@ class Worker:
         found += [failure] if failure else _judge(mutant, code, text)
         if characters := unprintable(text):
             found.append(f"the terminal got {sorted(set(characters))}")
-        if mutant.reader.startswith("report") and code == DONE:
-            found += flaws(place.out / "made" if mutant.reader == "report" else place.run.parent)
+        made = place.out / "made"
+        if mutant.reader in ("report", "report here", "export") and code == DONE:
+            found += flaws(place.run.parent if mutant.reader == "report here" else made)
         return found
 
 
