@@ -116,6 +116,8 @@ def test_it_trains_what_train_py_trains(
     # and it is one run, whichever of them is asked for it
     assert "completed before" in command("train", *overrides)
     assert "completed" in command("report", f"runs/single/{ours.name}")
+    assert "of 20 active" in command("evaluate", f"runs/single/{ours.name}", "data=mnist_mini")
+    assert "model.safetensors" in command("export", f"runs/single/{ours.name}")
 
 
 @pytest.mark.parametrize("launcher", ["basic", "process"])
