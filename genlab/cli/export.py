@@ -21,9 +21,10 @@ def add(commands: Any) -> None:
         help="write a trained model for other programs, with a model card",
         description="Export the trained model of a run, its averaged weights where there are any, "
         "into a new folder: as safetensors with its config, which genlab.load reads anywhere; the "
-        "U-Net of a diffusion model in the layout of diffusers. README.md there is the model card: "
-        "what the model is, how to load it, and its numbers. The data are not needed.",
-        epilog="example: genlab export RUN --format safetensors,diffusers --out my-model",
+        "U-Net of a diffusion model in the layout of diffusers; encoder, decoder or U-Net as ONNX. "
+        "README.md there is the model card: what the model is, how to load it, and its numbers. "
+        "The data are not needed.",
+        epilog="example: genlab export RUN --format safetensors,onnx --out my-model",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument(
@@ -34,7 +35,7 @@ def add(commands: Any) -> None:
         metavar="NAME,...",
         dest="formats",
         default="safetensors",
-        help="safetensors, diffusers, or both (%(default)s)",
+        help="safetensors, diffusers, onnx, or several (%(default)s)",
     )
     trained.add_checkpoint(parser)
     trained.add_trust(parser)
