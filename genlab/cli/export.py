@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,15 @@ def export(run: Path, out: Path | None, formats: str, checkpoint: str, trust: Se
                 f"--format {name}: give one of {', '.join(exporting.FORMATS)}, or several"
             )
     checkpoint = trained.checkpoint_of(run, checkpoint)
-    target = _target(run, out, "-".join([checkpoint, *names]))
     console = Console(soft_wrap=True, highlight=False)
     try:
+        target = _target(run, out, "-".join([checkpoint, *names]))
         with console.status(f"{', '.join(names)} ..."):
             exporting.export(run, target, checkpoint, names, trust)
     except OSError as error:
         raise RunDirectoryError(
-            f"{target} cannot be written ({error.strerror}): give --out a folder that can"
+            f"{out or run / 'exports'} cannot be written ({error.strerror}): give --out a folder "
+            "that can"
         ) from error
     for path in sorted(target.iterdir()):
         console.print(printable(f"  {path}"), markup=False)
@@ -76,7 +78,7 @@ def _target(run: Path, out: Path | None, name: str) -> Path:
     """
     if out is None:
         refuse_links(run, ("exports",))
-    target = run / "exports" / name if out is None else out.resolve()
+    target = run / "exports" / name if out is None else Path(os.path.realpath(out))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         said = target if out is None else f"--out {out}"
         raise ConfigError(

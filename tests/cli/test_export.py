@@ -195,7 +195,10 @@ def test_a_folder_that_cannot_be_written_is_told(
     vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert "give --out a folder" in refused(capsys, vae, "--out", tmp_path / "file" / "export")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file/export", "loop", "loop/export", "x" * 300):
+        assert "give --out a folder" in refused(capsys, vae, "--out", tmp_path / name), name
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "loop"}
 
 
 @pytest.mark.parametrize(
