@@ -347,6 +347,10 @@ def test_damaged_weights_of_an_export_are_refused(vae: Path, tmp_path: Path) -> 
     save_file({**weights, first: weights[first].int()}, path)
     with pytest.raises(RunDirectoryError, match=re.escape(first)):
         genlab.load(folder)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RunDirectoryError, match="bytes: at most"):
+        genlab.load(folder)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunDirectoryError, match="is a link"):
