@@ -276,7 +276,7 @@ def test_a_received_config_does_not_say_where_to_read_and_write(
     assert not Path(chosen).exists()
 
 
-def test_a_run_is_sampled_with_its_data_gone(tmp_path: Path) -> None:
+def test_a_run_is_sampled_and_exported_with_its_data_gone(tmp_path: Path) -> None:
     for i in range(12):
         image = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -292,6 +292,7 @@ def test_a_run_is_sampled_with_its_data_gone(tmp_path: Path) -> None:
     model: Any = genlab.load(path)
     assert model.spec.shape == (1, 8, 8) and model.spec.classes == ("a", "b")
     assert cli.main(["sample", str(path), "--n", "2"]) == DONE
+    assert cli.main(["export", str(path)]) == DONE
     assert not (tmp_path / "cache").exists()
 
 

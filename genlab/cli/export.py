@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ def add(commands: Any) -> None:
         help="write a trained model for other programs, with a model card",
         description="Export the trained model of a run, its averaged weights where there are any, "
         "into a new folder: as safetensors with its config, which genlab.load reads anywhere; the "
-        "U-Net of a diffusion model in the layout of diffusers. README.md there is the model card: "
-        "what the model is, how to load it, and its numbers. The data are not needed.",
-        epilog="example: genlab export RUN --format safetensors,diffusers --out my-model",
+        "U-Net of a diffusion model in the layout of diffusers; encoder, decoder or U-Net as ONNX. "
+        "README.md there is the model card: what the model is, how to load it, and its numbers. "
+        "The data are not needed.",
+        epilog="example: genlab export RUN --format safetensors,onnx --out my-model",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument(
@@ -34,7 +36,7 @@ def add(commands: Any) -> None:
         metavar="NAME,...",
         dest="formats",
         default="safetensors",
-        help="safetensors, diffusers, or both (%(default)s)",
+        help="safetensors, diffusers, onnx, or several (%(default)s)",
     )
     trained.add_checkpoint(parser)
     trained.add_trust(parser)
@@ -52,14 +54,15 @@ def export(run: Path, out: Path | None, formats: str, checkpoint: str, trust: Se
                 f"--format {name}: give one of {', '.join(exporting.FORMATS)}, or several"
             )
     checkpoint = trained.checkpoint_of(run, checkpoint)
-    target = _target(run, out, "-".join([checkpoint, *names]))
     console = Console(soft_wrap=True, highlight=False)
     try:
+        target = _target(run, out, "-".join([checkpoint, *names]))
         with console.status(f"{', '.join(names)} ..."):
             exporting.export(run, target, checkpoint, names, trust)
     except OSError as error:
         raise RunDirectoryError(
-            f"{target} cannot be written ({error.strerror}): give --out a folder that can"
+            f"{out or run / 'exports'} cannot be written ({error.strerror}): give --out a folder "
+            "that can"
         ) from error
     for path in sorted(target.iterdir()):
         console.print(printable(f"  {path}"), markup=False)
@@ -75,7 +78,7 @@ def _target(run: Path, out: Path | None, name: str) -> Path:
     """
     if out is None:
         refuse_links(run, ("exports",))
-    target = run / "exports" / name if out is None else out.resolve()
+    target = run / "exports" / name if out is None else Path(os.path.realpath(out))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         said = target if out is None else f"--out {out}"
         raise ConfigError(

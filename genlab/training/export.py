@@ -13,7 +13,7 @@ from genlab.config.check import to_yaml
 from genlab.errors import ConfigError
 from genlab.runs.files import write_atomically
 from genlab.runs.run import EXPORTED, Run
-from genlab.training import export_diffusers, weights
+from genlab.training import export_diffusers, export_onnx, weights
 from genlab.training.export_parts import Part, Trained
 from genlab.training.load import load, read_received
 from genlab.training.model_card import model_card
@@ -84,6 +84,7 @@ def _safetensors(trained: Trained, folder: Path) -> Part:
 FORMATS: Mapping[str, Writer] = {
     "safetensors": _safetensors,
     "diffusers": export_diffusers.write,
+    "onnx": export_onnx.write,
 }
 
 

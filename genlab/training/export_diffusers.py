@@ -58,22 +58,26 @@ def write(trained: Trained, folder: Path) -> Part:
     return Part("With diffusers", _PIPELINE.format(steps=model.process.steps), notes)
 
 
-def _notes(model: Any, spec: ImageSpec) -> list[str]:
-    """Say what goes into the network and what comes out of it."""
-    output = type(model.parameterization).__name__
+def output_note(name: str, model: DDPM, spec: ImageSpec) -> str:
+    """Say what goes into the network of a model and what comes out of it."""
+    kind = type(model.parameterization).__name__
     output = {"Epsilon": "the noise", "X0": "x", "V": "v = alpha noise - sigma x"}.get(
-        output, f"what {output} says"
+        kind, f"what {kind} says"
     )
     if model.reverse_variance.is_learned:
         output += f" in the first {spec.channels} channels, and the fraction of the variance"
-    notes = [
-        f"`unet/` predicts {output} from images x_t = alpha x + sigma noise, where x is in [-1, 1] "
-        "and alpha² + sigma² = 1."
-    ]
-    if model.process.is_discrete:
+    return (
+        f"`{name}` predicts {output} from images x_t = alpha x + sigma noise, where x is in "
+        "[-1, 1] and alpha² + sigma² = 1."
+    )
+
+
+def _notes(model: DDPM, spec: ImageSpec) -> list[str]:
+    notes = [output_note("unet/", model, spec)]
+    if (steps := model.process.steps) is not None:
         notes.append(
-            f"Its timestep i, from 0 to {model.process.steps - 1}, is the time t = (i + 1) / "
-            f"{model.process.steps} of the noise schedule."
+            f"Its timestep i, from 0 to {steps - 1}, is the time t = (i + 1) / {steps} of the "
+            "noise schedule."
         )
     else:
         notes.append(
@@ -82,8 +86,9 @@ def _notes(model: Any, spec: ImageSpec) -> list[str]:
         )
     if model.conditional:
         notes.append(f"`class_labels` are numbers of classes, and {len(spec.classes)} for none.")
-    if any(model.net.padding):
-        left, right, top, bottom = model.net.padding
+    padding: Any = model.net.padding
+    if any(padding):
+        left, right, top, bottom = padding
         notes.append(
             f"Pad x_t with zeros, {left} pixels on the left, {right} on the right, {top} above and "
             f"{bottom} below, and crop the output likewise: the network halves its sides."

@@ -191,8 +191,10 @@ def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:
         RunDirectoryError: see `read`; or a weight is of another kind, such as integers.
     """
     here = module.state_dict()
+    size = sum(w.nbytes for w in here.values())
     # averages, optimizers with many moments, and a callback's own are less than this
-    content = read(path, at_most=2**30 + 256 * sum(w.nbytes for w in here.values()))
+    most = 2**30 + 256 * size if path.suffix != Path(EXPORTED).suffix else _STRUCTURE + 2 * size
+    content = read(path, at_most=most)
     together = [
         [f"{prefix}.{name}".lstrip(".") for name in names]
         for prefix, part in module.named_modules()

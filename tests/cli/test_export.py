@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,10 @@ def test_a_folder_that_cannot_be_written_is_told(
     vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert "give --out a folder" in refused(capsys, vae, "--out", tmp_path / "file" / "export")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file/export", "loop", "loop/export", "x" * 300):
+        assert "give --out a folder" in refused(capsys, vae, "--out", tmp_path / name), name
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "loop"}
 
 
 @pytest.mark.parametrize(
@@ -274,6 +278,60 @@ def test_a_network_that_diffusers_does_not_have_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vae", "ddpm"])
+def test_onnxruntime_computes_the_networks(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run: Path = request.getfixturevalue(model)
+    folder = export(run, tmp_path / "path/to/this/folder", "--format", "onnx")
+    loaded = genlab.load(run)
+
+    def outputs(name: str, **inputs: torch.Tensor) -> list[torch.Tensor]:
+        content = (folder / f"{name}.onnx").read_bytes()
+        assert str(Path(genlab.__file__).parent).encode() not in content
+        session = onnxruntime.InferenceSession(content)
+        given = {key: value.numpy() for key, value in inputs.items()}
+        return [torch.from_numpy(array) for array in session.run(None, given)]
+
+    for n in (1, 5):
+        x, z = torch.rand(n, 1, 28, 28), torch.randn(n, 20)
+        log_snr, labels = torch.linspace(-9, 9, n), torch.arange(n) - 1
+        with torch.no_grad():
+            if model == "vae":
+                q = loaded.encode(x)
+                expected = [q.mean, q.stddev, loaded.decode(z).mean]
+                found = [*outputs("encoder", x=x), *outputs("decoder", z=z)]
+            else:
+                expected = [loaded.net(x, log_snr, labels)]
+                found = outputs("unet", x_t=x, log_snr=log_snr, labels=labels)
+        for ours, theirs in zip(expected, found, strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+    code = re.search(r"```python\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    names = {"x": x.numpy(), "x_t": x.numpy(), "log_snr": log_snr.numpy(), "labels": labels.numpy()}
+    monkeypatch.chdir(tmp_path)
+    exec(code[1], names)
+    first = names["mean" if model == "vae" else "output"]
+    torch.testing.assert_close(torch.from_numpy(first), expected[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_missing_package_is_told(
+    package: str,
+    vae: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    said = refused(capsys, vae, "--out", tmp_path / "export", "--format", "onnx")
+    assert "pip install 'genlab[onnx]'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_weights_of_an_export_are_refused(vae: Path, tmp_path: Path) -> None:
     folder = export(vae, tmp_path / "export")
     path = folder / "model.safetensors"
@@ -288,6 +346,10 @@ def test_damaged_weights_of_an_export_are_refused(vae: Path, tmp_path: Path) -> 
         genlab.load(folder)
     save_file({**weights, first: weights[first].int()}, path)
     with pytest.raises(RunDirectoryError, match=re.escape(first)):
+        genlab.load(folder)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RunDirectoryError, match="bytes: at most"):
         genlab.load(folder)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
