@@ -584,6 +584,17 @@ def test_a_command_writes_nothing_that_a_link_leads_to(
     assert contents(private) == before
 
 
+def test_a_link_that_leads_back_to_itself_is_refused(received: Path) -> None:
+    (received / "train.log").unlink()
+    (received / "train.log").symlink_to("loop")
+    (received / "loop").symlink_to("train.log")
+    with (
+        pytest.raises(RunDirectoryError, match="is a link that leads back to itself"),
+        RunDirectory(received),
+    ):
+        pass
+
+
 def test_links_inside_and_the_link_to_a_run_are_no_attack(received: Path, tmp_path: Path) -> None:
     (received / "checkpoints" / "newest.ckpt").symlink_to("last.ckpt")
     (received / "wandb").mkdir()

@@ -66,6 +66,8 @@ def refuse_links(folder: str | os.PathLike[str], names: Iterable[str] | None = N
     for name in names:
         for path in _links(folder / name):
             target = Path(os.path.realpath(path))
+            if target.is_symlink():
+                raise RunDirectoryError(f"{path} is a link that leads back to itself: remove it")
             if not target.is_relative_to(home):
                 raise RunDirectoryError(
                     f"{path} is a link to {target}, out of {folder}: remove it, or put what it "
