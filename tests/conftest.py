@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 # Before torch is imported anywhere: sums depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -19,3 +20,11 @@ settings.load_profile("genlab")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests last, so that a broken law is seen early."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def of_no_sweep() -> Iterator[None]:
+    """Forget the multirun that a test started in this process, since its jobs ask for it there."""
+    yield
+    for name in ("GENLAB_SWEEP_GROUP", "GENLAB_SWEEP_KEYS"):
+        os.environ.pop(name, None)
