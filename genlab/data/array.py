@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from genlab.data.base import (
+    SPLIT_NAMES,
     Fingerprint,
-    Images,
-    ImageSource,
     SourceSplit,
     refuse_lost_class,
+    share_of_test,
     test_part,
 )
 from genlab.data.cache import (
+    CachedSource,
     CacheWriter,
     ImageCache,
     cache_key,
@@ -42,11 +43,6 @@ _RULES = 1
 _CHUNK_BYTES = 1 << 24
 _IMAGES = ("images", "x", "data", "imgs", "arr_0")
 _LABELS = ("labels", "y", "targets", "arr_1")
-_SPLITS: dict[SourceSplit, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("val", "valid", "validation"),
-    "test": ("test",),
-}
 
 
 class _Header(NamedTuple):
@@ -99,7 +95,7 @@ class StoredArray:
             yield stream
 
 
-class ArrayFile(ImageSource):
+class ArrayFile(CachedSource):
     """uint8 images in an .npz, an .npy, or a folder of .npy files, with or without labels.
 
     In an .npz or a folder, the names say what an array is: `images` and `labels`, `x` and `y`, or
@@ -126,8 +122,6 @@ class ArrayFile(ImageSource):
     ) -> None:
         if layout is not None and layout not in get_args(Layout):
             raise ValueError(f"layout={layout}: give one of {', '.join(get_args(Layout))}, or null")
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction={test_fraction}: give a fraction between 0 and 1")
         self.path = Path(path).expanduser()
         self._labels_path = Path(labels).expanduser() if labels is not None else None
         if self._labels_path is not None and self.path.suffix != ".npy":
@@ -135,7 +129,7 @@ class ArrayFile(ImageSource):
                 f"labels={labels}: give it with an .npy as path; in an .npz or a folder, labels "
                 "are the array named labels"
             )
-        self._layout, self._test_fraction = layout, test_fraction
+        self._layout, self._test_fraction = layout, share_of_test(test_fraction)
         self.cache_dir = default_cache_dir(cache_dir)
 
     @property
@@ -145,16 +139,6 @@ class ArrayFile(ImageSource):
         labels = self._labels.get("train")
         classes = () if labels is None else tuple(map(str, range(int(labels.max()) + 1)))
         return ImageSpec(channels, height, width, classes=classes)
-
-    def prepare(self, data_dir: Path) -> None:
-        _ = self._cache
-
-    def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
-        return self._cache.splits()
-
-    def load(self, data_dir: Path, split: SourceSplit) -> Images:
-        """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
-        return self._cache.load(split)
 
     def fingerprint(self, data_dir: Path) -> Fingerprint:
         numbers = {split: array.header.shape[0] for split, array in self._images.items()}
@@ -226,8 +210,7 @@ class ArrayFile(ImageSource):
         """Find the array of every split by its name; one without a split is of training."""
         names = {
             name: split
-            for split, words in _SPLITS.items()
-            for word in words
+            for word, split in SPLIT_NAMES.items()
             for kind in kinds
             for name in (f"{word}_{kind}", f"{kind}_{word}", *((kind,) if word == "train" else ()))
         }
@@ -271,7 +254,6 @@ class ArrayFile(ImageSource):
 
     @cached_property
     def _cache(self) -> ImageCache:
-        """The cache, which is filled if it does not exist."""
         settings = [_RULES, str(self.path.resolve()), self._layout, self._test_fraction]
         arrays = sorted((name, array.file) for name, array in self._arrays.items())
         key = cache_key(settings, arrays)

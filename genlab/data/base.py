@@ -20,6 +20,16 @@ PixelArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 """(N, C, H, W), uint8, or float32 if pixels are real numbers."""
 
 
+#: The splits by the names that people give them, in lower case.
+SPLIT_NAMES: dict[str, SourceSplit] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+
+
 class Images(NamedTuple):
     """The images and the labels of one official split.
 
@@ -33,7 +43,7 @@ class Images(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """What tells whether the images of a data set have changed.
+    """Counts and digests by which a change of the images of a data set is noticed.
 
     Attributes:
         images: the number of images that each split has on the disk.
@@ -78,6 +88,13 @@ class ImageSource(ABC):
         None for a data set that cannot change: each of its files is verified, or it is computed.
         """
         return None
+
+
+def share_of_test(fraction: float) -> float:
+    """Return the share of test images of a data set that has none; ValueError if it is none."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"test_fraction={fraction}: give a fraction between 0 and 1")
+    return fraction
 
 
 def test_part(images: int, fraction: float) -> npt.NDArray[np.bool_]:

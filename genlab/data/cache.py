@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,9 +17,12 @@ from typing import BinaryIO, get_args
 import numpy as np
 import numpy.typing as npt
 
-from genlab.data.base import Fingerprint, Images, SourceSplit
+from genlab.data.base import Fingerprint, Images, ImageSource, SourceSplit
 from genlab.data.download import exclusive
 from genlab.errors import DataError, is_full
+from genlab.runs.text import printable
+
+log = logging.getLogger(__name__)
 
 _NOTES = "notes.json"
 _BLOCK = 4096
@@ -204,6 +209,30 @@ class ImageCache:
 
     def _file(self, split: SourceSplit, what: str) -> Path:
         return self.path / f"{split}_{what}.npy"
+
+
+class CachedSource(ImageSource):
+    """A data set whose images are decoded once into a cache."""
+
+    @property
+    @abstractmethod
+    def _cache(self) -> ImageCache:
+        """The cache, which is filled if it does not exist."""
+
+    def prepare(self, data_dir: Path) -> None:
+        for note in self._notes():
+            log.warning("%s", printable(note))
+
+    def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
+        return self._cache.splits()
+
+    def load(self, data_dir: Path, split: SourceSplit) -> Images:
+        """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
+        return self._cache.load(split)
+
+    def _notes(self) -> list[str]:
+        """Return what is told at every start."""
+        return self._cache.notes
 
 
 def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genlab.errors import whole
+from genlab.protocols import ImageSpec
 from genlab.runs.reading import open_regular
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class Decoder:
                 f"background={self.background!r}: give a colour such as white, '#ff8000' or "
                 "'rgb(255, 128, 0)'"
             ) from error
+
+    def spec(self, classes: tuple[str, ...]) -> ImageSpec:
+        """Return the spec of the images that it makes, with the names of their classes."""
+        return ImageSpec(self.channels, self.height, self.width, classes=classes)
 
     def __call__(self, content: Path | bytes) -> Decoded | str:
         """Return the image in a file or in its bytes, or a description of the error."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-from genlab.data.base import Fingerprint, Images, ImageSource, SourceSplit, test_part
+from genlab.data.base import Fingerprint, SourceSplit, share_of_test, test_part
 from genlab.data.cache import (
+    CachedSource,
     CacheWriter,
     ImageCache,
     cache_key,
@@ -27,12 +27,9 @@ from genlab.data.tree import (
 )
 from genlab.errors import DataError
 from genlab.protocols import ImageSpec
-from genlab.runs.text import printable
-
-log = logging.getLogger(__name__)
 
 
-class ImageFolder(ImageSource):
+class ImageFolder(CachedSource):
     """Image files in `root/{train,val,test}/<class>/`, `root/<class>/`, or without class folders.
 
     The splits may be named in any case; `valid` and `validation` are `val`. Without a folder of
@@ -68,33 +65,17 @@ class ImageFolder(ImageSource):
         test_fraction: float = 0.1,
         cache_dir: str | None = None,
     ) -> None:
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction={test_fraction}: give a fraction between 0 and 1")
         self._decoder = Decoder(*height_and_width(image_size), channels, fit, background)
         self._filler = Filler(self._decoder, unreadable)
         self.root = Path(root).expanduser()
-        self._test_fraction = test_fraction
+        self._test_fraction = share_of_test(test_fraction)
         self.cache_dir = default_cache_dir(cache_dir)
 
     @property
     def spec(self) -> ImageSpec:
         """Spec whose `classes` are the names of the folders; empty if `root` does not exist."""
         classes = self._layout.classes if self.root.is_dir() else ()
-        size = self._decoder.height, self._decoder.width
-        return ImageSpec(self._decoder.channels, *size, classes=classes)
-
-    def prepare(self, data_dir: Path) -> None:
-        notes = self._cache.notes
-        left_out = describe_left_out(self._layout, self._files.left_out)
-        for sentence in filter(None, (left_out, *notes)):
-            log.warning("%s", printable(sentence))
-
-    def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
-        return self._cache.splits()
-
-    def load(self, data_dir: Path, split: SourceSplit) -> Images:
-        """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
-        return self._cache.load(split)
+        return self._decoder.spec(classes)
 
     def fingerprint(self, data_dir: Path) -> Fingerprint:
         splits = self._files.images
@@ -104,6 +85,11 @@ class ImageFolder(ImageSource):
             for path, label in splits[split]
         )
         return fingerprint({split: len(files) for split, files in splits.items()}, files)
+
+    def _notes(self) -> list[str]:
+        notes = super()._notes()
+        left_out = describe_left_out(self._layout, self._files.left_out)
+        return [left_out, *notes] if left_out else notes
 
     @cached_property
     def _layout(self) -> Layout:
@@ -117,7 +103,6 @@ class ImageFolder(ImageSource):
 
     @cached_property
     def _cache(self) -> ImageCache:
-        """The cache, which is filled if it does not exist."""
         images = self._files.images
         cache = ImageCache(self.cache_dir / "folder", self._key(images), self.spec.shape)
         cache.make(self._fill)

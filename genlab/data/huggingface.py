@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from genlab.data.base import Fingerprint, Images, ImageSource, SourceSplit, test_part
+from genlab.data.base import SPLIT_NAMES, Fingerprint, SourceSplit, share_of_test, test_part
 from genlab.data.cache import (
+    CachedSource,
     CacheWriter,
     ImageCache,
     cache_key,
@@ -23,20 +23,9 @@ from genlab.data.decoding import RULES, Decoder, Fit, height_and_width
 from genlab.data.filling import Encoded, Filler, Part, Unreadable
 from genlab.errors import ConfigError, DataError
 from genlab.protocols import ImageSpec
-from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-log = logging.getLogger(__name__)
-
-_SPLITS: dict[str, SourceSplit] = {
-    "train": "train",
-    "validation": "val",
-    "val": "val",
-    "valid": "val",
-    "test": "test",
-}
 
 
 class _Columns(NamedTuple):
@@ -45,7 +34,7 @@ class _Columns(NamedTuple):
     classes: tuple[str, ...]
 
 
-class HuggingFace(ImageSource):
+class HuggingFace(CachedSource):
     """A data set of images that `datasets.load_dataset` or `load_from_disk` reads.
 
     Its splits `train`, `validation` and `test` are used; without a test split a fixed part of the
@@ -78,30 +67,17 @@ class HuggingFace(ImageSource):
         test_fraction: float = 0.1,
         cache_dir: str | None = None,
     ) -> None:
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction={test_fraction}: give a fraction between 0 and 1")
         self._decoder = Decoder(*height_and_width(image_size), channels, fit, background)
         self._filler = Filler(self._decoder, unreadable)
         self.path, self._subset, self._revision = path, subset, revision
-        self._image, self._label, self._test_fraction = image, label, test_fraction
+        self._image, self._label = image, label
+        self._test_fraction = share_of_test(test_fraction)
         self.cache_dir = default_cache_dir(cache_dir)
 
     @property
     def spec(self) -> ImageSpec:
         """Spec whose `classes` are the names of the labels; loads the data set to know them."""
-        size = self._decoder.height, self._decoder.width
-        return ImageSpec(self._decoder.channels, *size, classes=self._columns.classes)
-
-    def prepare(self, data_dir: Path) -> None:
-        for note in self._cache.notes:
-            log.warning("%s", printable(note))
-
-    def splits(self, data_dir: Path) -> frozenset[SourceSplit]:
-        return self._cache.splits()
-
-    def load(self, data_dir: Path, split: SourceSplit) -> Images:
-        """Read a split from the cache, as in `ImageSource`; `pixels` is a read-only memory map."""
-        return self._cache.load(split)
+        return self._decoder.spec(self._columns.classes)
 
     def fingerprint(self, data_dir: Path) -> Fingerprint:
         counts = {split: len(table) for split, table in self._tables.items()}
@@ -131,7 +107,7 @@ class HuggingFace(ImageSource):
             raise DataError(f"{', '.join(keys)}: {message}") from error
         if isinstance(loaded, datasets.Dataset):
             loaded = {"train": loaded}
-        tables = {_SPLITS[name]: table for name, table in loaded.items() if name in _SPLITS}
+        tables = {SPLIT_NAMES[n]: table for n, table in loaded.items() if n in SPLIT_NAMES}
         if "train" not in tables:
             raise DataError(
                 f"data.source.path={self.path} has no split train, but {', '.join(loaded)}: give "
@@ -173,7 +149,6 @@ class HuggingFace(ImageSource):
 
     @cached_property
     def _cache(self) -> ImageCache:
-        """The cache, which is filled if it does not exist."""
         settings = [
             *(RULES, self.path, asdict(self._decoder), self._filler.unreadable),
             *(self._columns, self._test_fraction),

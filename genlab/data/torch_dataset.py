@@ -20,6 +20,7 @@ from genlab.data.base import (
     ImageSource,
     SourceSplit,
     refuse_lost_class,
+    share_of_test,
     test_part,
 )
 from genlab.data.decoding import Decoded, Decoder, Fit, Rule, height_and_width, warnings_of_pillow
@@ -64,8 +65,6 @@ class TorchDataset(ImageSource):
         background: str = "white",
         test_fraction: float = 0.1,
     ) -> None:
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction={test_fraction}: give a fraction between 0 and 1")
         self._decoder = Decoder(*height_and_width(image_size), channels, fit, background)
         self._datasets: dict[SourceSplit, Dataset[Any]] = {"train": train}
         for split, dataset in (("val", val), ("test", test)):
@@ -78,12 +77,11 @@ class TorchDataset(ImageSource):
                     "torch.utils.data.Dataset with a length"
                 )
         own: Sequence[str] = getattr(train, "classes", ()) if classes is None else classes
-        self._classes, self._test_fraction = tuple(map(str, own)), test_fraction
+        self._classes, self._test_fraction = tuple(map(str, own)), share_of_test(test_fraction)
 
     @property
     def spec(self) -> ImageSpec:
-        size = self._decoder.height, self._decoder.width
-        return ImageSpec(self._decoder.channels, *size, classes=self._classes)
+        return self._decoder.spec(self._classes)
 
     def prepare(self, data_dir: Path) -> None:
         """Do nothing: every process reads the images itself."""

@@ -10,17 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from genlab.data.base import SourceSplit
+from genlab.data.base import SPLIT_NAMES, SourceSplit
 from genlab.data.decoding import FORMATS, is_image
 from genlab.errors import DataError
 
-_SPLITS: dict[str, SourceSplit] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 # What systems and programs leave beside images; names that begin with a dot are left out as well.
 _HOUSEKEEPING = frozenset(
     (
@@ -72,7 +65,7 @@ def read_layout(root: Path) -> Layout:
     names = _folders(root)
     found: dict[SourceSplit, str] = {}
     for name in names:
-        split = _SPLITS.get(name.lower())
+        split = SPLIT_NAMES.get(name.lower())
         if split in found:
             raise DataError(
                 f"{root} has the folders {found[split]} and {name}, both of the {split} images: "
