@@ -92,7 +92,7 @@ def test_it_holds_the_configs_the_data_the_plugins_and_its_types(bin_folder: Pat
 
 
 def measured(run: Run) -> dict[tuple[int, str], float]:
-    """What a run logged, without its speed."""
+    """Return what a run logged, without its speed."""
     speed = ("train/images_per_second", "train/mfu")
     found = {key: v for key, v in logged(run.metrics()).items() if key[1] not in speed}
     assert any(name.startswith("test/") for _, name in found)

@@ -64,16 +64,12 @@ def evaluate(
     """Evaluate the runs one after another, and write a record of each into its directory.
 
     Args:
-        overrides: of the data. argparse may leave them among the runs, and runs among them.
+        overrides: of the data; see `trained.runs_and_data`.
     """
     from genlab.cli.drawing import devices
     from genlab.training.load import read_received
 
-    words = [*runs, *overrides]
-    of_data = [word for word in words if trained.is_about_data(word)]
-    paths = [Path(word) for word in words if word not in of_data]
-    if not paths:
-        raise ConfigError(f"{' '.join(of_data)}: give a run directory as well")
+    paths, of_data = trained.runs_and_data([*runs, *overrides])
     most = None if batches is None else _number_of_batches(batches)
     places = devices(device)
     if len(places) > 1 and device != "auto":

@@ -82,6 +82,24 @@ def load(run: Path, checkpoint: str, trust: Sequence[str]) -> nn.Module:
     return load_model(run, checkpoint_of(run, checkpoint), trust)
 
 
+def runs_and_data(words: Sequence[str], or_else: str = "") -> tuple[list[Path], list[str]]:
+    """Tell the run directories on a command line from the overrides of the data.
+
+    argparse may leave either of them among the other.
+
+    Args:
+        or_else: what may be given besides a run directory, for the error.
+
+    Raises:
+        ConfigError: there is no run directory.
+    """
+    of_data = [word for word in words if is_about_data(word)]
+    paths = [Path(word) for word in words if word not in of_data]
+    if not paths:
+        raise ConfigError(f"{' '.join(of_data)}: give a run directory as well{or_else}")
+    return paths, of_data
+
+
 class NoDataError(ConfigError):
     """Images like those of a run are needed, and the user named no data."""
 

@@ -79,15 +79,11 @@ def video(
     """Film the models of the runs, and write one video of each kind.
 
     Args:
-        overrides: of the data. argparse may leave them among the runs, and runs among them.
+        overrides: of the data; see `trained.runs_and_data`.
     """
     from genlab.callbacks.videos import KINDS
 
-    words = [*runs, *overrides]
-    data = [word for word in words if trained.is_about_data(word)]
-    paths = [Path(word) for word in words if word not in data]
-    if not paths:
-        raise ConfigError(f"{' '.join(data)}: give a run directory as well, or a sweep's")
+    paths, data = trained.runs_and_data([*runs, *overrides], ", or a sweep's")
     kinds = list(KINDS) if kind is None else kind.split(",")
     for name in kinds:
         if name not in KINDS:

@@ -143,7 +143,7 @@ def relative_url(path: Path, directory: Path) -> str:
 
 
 def _videos(files: Iterable[Path]) -> list[Path]:
-    """Of these files return the MP4 films, and an animated WebP where there is no MP4."""
+    """Return the MP4 films among these files, and an animated WebP where there is no MP4."""
     films = {path.stem: path for path in sorted(files, reverse=True) if path.suffix in _MIMES}
     return [films[name] for name in sorted(films)]
 

@@ -31,6 +31,7 @@ from genlab.sweeps.freeze import Composed
 from genlab.sweeps.merging import firsts
 from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import planning
+from genlab.training.countdown import in_words
 
 _LEAST_SHARE = 0.1
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
@@ -201,10 +202,7 @@ def _state(path: Path) -> tuple[str, int]:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    return f"{seconds:.1f} s" if seconds < 9.5 else in_words(seconds)
 
 
 def _kind(config: Mapping[str, Any]) -> str:

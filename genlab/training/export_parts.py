@@ -1,4 +1,4 @@
-"""What the formats of an export share: the model that they write, and what they tell of it."""
+"""Values that the formats of an export share: the model, and what its card says of a format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Part:
-    """What a model card says of one format.
+    """The section of a model card on one format.
 
     Attributes:
         title: the heading.

@@ -283,7 +283,7 @@ def test_a_part_of_a_run_that_exits_has_failed(
 def test_the_exit_of_another_program_on_a_signal_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """As that of submitit, which has queued the job again by then."""
+    """End the process, as the handler of submitit does when it has queued the job again."""
     before = signal.signal(signal.SIGUSR2, lambda *_: sys.exit(-1))
     request.addfinalizer(lambda: signal.signal(signal.SIGUSR2, before))
     monkeypatch.setattr(hydra_job, "is_multirun", lambda: True)
