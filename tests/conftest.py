@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 
 # Before torch is imported anywhere: sums depend on the number of threads.
@@ -10,7 +11,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("genlab", deadline=None, derandomize=True, database=None)
@@ -20,6 +23,14 @@ settings.load_profile("genlab")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests last, so that a broken law is seen early."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def same_chance() -> None:
+    """Give a test the same random numbers alone, in any order and in any process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
