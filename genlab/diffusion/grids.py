@@ -12,7 +12,7 @@ from torch import Tensor
 from genlab.diffusion.process import Process
 from genlab.diffusion.schedules import NoiseSchedule
 
-Grid = Literal["uniform", "quadratic", "log_snr", "karras"]
+Grid = Literal["uniform", "quadratic", "log_snr", "karras", "flow"]
 
 #: Below this log-SNR alpha is under 0.0025, so x0_hat hardly depends on x_t: grids place no steps
 #: there, whatever the last log-SNR of the schedule.
@@ -41,7 +41,8 @@ def path(process: Process, steps: int, grid: Grid) -> Path:
 
     `uniform` and `quadratic` (Song et al. 2021, DDIM, app. D.2) are (i/N) and (i/N)^2; `log_snr`
     (Lu et al. 2022) is even in the log-SNR; `karras` is even in (sigma/alpha)^(1/7) (Karras et al.
-    2022, eq. 5). In discrete time these are rounded to the nearest steps, each used at most once.
+    2022, eq. 5); `flow` is even in sigma/(alpha + sigma), the time of rectified flow (Liu et al.
+    2023). In discrete time these are rounded to the nearest steps, each used at most once.
     """
     if process.steps is None:
         times = _times(process, steps, grid)
@@ -80,6 +81,9 @@ def _log_snrs(process: Process, steps: int, grid: Grid) -> Tensor:
     last, first = _log_snr(process, ends).clamp(min=PURE_NOISE).tolist()
     if grid == "log_snr":
         return torch.linspace(last, first, steps, dtype=torch.float64)
+    if grid == "flow":
+        begin, end = (1 / (1 + math.exp(log_snr / 2)) for log_snr in (last, first))
+        return -2 * torch.logit(torch.linspace(begin, end, steps, dtype=torch.float64))
     begin, end = (math.exp(-log_snr / 2 / _RHO) for log_snr in (last, first))
     return -2 * _RHO * torch.linspace(begin, end, steps, dtype=torch.float64).log()
 

@@ -28,6 +28,19 @@ from genlab.tensors import all_gather_rows, device_of, has_diverged, sum_except_
 _BINS = 40
 
 
+def _interval(log_snrs: Sequence[float] | None) -> tuple[float, float]:
+    """Check the two ends of `guidance_interval`, and return them; None is all log-SNRs."""
+    if log_snrs is None:
+        return -math.inf, math.inf
+    ends = [number("guidance_interval", value) for value in log_snrs]
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise ValueError(
+            f"guidance_interval={list(log_snrs)}: give two log-SNRs, the lower one first, "
+            "for instance [-3, 5], or null"
+        )
+    return ends[0], ends[1]
+
+
 class DDPM(nn.Module):
     """A denoising diffusion model (Ho et al. 2020), discrete or in continuous time (VDM, 2021).
 
@@ -46,6 +59,8 @@ class DDPM(nn.Module):
         conditional: whether the class is an input of the network.
         label_drop: the share of training images whose class is hidden, for guidance.
         guidance: scale of classifier-free guidance in samples; 1 is none.
+        guidance_interval: the lowest and the highest log-SNR at which there is guidance; None for
+            all.
         variance_loss_weight: weight of the bound in the loss, if the variance is learned.
         clip: whether x0_hat is clipped to [-1, 1] in the bound; a sampler has its own setting.
         val_draws: number of times at which an evaluation measures the bound of each image.
@@ -71,6 +86,7 @@ class DDPM(nn.Module):
         conditional: bool = False,
         label_drop: float = 0.1,
         guidance: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
         variance_loss_weight: float = 0.001,
         clip: bool = True,
         val_draws: int = 4,
@@ -87,6 +103,7 @@ class DDPM(nn.Module):
                 f"guidance={guidance:g}: guidance needs a model that knows images with and without "
                 "their class; set model.conditional=true and model.label_drop=0.1"
             )
+        self.guidance_interval = _interval(guidance_interval)
         number("variance_loss_weight", variance_loss_weight, at_least=0)
         whole("val_draws", val_draws, 1)
         if test_draws is None and steps is None:
@@ -308,7 +325,11 @@ class DDPM(nn.Module):
         """Return `denoise(x_t, t)` for samplers, conditional on the classes (B,) if given."""
         if labels is None or not self.conditional:
             return self.predict
-        return guided(self.predict, labels, guidance)
+        return guided(self.predict, labels, guidance, self._is_guided)
+
+    def _is_guided(self, t: Tensor) -> bool:
+        low, high = self.guidance_interval
+        return low <= float(self.process.log_snr(t[:1])) <= high
 
     def sample(
         self,

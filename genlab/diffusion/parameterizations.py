@@ -1,4 +1,4 @@
-"""Parameterizations: the network predicts the noise, the image, or v, converted to x0_hat.
+"""Parameterizations: the network predicts noise, image, v or velocity, converted to x0_hat.
 
 A parameterization changes only the meaning of the output: the weight on the error of x0_hat is
 converted to a weight on the error of the output, so the loss is the same number. To add one, write
@@ -30,7 +30,8 @@ class Parameterization(ABC):
             raise ValueError(
                 f"{type(self).__name__} does not fit the schedule {process.schedule.name}, which "
                 "ends at an SNR of 0, where the noise is all of x_t and says nothing of x_0; use "
-                "model/parameterization=v or x0, or a finite model.log_snr_min, for instance -20"
+                "model/parameterization=v, x0 or velocity, or a finite model.log_snr_min, for "
+                "instance -20"
             )
 
     @abstractmethod
@@ -92,6 +93,25 @@ class V(Parameterization):
 
     def log_scale(self, log_snr: Tensor) -> Tensor:
         return functional.logsigmoid(-log_snr)
+
+
+class Velocity(Parameterization):
+    """Prediction of eps - x_0, the velocity of the straight path (1 - t) x_0 + t eps.
+
+    Liu et al. (2023); Lipman et al. (2023). The straight path visits every log-SNR, so this is
+    defined under any noise schedule: x_t / (alpha + sigma) is on that path, at the time
+    sigma / (alpha + sigma), and x0_hat = (x_t - sigma velocity_hat) / (alpha + sigma).
+    """
+
+    def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+        alpha, sigma = alpha_sigma(log_snr)
+        return scale(1 / (alpha + sigma), x_t) - scale(sigma / (alpha + sigma), output)
+
+    def target(self, x0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
+        return eps - x0
+
+    def log_scale(self, log_snr: Tensor) -> Tensor:
+        return -2 * functional.softplus(log_snr / 2)
 
 
 def eps_from_x0(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:

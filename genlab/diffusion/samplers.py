@@ -2,7 +2,7 @@
 
 Each is a rule that computes x_s from x_t and x0_hat, with coefficients that are plain floats,
 computed before the first step. Memory use does not grow with the number of steps: only x and at
-most one x0_hat are kept. To add one, write a subclass of `Sampler` here and a YAML file in
+most two x0_hat are kept. To add one, write a subclass of `Sampler` here and a YAML file in
 `conf/model/sampler/`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -216,6 +216,29 @@ class DDIM(Sampler):
 
 
 @dataclass(frozen=True)
+class Euler(Sampler):
+    """Euler's method on the straight path (1 - t) x_0 + t eps, at the flow's own times.
+
+    A step from t to s adds (s - t) times the velocity (x - x0_hat) / t. It is DDIM, which keeps
+    the same x0_hat and eps_hat, at the times of another grid.
+    """
+
+    grid: Grid = "flow"
+
+    def rule(self, walk: Walk) -> Rule:
+        alpha, sigma = alpha_sigma(walk.path.log_snrs)
+        t, on_path = sigma / (alpha + sigma), alpha + sigma
+        kept = t[1:] / t[:-1]
+        from_x_t = (kept * on_path[1:] / on_path[:-1]).tolist()
+        table = list(zip(from_x_t, ((1 - kept) * on_path[1:]).tolist(), strict=True))
+
+        def advance(i: int, x_t: Tensor, prediction: Prediction) -> Tensor:
+            return _combine(x_t, prediction.x0_hat, *table[i])
+
+        return advance
+
+
+@dataclass(frozen=True)
 class DPMSolver(Sampler):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), a multistep method of second order.
 
@@ -240,6 +263,89 @@ class DPMSolver(Sampler):
             return x_s.add_(before, alpha=-extrapolated)
 
         return advance
+
+
+@dataclass(frozen=True)
+class DPMSolverSDE(Sampler):
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, app. B.5): ancestral sampling of second order.
+
+    The mean of each step extrapolates x0_hat as `DPMSolver` does; the noise is that of ancestral
+    sampling with the posterior variance. The first step and the step to clean data are ancestral.
+    """
+
+    steps: int | None = 50
+
+    def rule(self, walk: Walk) -> Rule:
+        log_snrs = walk.path.log_snrs
+        from_x0, from_x_t, variance = posterior_coefficients(log_snrs[1:], log_snrs[:-1])
+        table = list(zip(from_x_t.tolist(), from_x0.tolist(), strict=True))
+        std, h = variance.sqrt().tolist(), log_snrs.diff().tolist()
+        previous: Tensor | None = None
+
+        def advance(i: int, x_t: Tensor, prediction: Prediction) -> Tensor:
+            nonlocal previous
+            before, previous = previous, prediction.x0_hat
+            mean = _combine(x_t, previous, *table[i])
+            if math.isinf(log_snrs[i + 1]):
+                return mean
+            if before is not None:
+                mean.add_(previous - before, alpha=table[i][1] * h[i] / (2 * h[i - 1]))
+            return mean.add_(walk.noise(), alpha=std[i])
+
+        return advance
+
+
+@dataclass(frozen=True)
+class UniPC(Sampler):
+    """UniPC-2 with B(h) = e^h - 1 (Zhao et al. 2023): third order at one evaluation a step.
+
+    The predictor of a step is `DPMSolver`; the corrector uses the evaluation at the predicted x_s,
+    which the next step needs anyway.
+    """
+
+    steps: int | None = 20
+
+    def rule(self, walk: Walk) -> Rule:
+        table, _ = _ddim(walk.path, eta=0.0)
+        h = (walk.path.log_snrs.diff() / 2).tolist()
+        seen: list[Tensor] = []  # the last two x0_hat
+
+        def advance(i: int, x_t: Tensor, prediction: Prediction) -> Tensor:
+            x0_hat = prediction.x0_hat
+            from_x_t, from_x0 = table[i]
+            x_s = _combine(x_t, x0_hat, from_x_t, from_x0)
+            if i > 0 and not math.isinf(h[i - 1]):
+                correction = _correction(seen, x0_hat, h[max(0, i - 2) : i])
+                x_s.add_(correction, alpha=from_x_t * table[i - 1][1])
+            seen.append(x0_hat)
+            del seen[:-2]
+            if len(seen) < 2 or math.isinf(h[i]):
+                return x_s
+            return x_s.add_(x0_hat - seen[0], alpha=from_x0 * h[i] / (2 * h[i - 1]))
+
+        return advance
+
+
+def _correction(seen: Sequence[Tensor], x0_hat: Tensor, h: Sequence[float]) -> Tensor:
+    """Compute the change of the mean x0_hat of a step by UniPC's corrector (Zhao et al. 2023).
+
+    Args:
+        seen: x0_hat at the start of the step, after that of the step before if there was one.
+        x0_hat: the prediction at the end of the step.
+        h: half the log-SNR that the step covers, after that of the step before.
+    """
+    change = x0_hat - seen[-1]
+    if len(seen) < 2:
+        return change / 2
+    before, step = h
+    phi = -math.expm1(-step)
+    # The right-hand sides b_1 and b_2 of the paper's linear system, and its solution.
+    b_1 = 1 / phi - 1 / step
+    b_2 = (1 - 2 * (1 - phi / step) / step) / phi
+    inverse_r = -step / before
+    earlier = (b_1 - b_2) * inverse_r / (inverse_r - 1)
+    slope = (seen[0] - seen[1]) * inverse_r
+    return slope * (earlier - 0.5) + change * (b_1 - earlier)
 
 
 @dataclass(frozen=True)
@@ -286,20 +392,31 @@ def _combine(x_t: Tensor, x0_hat: Tensor, from_x_t: float, from_x0: float) -> Te
     return torch.mul(x_t, from_x_t).add_(x0_hat, alpha=from_x0)
 
 
-def guided(denoise: LabelledDenoise, labels: Tensor, scale: float = 1.0) -> Denoise:
+def guided(
+    denoise: LabelledDenoise,
+    labels: Tensor,
+    scale: float = 1.0,
+    is_active: Callable[[Tensor], bool] = lambda t: True,
+) -> Denoise:
     """Apply classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
     x0_hat = unconditional + scale * (conditional - unconditional); the same holds for eps_hat,
     since each is linear in the other. Scale 1 is the conditional model, with one evaluation per
     image; other scales take two, in one batch of 2 B. The variance is that of the conditional
     model.
+
+    Args:
+        is_active: tells from times t (B,), all equal, whether there is guidance; elsewhere the
+            model is the conditional one, at one evaluation (Kynkäänniemi et al. 2024).
     """
     number("guidance", scale, at_least=0, at_most=MOST_GUIDANCE)
 
     def conditional(x_t: Tensor, t: Tensor) -> Tensor | Prediction:
         return denoise(x_t, t, labels)
 
-    def both(x_t: Tensor, t: Tensor) -> Prediction:
+    def both(x_t: Tensor, t: Tensor) -> Tensor | Prediction:
+        if not is_active(t):
+            return conditional(x_t, t)
         pair = torch.cat([labels, torch.full_like(labels, -1)])
         said = denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), pair)
         x0_hat, fraction = said if isinstance(said, Prediction) else (said, None)

@@ -140,6 +140,48 @@ class Cosine(NoiseSchedule):
         )
 
 
+class RectifiedFlow(NoiseSchedule):
+    """The straight path x_t = (1 - t) x_0 + t eps, as log-SNR 2 ln((1 - t) / t) - 2 ln shift.
+
+    Liu et al. (2023), rectified flow; Lipman et al. (2023), flow matching. x_t is divided by its
+    standard deviation for data of variance 1, like that of every schedule. The log-SNR is infinite
+    at both ends.
+
+    Args:
+        shift: moves all times towards the noise, t' = shift t / (1 + (shift - 1) t), for images of
+            higher resolution (Esser et al. 2024, eq. 23); above 0, and 1 is none.
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        super().__init__()
+        self.shift = number("shift", shift, above=0)
+
+    def curve(self, u: Tensor) -> Tensor:
+        return 2 * (torch.log1p(-u) - torch.log(u)) - 2 * math.log(self.shift)
+
+
+class Trigonometric(NoiseSchedule):
+    """The path on a circle, alpha = cos(pi t / 2), sigma = sin(pi t / 2) (Albergo et al. 2023).
+
+    It is `Cosine` without its offset; the velocity of its path is pi/2 times v. The log-SNR,
+    -2 ln tan(pi t / 2) - 2 ln shift, is infinite at both ends.
+
+    Args:
+        shift: the factor by which sigma / alpha grows at every time, for images of higher
+            resolution (Hoogeboom et al. 2023, eq. 7); above 0, and 1 is none.
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        super().__init__()
+        self.shift = number("shift", shift, above=0)
+
+    def curve(self, u: Tensor) -> Tensor:
+        angle = math.pi / 2
+        # The cosine of a small angle's complement is a sine, which is accurate near t = 1.
+        ratio = torch.log(torch.sin(angle * (1 - u))) - torch.log(torch.sin(angle * u))
+        return 2 * ratio - 2 * math.log(self.shift)
+
+
 class Sigmoid(NoiseSchedule):
     """The sigmoid schedule (Jabri et al. 2022; Chen 2023, sec. 2): a piece of a logistic.
 

@@ -6,10 +6,12 @@ To add one, write a subclass here and a YAML file in `conf/model/time_sampler/`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from genlab.errors import TrainingError, number, whole
 from genlab.seeding import Noise
@@ -54,6 +56,57 @@ class LowDiscrepancy(TimeSampler):
     def sample(self, noise: Noise) -> tuple[Tensor, Tensor]:
         u = noise.spread()
         return u, torch.ones_like(u)
+
+
+class LogitNormalDensity:
+    """The density of u whose logit is normal, in terms of the logit.
+
+    Args:
+        mean, std: of ln(u / (1 - u)); std above 0.
+    """
+
+    def __init__(self, mean: float, std: float) -> None:
+        self.mean, self.std = number("mean", mean), number("std", std, above=0)
+
+    def log_density(self, logit: Tensor) -> Tensor:
+        """Compute the logarithm of the density of u = sigmoid(logit), float64."""
+        logit = logit.clamp(-1e9, 1e9)  # at infinity the density is 0
+        z = (logit - self.mean) / self.std
+        slope = functional.softplus(logit) + functional.softplus(-logit)
+        return slope - z.square() / 2 - math.log(self.std * math.sqrt(2 * math.pi))
+
+
+class LogitNormal(TimeSampler):
+    """Times whose logit is normal, most of them in the middle (Esser et al. 2024, eq. 19).
+
+    The loss stays that of the weighting, since each time has the weight 1 / density. Those of the
+    paper have none: `model/weighting=logit_normal` has the density as its weight. A share of the
+    times is uniform, so that no weight exceeds the inverse of that share.
+
+    Args:
+        mean, std: of ln(u / (1 - u)); std above 0. A mean above 0 draws more noise.
+        uniform_probability: the share of u that stays uniform, in (0, 1].
+    """
+
+    def __init__(
+        self, mean: float = 0.0, std: float = 1.0, uniform_probability: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.density = LogitNormalDensity(mean, std)
+        self.uniform_probability = number(
+            "uniform_probability", uniform_probability, above=0, at_most=1
+        )
+
+    def sample(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        even, share = noise.spread(), self.uniform_probability
+        is_uniform = even < share
+        rest = ((even - share) / (1 - share)) if share < 1 else even
+        logit = self.density.mean + self.density.std * torch.special.ndtri(
+            torch.where(is_uniform, 0.5, rest)
+        )
+        u = torch.where(is_uniform, even / share, torch.sigmoid(logit)).clamp(0, 1 - 2**-53)
+        density = self.density.log_density(torch.logit(u)).exp()
+        return u, 1 / (share + (1 - share) * density)
 
 
 class Importance(TimeSampler):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genlab.diffusion.process import Process, posterior_coefficients, step_fraction
+from genlab.diffusion.time_samplers import LogitNormalDensity
 from genlab.errors import number
 
 
@@ -108,6 +109,34 @@ class SigmoidWeighting(Weighting):
     def log_weight(self, process: Process, t: Tensor) -> Tensor:
         share = functional.logsigmoid(self.bias - process.log_snr(t))
         return self.bound.log_weight(process, t) + share
+
+
+class FlowMatching(Weighting):
+    """The weight w = (1 + alpha / sigma)^2: a constant weight on the error of the velocity.
+
+    With the schedule `RectifiedFlow` it is the loss of flow matching (Lipman et al. 2023, eq. 23).
+    """
+
+    def log_weight(self, process: Process, t: Tensor) -> Tensor:
+        return 2 * functional.softplus(process.log_snr(t) / 2)
+
+
+class LogitNormalFlow(FlowMatching):
+    """The weight of `FlowMatching` times a logit-normal density of sigma / (alpha + sigma).
+
+    Esser et al. (2024), sec. 3.1, draw their times from this density. `time_sampler=logit_normal`
+    draws from it too, with weights that this weighting cancels.
+
+    Args:
+        mean, std: of ln(sigma / alpha); std above 0.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        self.density = LogitNormalDensity(mean, std)
+
+    def log_weight(self, process: Process, t: Tensor) -> Tensor:
+        ratio = -process.log_snr(t) / 2
+        return super().log_weight(process, t) + self.density.log_density(ratio)
 
 
 def mean_loss(weighting: Weighting, process: Process, t: Tensor, squared_error: Tensor) -> Tensor:

@@ -15,14 +15,37 @@ from torch import Tensor
 from genlab.config.build import build
 from genlab.config.check import check
 from genlab.diffusion.beta_tables import LinearBetas
-from genlab.diffusion.parameterizations import X0, Epsilon, Parameterization, V, eps_from_x0
-from genlab.diffusion.process import Process, diffuse, posterior_coefficients
+from genlab.diffusion.parameterizations import (
+    X0,
+    Epsilon,
+    Parameterization,
+    V,
+    Velocity,
+    eps_from_x0,
+)
+from genlab.diffusion.process import Process, alpha_sigma, diffuse, posterior_coefficients
 from genlab.diffusion.schedule_ends import Between, ZeroTerminalSNR
-from genlab.diffusion.schedules import Cosine, Learned, Linear, LinearLogSNR
-from genlab.diffusion.time_samplers import Importance, LowDiscrepancy, TimeSampler, Uniform
+from genlab.diffusion.schedules import (
+    Cosine,
+    Learned,
+    Linear,
+    LinearLogSNR,
+    NoiseSchedule,
+    RectifiedFlow,
+    Trigonometric,
+)
+from genlab.diffusion.time_samplers import (
+    Importance,
+    LogitNormal,
+    LowDiscrepancy,
+    TimeSampler,
+    Uniform,
+)
 from genlab.diffusion.weightings import (
     P2,
     VLB,
+    FlowMatching,
+    LogitNormalFlow,
     MinSNR,
     SigmoidWeighting,
     Simple,
@@ -110,6 +133,61 @@ def test_the_weights_are_the_papers() -> None:
     torch.testing.assert_close(weight(SigmoidWeighting(0.7)), weight(VLB()) * half)
 
 
+def test_flow_matching_weighs_the_error_of_the_velocity() -> None:
+    process = Process(RectifiedFlow(), T)
+    x0, eps, output, t = noisy(process)
+    unit = torch.hypot(1 - t, t).reshape(-1, 1, 1, 1)
+    time = t.reshape(-1, 1, 1, 1)
+    log_snr = process.log_snr(t)
+    straight = (1 - time) * x0 + time * eps
+    torch.testing.assert_close(diffuse(x0, eps, log_snr) * unit, straight, rtol=0, atol=1e-12)
+    published = sum_except_batch((output - (eps - x0)).square())
+    kind = Velocity()
+    weight = (FlowMatching().log_weight(process, t) + kind.log_scale(log_snr)).exp()
+    torch.testing.assert_close(weight, torch.ones_like(weight), rtol=0, atol=1e-12)
+    x0_hat = kind.x0_hat(output, straight / unit, log_snr)
+    error = sum_except_batch((x0 - x0_hat).square())
+    ours = FlowMatching().log_weight(process, t).exp() * error
+    torch.testing.assert_close(ours, published, rtol=1e-10, atol=0)
+
+
+def test_the_velocity_is_the_derivative_of_the_path_and_pi_halves_of_v_on_a_circle() -> None:
+    x0, eps, _, _ = noisy(PROCESSES[0])
+    t = torch.linspace(0.02, 0.98, 64, dtype=torch.float64)
+
+    def position(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        log_snr = schedule.log_snr(t)
+        x_t = diffuse(x0, eps, log_snr)
+        straight = sum(alpha_sigma(log_snr)).reshape(-1, 1, 1, 1)
+        return x_t / straight if isinstance(schedule, RectifiedFlow) else x_t
+
+    for schedule, kind, factor in (
+        (RectifiedFlow(), Velocity(), 1.0),
+        (Trigonometric(), V(), math.pi / 2),
+    ):
+        h = 1e-5
+        slope = (position(schedule, t + h) - position(schedule, t - h)) / (2 * h)
+        target = kind.target(x0, eps, schedule.log_snr(t))
+        torch.testing.assert_close(slope, factor * target, rtol=0, atol=1e-7)
+
+
+def test_the_times_and_the_weight_of_logit_normal_are_the_published_loss() -> None:
+    process = Process(Between(RectifiedFlow(), 60, -60), None)
+    weighting = LogitNormalFlow(0.3, 0.8)
+    sampler = LogitNormal(0.3, 0.8, uniform_probability=0.01)
+    u, importance = sampler.sample(BatchNoise(4000, 0))
+    plain = FlowMatching().log_weight(process, u)
+    weight = (weighting.log_weight(process, u) - plain).exp() * importance
+    # Times of the density have a weight of about 1, the few uniform ones far from it about 0.
+    assert float(weight.max()) < 1 / 0.99 + 1e-9
+    logit = torch.logit(u)
+    mean = float((weight * logit).mean())
+    assert float(weight.mean()) == pytest.approx(1, abs=0.001)
+    assert mean == pytest.approx(0.3, abs=0.01)
+    variance = float((weight * (logit - mean).square()).mean())
+    assert math.sqrt(variance) == pytest.approx(0.8, abs=0.01)
+
+
 def test_the_weight_of_the_bound_is_that_of_its_kl_terms() -> None:
     process = Process(LinearBetas(T), T)
     weight = VLB().log_weight(process, TIMES).exp()
@@ -151,10 +229,10 @@ def test_parts_of_the_bound_do_not_depend_on_the_schedule(weighting: Weighting) 
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=lambda w: type(w).__name__)
-def test_a_zero_terminal_snr_can_be_trained_with_v_and_x0_alone(weighting: Weighting) -> None:
+def test_a_zero_terminal_snr_can_be_trained_with_all_but_eps(weighting: Weighting) -> None:
     process = Process(ZeroTerminalSNR(Linear()), T)
     x0, eps, v_hat, _ = noisy(process)
-    for kind in (V(), X0()):
+    for kind in (V(), X0(), Velocity()):
         kind.check(process)
         log_snr = process.log_snr(TIMES[-64:])
         weight = (weighting.log_weight(process, TIMES[-64:]) + kind.log_scale(log_snr)).exp()
@@ -162,7 +240,7 @@ def test_a_zero_terminal_snr_can_be_trained_with_v_and_x0_alone(weighting: Weigh
         x0_hat = kind.x0_hat(v_hat, diffuse(x0, eps, log_snr), log_snr)
         assert torch.isfinite(x0_hat).all()
     for schedule in (process.schedule, Cosine()):
-        with pytest.raises(ValueError, match=r"^Epsilon .*=v or x0"):
+        with pytest.raises(ValueError, match=r"^Epsilon .*=v, x0 or velocity"):
             Epsilon().check(Process(schedule, T))
     Epsilon().check(Process(Between(Cosine(), log_snr_min=-20), T))
 
@@ -212,7 +290,11 @@ def test_a_sampler_is_in_range_and_follows_the_noise(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [Uniform(), trained(bins=20), trained(bins=7, history=1, uniform_probability=0.5)]
+    "sampler",
+    [
+        *(Uniform(), trained(bins=20), trained(bins=7, history=1, uniform_probability=0.5)),
+        *(LogitNormal(), LogitNormal(1.0, 0.5, uniform_probability=0.3)),
+    ],
 )
 def test_a_weighted_mean_is_unbiased(sampler: TimeSampler) -> None:
     u, weight = sampler.sample(BatchNoise(100_000, 0))
@@ -323,6 +405,9 @@ def test_a_training_too_short_for_its_history_is_refused() -> None:
         (lambda: P2(k=0), "k=0"),
         (lambda: P2(gamma=-1), "gamma=-1"),
         (lambda: SigmoidWeighting(math.inf), "bias=inf"),
+        (lambda: LogitNormal(std=0), "std=0"),
+        (lambda: LogitNormal(uniform_probability=0), "uniform_probability=0"),
+        (lambda: LogitNormalFlow(mean=math.nan), "mean=nan"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(make: Any, message: str) -> None:

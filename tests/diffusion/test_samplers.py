@@ -12,6 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,15 +23,28 @@ from genlab.diffusion.grids import Grid, Path, log_snr_path, path
 from genlab.diffusion.inpainting import inpaint
 from genlab.diffusion.process import Process
 from genlab.diffusion.sampler_check import order, response
-from genlab.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, guided
+from genlab.diffusion.samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolver,
+    DPMSolverSDE,
+    Euler,
+    Heun,
+    Sampler,
+    UniPC,
+    guided,
+)
 from genlab.diffusion.schedule_ends import ZeroTerminalSNR
-from genlab.diffusion.schedules import Cosine, Linear, LinearLogSNR
+from genlab.diffusion.schedules import Cosine, Linear, LinearLogSNR, RectifiedFlow
 from genlab.diffusion.variances import FixedLarge, Learned, Optimal, Prediction
 from genlab.errors import TrainingError
 from genlab.seeding import ImageNoise
 
-DETERMINISTIC = [DDIM, DPMSolver, Heun]
-SAMPLERS: list[Sampler] = [Ancestral(20), DDIM(20), DDIM(20, eta=0.7), DPMSolver(20), Heun(20)]
+DETERMINISTIC = [DDIM, DPMSolver, Euler, Heun, UniPC]
+SAMPLERS: list[Sampler] = [
+    *(Ancestral(20), DDIM(20), DDIM(20, eta=0.7), Euler(20), DPMSolver(20)),
+    *(DPMSolverSDE(20), UniPC(20), Heun(20)),
+]
 GRIDS = get_args(Grid)
 LINE = LinearLogSNR(10.0, -10.0)
 CONTINUOUS = Process(LINE, None)
@@ -70,8 +84,14 @@ def network(x_t: Tensor, t: Tensor) -> Tensor:
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize(
     ("sampler", "lowest", "highest"),
-    [(DDIM, 0.9, 1.1), (DPMSolver, 1.9, 2.1), (Heun, 1.9, 2.1)],
-    ids=["ddim", "dpm_solver", "heun"],
+    [
+        (DDIM, 0.9, 1.1),
+        (Euler, 0.9, 1.1),
+        (DPMSolver, 1.9, 2.1),
+        (Heun, 1.9, 2.1),
+        (UniPC, 2.9, 3.1),
+    ],
+    ids=["ddim", "euler", "dpm_solver", "heun", "unipc"],
 )
 def test_the_order_of_convergence(
     sampler: type[Sampler], lowest: float, highest: float, variance: float
@@ -108,6 +128,33 @@ def test_the_optimal_variance_draws_from_the_true_distribution(variance: float, 
 @pytest.mark.parametrize("variance", [None, FixedLarge()], ids=["posterior", "fixed_large"])
 def test_ancestral_sampling_is_of_first_order_in_distribution(variance: Any) -> None:
     assert 0.9 < order(Ancestral(), GaussianData(0.3, 0.25), variance) < 1.1
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_the_sde_solver_is_of_second_order_in_distribution(variance: float) -> None:
+    assert 1.9 < order(DPMSolverSDE(), GaussianData(0.3, math.sqrt(variance))) < 2.1
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_euler_on_the_straight_path_is_ddim(shift: float) -> None:
+    process = Process(RectifiedFlow(shift), 1000)
+    kept = []
+    for sampler in (Euler(30, grid="uniform"), DDIM(30, grid="uniform")):
+        kept.append(sampler(network, images(), process, no_noise))
+    torch.testing.assert_close(*kept, rtol=0, atol=1e-10)
+
+
+def test_euler_adds_the_velocity_times_the_step_of_time() -> None:
+    way = path(Process(RectifiedFlow(), 1000), 10, "uniform")
+    x = images()
+    for t, s in zip(way.times[:-1].tolist(), way.times[1:].tolist(), strict=True):
+        unit = math.hypot(1 - t, t)  # x_t of the model has variance 1 where x_0 has
+        x0_hat = network(x / unit, torch.full((3,), t, dtype=torch.float64))
+        eps_hat = (x - (1 - t) * x0_hat) / t
+        x = x + (s - t) * (eps_hat - x0_hat)
+    straight = Euler(10, grid="uniform", clip=False)
+    ours = straight(network, images(), Process(RectifiedFlow(), 1000), no_noise)
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-10)
 
 
 def test_ddim_with_eta_1_is_ancestral_sampling() -> None:
@@ -147,7 +194,7 @@ def test_heun_is_the_published_algorithm_in_its_own_space() -> None:
 def test_evaluations() -> None:
     process, data = Process(Linear(), 1000), GaussianData(0.0, 0.5)
     counts = [response(sampler, process, data).evaluations for sampler in SAMPLERS]
-    assert counts == [20, 20, 20, 20, 39]
+    assert counts == [20, 20, 20, 20, 20, 20, 20, 39]
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
@@ -240,6 +287,33 @@ def test_dpm_solver_is_that_of_diffusers_from_noise_to_data(steps: int) -> None:
     torch.testing.assert_close(ours.float(), x, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [3, 15])
+def test_unipc_is_that_of_diffusers_from_noise_to_data(steps: int) -> None:
+    scheduler = UniPCMultistepScheduler(beta_schedule="linear", final_sigmas_type="zero")
+    scheduler.set_timesteps(steps)
+    x = images().float()
+    for t in scheduler.timesteps.tolist():
+        x0_hat = network(x, torch.full((3,), (t + 1) / 1000))
+        x = scheduler.step(eps_of(x0_hat, x, t), t, x).prev_sample
+    way = scheduler_path(scheduler.timesteps, -2 * scheduler.sigmas[:-1].double().log())
+    ours = UniPC(steps, clip=False)(network, images(), TABLE, no_noise, along=way)
+    torch.testing.assert_close(ours.float(), x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [3, 15])
+def test_the_sde_solver_is_that_of_diffusers_from_noise_to_data(steps: int) -> None:
+    scheduler = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    scheduler.set_timesteps(steps)
+    x, noise = images().float(), Recorded()
+    for t in scheduler.timesteps.tolist():
+        x0_hat = network(x, torch.full((3,), (t + 1) / 1000))
+        step = scheduler.step(eps_of(x0_hat, x, t), t, x, variance_noise=noise().float())
+        x = step.prev_sample
+    way = scheduler_path(scheduler.timesteps, -2 * scheduler.sigmas[:-1].double().log())
+    ours = DPMSolverSDE(steps, clip=False)(network, images(), TABLE, Recorded(), along=way)
+    torch.testing.assert_close(ours.float(), x, rtol=1e-5, atol=1e-5)
+
+
 @given(
     total=st.integers(1, 300),
     share=st.floats(0, 1),
@@ -267,9 +341,10 @@ def test_a_grid_in_continuous_time(steps: int, grid: Any) -> None:
         "quadratic": times.sqrt(),
         "log_snr": log_snrs[:-1],
         "karras": (-log_snrs[:-1] / 14).exp(),
+        "flow": torch.sigmoid(-log_snrs[:-1] / 2),
     }[grid]
     torch.testing.assert_close(even.diff(), even.diff()[:1].expand(len(even) - 1))
-    if grid in ("log_snr", "karras") and steps > 1:
+    if grid in ("log_snr", "karras", "flow") and steps > 1:
         assert float(times[-2]) == pytest.approx(0, abs=1e-12)
 
 
@@ -383,8 +458,8 @@ def test_memory_does_not_grow_with_the_steps(sampler: Sampler) -> None:
         seen.extend([weakref.ref(x_t), weakref.ref(x0_hat)])
 
     replace(sampler, steps=50)(network, images(), CONTINUOUS, Recorded(), on_step=on_step)
-    # The noise at the start is held by the caller, the last x0_hat by DPM-Solver++.
-    assert len(alive) == 50 and max(alive) <= 2
+    # The noise at the start is held by the caller, the last x0_hat by DPM-Solver++, two by UniPC.
+    assert len(alive) == 50 and max(alive) <= (3 if isinstance(sampler, UniPC) else 2)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)

@@ -163,6 +163,14 @@ def test_the_closed_forms_are_the_papers() -> None:
     same(schedules.Cosine(), f[0] / f[1])
     half_tangent = -2 * torch.log(torch.tan(math.pi * u / 2))
     torch.testing.assert_close(schedules.Cosine(s=0).log_snr(u), half_tangent)
+    torch.testing.assert_close(schedules.Trigonometric().log_snr(u), half_tangent)
+    same(schedules.RectifiedFlow(), (1 - u) ** 2 / ((1 - u) ** 2 + u**2))
+    for shift in (0.5, 3.0):
+        shifted = shift * u / (1 + (shift - 1) * u)
+        moved = schedules.RectifiedFlow().log_snr(shifted)
+        torch.testing.assert_close(schedules.RectifiedFlow(shift).log_snr(u), moved)
+        wider = half_tangent - 2 * math.log(shift)
+        torch.testing.assert_close(schedules.Trigonometric(shift).log_snr(u), wider)
     for start, end, tau in ((-3.0, 3.0, 1.0), (-3.0, 3.0, 0.5), (0.0, 3.0, 0.7)):
         low, x, high = (
             torch.sigmoid((start + v * (end - start)) / tau) for v in (u * 0, u, u * 0 + 1)
@@ -171,7 +179,9 @@ def test_the_closed_forms_are_the_papers() -> None:
 
 
 def test_cosine_and_sigmoid_are_exact_at_infinity_and_far_from_it() -> None:
-    for schedule in (schedules.Cosine(), schedules.Sigmoid(), schedules.Sigmoid(tau=1e-3)):
+    paths = (schedules.RectifiedFlow(), schedules.Trigonometric())
+    cuts = (schedules.Cosine(), schedules.Sigmoid(), schedules.Sigmoid(tau=1e-3))
+    for schedule in (*paths, *cuts):
         assert schedule.log_snr(torch.tensor([0.0, 1.0])).tolist() == [math.inf, -math.inf]
     # Half of a cosine is its own mirror image without the offset, and so is a logistic.
     u = torch.tensor([1e-300, 1e-12, 1e-3, 0.3], dtype=torch.float64)
@@ -291,6 +301,8 @@ def test_a_learned_schedule_learns_between_its_ends() -> None:
         (lambda: schedules.Cosine(s=-0.1), "s=-0.1"),
         (lambda: schedules.Sigmoid(end=-4), "end=-4: .* above -3"),
         (lambda: schedules.Sigmoid(tau=0), "tau=0"),
+        (lambda: schedules.RectifiedFlow(shift=0), "shift=0"),
+        (lambda: schedules.Trigonometric(shift=-1), "shift=-1"),
         (lambda: schedules.EDM(P_std=0), "P_std=0"),
         (lambda: schedules.EDM(sigma_min=0), "sigma_min=0"),
         (lambda: schedules.EDM(sigma_max=0.001), "sigma_max=0.001: .* above 0.002"),

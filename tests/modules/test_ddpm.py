@@ -473,6 +473,25 @@ def test_the_class_and_the_guidance_change_the_image() -> None:
     torch.testing.assert_close(images[-1, 1.0], free)
 
 
+def test_guidance_acts_in_its_interval_of_log_snrs_alone() -> None:
+    def drawn(interval: list[float] | None, guidance: float = 3.0) -> torch.Tensor:
+        module = build(random_unet(3), conditional=True, guidance_interval=interval)
+        return module.sample(3, classes=[0], guidance=guidance)
+
+    everywhere = drawn(None)
+    assert torch.equal(drawn([-50.0, 50.0]), everywhere)
+    assert torch.equal(drawn([40.0, 50.0]), drawn(None, guidance=1.0))
+    middle = drawn([-2.0, 2.0])
+    for other in (everywhere, drawn(None, guidance=1.0)):
+        assert (middle - other).abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize("interval", [[1.0], [2.0, 1.0], [1.0, 2.0, 3.0]])
+def test_an_interval_of_guidance_has_two_ends_in_order(interval: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^guidance_interval=\[.*: give two log-SNRs, the lower"):
+        build(Witness(), guidance_interval=interval)
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
