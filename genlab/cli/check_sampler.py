@@ -214,7 +214,7 @@ def _cells(row: Row, stds: Sequence[float]) -> dict[str, str]:
 
 
 def _draw_samplers(rows: Sequence[Row], stds: Sequence[float], path: Path) -> None:
-    from genlab.media import charts
+    from genlab.media import matplotlib_charts as charts
 
     samplers = list(dict.fromkeys(row.sampler for row in rows))
     ways = list(dict.fromkeys((row.grid, row.schedule) for row in rows))

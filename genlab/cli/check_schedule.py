@@ -68,7 +68,7 @@ def _cells(one: ScheduleSummary) -> dict[str, str]:
 
 
 def _draw_schedules(found: Sequence[ScheduleSummary], path: Path) -> None:
-    from genlab.media import charts
+    from genlab.media import matplotlib_charts as charts
 
     figure, (left, right) = charts.panels(2)
     names = [f"{one.name}, T={one.steps}" if one.steps else one.name for one in found]
