@@ -22,16 +22,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from genlab.runs.files import write_atomically
 from genlab.runs.text import printable
+
+Name = TypeVar("Name")
 
 if TYPE_CHECKING:
     import altair as alt
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     Chart = alt.TopLevelMixin
 
 Rows = Iterable[Mapping[str, Any]]
+Points = tuple[Sequence[float], Sequence[float]]
 
 #: (light, dark) for each category, distinguishable with red-green colour blindness (after Wong
 #: 2011, Nature Methods 8).
@@ -60,8 +62,14 @@ ORDERED = (
     ("#4ac16d", "#7ad151"),
     ("#93b81f", "#f0e13c"),
 )
-#: Dashes by order, for lines that lie on each other: solid, dashed, dotted, dash-dotted.
-DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3])
+#: Dashes by order, for what a colour does not tell: solid, dashed, dotted, dash-dotted.
+DASHES = ([1, 0], [7, 4], [2, 3], [10, 3, 2, 3])
+#: Width of a line in pixels, and how far one is wider than the next that lies on it.
+_WIDTH, _WIDER = 2.0, 3.0
+#: Lines are taken to lie on each other if half of their points are this part of all values apart.
+_NEAR = 0.01
+#: Pixels of a letter and of the mark before a name in a key.
+_LETTER, _MARK = 6.2, 40
 #: (light, dark) of a page's paper, text, secondary text, lines, and of what is not measured.
 PAPER, INK, SOFT = ("#ffffff", "#14171a"), ("#1d2329", "#e8eaed"), ("#5a636d", "#a3abb4")
 FAINT, GRID = ("#a9b0b8", "#626a73"), ("#e3e5e8", "#2b3036")
@@ -108,6 +116,7 @@ def config(dark: bool = False) -> dict[str, Any]:
             "tickColor": faint,
             "gridColor": line,
             "labelOverlap": "greedy",
+            "labelFlush": False,
         },
         "header": {"labelColor": ink, "labelFontSize": 12, "title": None, "labelAnchor": "start"},
         "legend": {
@@ -117,6 +126,7 @@ def config(dark: bool = False) -> dict[str, Any]:
             "titleFontSize": 12,
             "titleFontWeight": "normal",
             "labelLimit": 0,
+            "symbolBaseStrokeColor": soft,
             "symbolStrokeWidth": 2,
         },
         "range": {
@@ -126,7 +136,6 @@ def config(dark: bool = False) -> dict[str, Any]:
         },
         "mark": {"color": CATEGORIES[0][dark]},
         "text": {"color": ink, **text},
-        "line": {"strokeWidth": 2},
         "point": {"filled": True, "size": 70, "opacity": 1},
         "style": {
             "guide": {"color": faint, "strokeWidth": 0.8},
@@ -144,6 +153,57 @@ def table(rows: Rows) -> alt.Data:
     import altair as alt
 
     return alt.Data(values=[_plain(dict(row)) for row in rows])
+
+
+def widths(lines: Mapping[Name, Points]) -> dict[Name, float]:
+    """Choose the width of each line, in pixels, so that all can be seen, drawn in this order.
+
+    A line on which others lie is wider than they are, and so shows on both sides of them.
+    """
+    values = [y for _, ys in lines.values() for y in ys if math.isfinite(y)]
+    near = _NEAR * (max(values) - min(values)) if values else 0.0
+    names = list(lines)
+    layers = dict.fromkeys(names, 0)
+    for i in reversed(range(len(names))):
+        above = [layers[n] for n in names[i + 1 :] if _is_on(lines[n], lines[names[i]], near)]
+        layers[names[i]] = 1 + max(above) if above else 0
+    return {name: _WIDTH + _WIDER * layer for name, layer in layers.items()}
+
+
+def _is_on(upper: Points, lower: Points, near: float) -> bool:
+    order = np.argsort(lower[0])
+    x, y = (np.asarray(part, float)[order] for part in lower)
+    at, value = (np.asarray(part, float) for part in upper)
+    inside = (at >= x[0]) & (at <= x[-1])
+    apart = np.abs(np.interp(at[inside], x, y) - value[inside])
+    return bool(inside.any() and np.median(apart) <= near)
+
+
+def key(names: Sequence[str], width: float, title: str | None = None) -> alt.Legend:
+    """Make the key of a chart of this width in pixels: below it, with the columns that fit."""
+    import altair as alt
+
+    columns = int(width / (_MARK + _LETTER * max(map(len, names))))
+    return alt.Legend(
+        title=title,
+        orient="bottom",
+        columns=max(1, min(len(names), columns)),
+        symbolType="stroke",
+        symbolSize=400,
+    )
+
+
+def decades(values: Iterable[float]) -> list[float]:
+    """Return ticks of a logarithmic axis over these values: powers of ten, or 1, 2, 5 in between.
+
+    Values that are not above 0 have no place on such an axis.
+    """
+    found = [value for value in values if 0 < value < math.inf]
+    if not found:
+        return []
+    low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
+    steps = (1, 2, 5) if high - low < 3 else (1,)
+    return [step * 10.0**i for i in range(low, high + 1) for step in steps]
 
 
 def spec(chart: Chart) -> dict[str, Any]:
@@ -179,6 +239,8 @@ def svg(chart: Chart) -> str:
 
 def pixels(chart: Chart) -> npt.NDArray[np.uint8]:
     """Return the chart as a picture (H, W, 3)."""
+    from PIL import Image
+
     return np.asarray(Image.open(io.BytesIO(png(chart))).convert("RGB"))
 
 

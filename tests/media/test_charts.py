@@ -125,3 +125,28 @@ def test_importing_charts_imports_no_library_of_charts() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_lines_that_lie_on_each_other_differ_in_width() -> None:
+    x = [0.0, 1.0, 2.0, 3.0]
+    found = charts.widths(
+        {
+            "a": (x, [0.0, 1.0, 2.0, 3.0]),
+            "b": (x[::-1], [3.0, 2.0, 1.0, 0.001]),  # on a
+            "apart": (x, [3.0, 2.0, 1.0, 0.0]),
+            "c": ([0.5, 2.5], [0.5, 2.5]),  # on a and b, with other points
+            "beside": ([5.0, 6.0], [5.0, 6.0]),
+        }
+    )
+    assert found["a"] > found["b"] > found["c"] == found["apart"] == found["beside"]
+    assert charts.widths({"one": (x, x)}) == {"one": found["c"]}
+    assert charts.widths({"none": ([], [])}) == {"none": found["c"]}
+
+
+@pytest.mark.parametrize("values", [[0.003, 4000.0], [12.0, 12.0], [19.0, 43.0], [1e-9, 1.0]])
+def test_logarithmic_ticks_enclose_the_values_and_are_round(values: list[float]) -> None:
+    ticks = charts.decades([*values, 0.0, -1.0, math.inf, math.nan])
+    assert ticks == sorted(ticks) and len(ticks) >= 2
+    assert ticks[0] <= min(values) and max(values) <= ticks[-1]
+    assert all(f"{tick:.0e}"[0] in "125" for tick in ticks)
+    assert charts.decades([0.0]) == []
