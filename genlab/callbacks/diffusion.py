@@ -12,7 +12,8 @@ from torch import Tensor
 
 from genlab.callbacks.base import Pixels, evaluated_split, shown
 from genlab.callbacks.pictures import PictureCallback, StripCallback
-from genlab.media import charts, pictures
+from genlab.media import matplotlib_charts as charts
+from genlab.media import pictures
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import HasTrajectory, OnStep
 

@@ -23,7 +23,8 @@ from genlab.callbacks.base import (
     shown,
 )
 from genlab.errors import number, whole
-from genlab.media import charts, pictures
+from genlab.media import matplotlib_charts as charts
+from genlab.media import pictures
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import (
     CanEncode,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -11,7 +12,7 @@ from rich.console import Console
 from genlab.cli.choices import (
     SCHEDULE,
     add_arguments,
-    check_folder,
+    chart_path,
     choices,
     print_table,
     whole_numbers,
@@ -21,6 +22,8 @@ from genlab.cli.trained import naming_flags
 from genlab.errors import DONE, at_key
 
 if TYPE_CHECKING:
+    import altair as alt
+
     from genlab.diffusion.gaussian import GaussianData
     from genlab.diffusion.process import Process
     from genlab.diffusion.samplers import Sampler
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 STEPS = (10, 20, 50, 100)
 #: Standard deviations of the data, in the units of images in [-1, 1]: fine detail to full contrast.
 STDS = (0.0316, 0.25, 1.0)
+#: Pixels.
+_PANEL = 260
 _SAMPLER = "model/sampler"
 _VARIANCE = "model/reverse_variance"
 _STEPS_KEY, _GRID_KEY = "model.sampler.steps", "model.sampler.grid"
@@ -80,14 +85,17 @@ def add(commands: Any) -> None:
 def check_sampler(
     overrides: Sequence[str],
     diffusers: Sequence[str],
-    plot: Path,
+    out: Path | None,
+    overwrite: bool,
     everything: bool,
     std: Sequence[float],
     mean: float,
 ) -> int:
     """Print and draw the errors of the samplers that the overrides, or diffusers, choose."""
     from genlab.diffusion.gaussian import GaussianData
+    from genlab.media import charts
 
+    path = chart_path(out, overwrite, "check-sampler")
     with naming_flags():
         data = [GaussianData(mean, value) for value in std]
     rest, settings = without(overrides, _STEPS_KEY, _GRID_KEY)
@@ -97,14 +105,16 @@ def check_sampler(
     rows = [row for name in diffusers for row in _of_diffusers(name, counts, data)]
     if everything or rest or grids or not diffusers:
         rows += _of_genlab(rest, counts, grids, data, everything)
-    check_folder(plot)
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(
-        f"Data N({mean:g}, std^2), sampled with a perfect network: the error of the "
-        "samples' std, and of their mean at most."
+        f"Data N({mean:g}, std^2), sampled with a perfect network. For each std of the data,\n"
+        "the error of the samples' std in percent; then the largest error of their mean."
     )
     cells = [_cells(row, std) for row in rows]
+    if len({row.schedule for row in rows}) == 1:
+        console.print(f"Noise schedule: {rows[0].schedule}", markup=False)
+        cells = [{**cell, "schedule": ""} for cell in cells]
     print_table(console, cells, ("schedule", "sampler", "grid"))
     if any(row.order is not None for row in rows):
         console.print(
@@ -112,8 +122,8 @@ def check_sampler(
         )
     if any(row.is_estimate for row in rows):
         console.print("~ from samples, to 0.2 % of the standard deviation; all others are exact.")
-    _draw_samplers(rows, std, plot)
-    console.print(f"plot: {plot}", markup=False)
+    charts.save(samplers_figure(rows, std), path)
+    console.print(f"chart: {path}", markup=False)
     return DONE
 
 
@@ -135,11 +145,11 @@ def _of_genlab(
         grids = grids or get_args(Grid)
     for choice in choices(overrides):
         process = choice.process()
-        label = choice.name("noise_schedule", SCHEDULE)
+        label = choice.files[SCHEDULE]
         if "model.steps" in choice.overrides:
             label += f" T={process.steps}"
         variance = choice.build("reverse_variance", ReverseVariance)
-        name = choice.name("sampler", _SAMPLER)
+        name = choice.files[_SAMPLER]
         if _VARIANCE in choice.overrides:
             name += f" {choice.overrides[_VARIANCE]}"
         for grid in grids or [choice.model["sampler"]["grid"]]:
@@ -207,38 +217,73 @@ def _cells(row: Row, stds: Sequence[float]) -> dict[str, str]:
         "grid": row.grid,
         "steps": str(row.steps),
         "forwards": str(row.evaluations),
-        **{f"std {std:g}": f"{mark}{100 * error:+.1f} %" for std, error in errors},
-        "mean": f"{mark}{row.mean_error:+.4f}",
+        **{f"std\n{std:g}": f"{mark}{100 * error:+z.1f}" for std, error in errors},
+        "mean": f"{mark}{row.mean_error:+z.4f}",
         "order": "-" if row.order is None else f"{row.order:.2f}",
     }
 
 
-def _draw_samplers(rows: Sequence[Row], stds: Sequence[float], path: Path) -> None:
+def samplers_figure(rows: Sequence[Row], stds: Sequence[float]) -> alt.FacetChart:
+    """Draw the error of the std over the forwards of the network, a panel for each std."""
+    import altair as alt
+
     from genlab.media import charts
 
-    samplers = list(dict.fromkeys(row.sampler for row in rows))
-    ways = list(dict.fromkeys((row.grid, row.schedule) for row in rows))
-    is_one = len({row.schedule for row in rows if row.schedule}) < 2
-    names = [" ".join([row.sampler, row.grid, "" if is_one else row.schedule]) for row in rows]
-    looks = {
-        name: (samplers.index(row.sampler), ways.index((row.grid, row.schedule)))
-        for name, row in zip(names, rows, strict=True)
-    }
-    ticks = sorted({row.steps for row in rows})
-    figure, axes = charts.panels(len(stds))
-    for i, (std, panel) in enumerate(zip(stds, axes, strict=True)):
-        lines: dict[str, tuple[list[float], list[float]]] = {}
-        for name, row in zip(names, rows, strict=True):
-            x, y = lines.setdefault(name, ([], []))
-            x.append(row.evaluations)
-            y.append(100 * abs(row.std_errors[i]))
-        charts.draw_lines(panel, lines, marker="o", looks=looks)
-        charts.logarithmic(panel, ticks)
-        panel.set_xlabel("forwards of the network")
-        panel.set_title(f"data of std {std:g}", loc="left", fontsize=10)
-    axes[0].set_ylabel("error of the samples' std (%)")
-    charts.add_legend(figure)
-    charts.save(figure, path)
+    are_many = len({row.schedule for row in rows if row.schedule}) > 1
+    grids = [" ".join([row.grid, row.schedule if are_many else ""]).strip() or "-" for row in rows]
+    panels = [f"data of std {std:g}" for std in stds]
+    table: list[dict[str, Any]] = []
+    for i, panel in enumerate(panels):
+        lines: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+        for row, grid in zip(rows, grids, strict=True):
+            error = 100 * abs(row.std_errors[i])
+            if error > 0:  # a logarithmic axis has no place for 0
+                x, y = lines.setdefault((row.sampler, grid), ([], []))
+                x.append(row.evaluations)
+                y.append(error)
+        width = charts.widths(
+            {name: (x, [math.log(error) for error in y]) for name, (x, y) in lines.items()}
+        )
+        table += [
+            {
+                "panel": panel,
+                "sampler": sampler,
+                "grid": grid,
+                "forwards": forwards,
+                "error": error,
+                "width": width[sampler, grid],
+            }
+            for (sampler, grid), points in lines.items()
+            for forwards, error in zip(*points, strict=True)
+        ]
+    samplers, ways = list(dict.fromkeys(row.sampler for row in rows)), list(dict.fromkeys(grids))
+    across = len(stds) * _PANEL
+    forwards = alt.X("forwards:Q").title("forwards of the network")
+    base = alt.Chart().encode(
+        forwards.scale(type="log", nice=False).axis(values=sorted({row.steps for row in rows})),
+        alt.Y("error:Q")
+        .title("error of the samples' std (%)")
+        .scale(type="log", nice=False)
+        .axis(values=charts.decades([row["error"] for row in table])),
+        alt.Color("sampler:N").scale(domain=samplers).legend(charts.key(samplers, across)),
+    )
+    drawn = base.mark_line().encode(
+        alt.StrokeDash("grid:N")
+        .scale(domain=ways, range=charts.DASHES)
+        .legend(charts.key(ways, across)),
+        alt.StrokeWidth("width:Q", scale=None),
+    )
+    return (
+        alt.layer(drawn, base.mark_point(size=40), data=charts.table(table))
+        .properties(width=_PANEL)
+        .facet(column=alt.Column("panel:N").sort(panels))
+        .properties(
+            title={
+                "text": "Error of each sampler with a perfect network",
+                "subtitle": "Gaussian data, images being in [-1, 1]",
+            },
+        )
+    )
 
 
 def _numbers(text: str) -> list[float]:

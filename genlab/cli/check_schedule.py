@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from genlab.cli.choices import SCHEDULE, add_arguments, check_folder, choices, print_table
+from genlab.cli.choices import SCHEDULE, add_arguments, chart_path, choices, print_table
 from genlab.errors import DONE
 
 if TYPE_CHECKING:
+    import altair as alt
+
     from genlab.diffusion.schedule_check import ScheduleSummary
 
-_TIMES = (0.25, 0.5, 0.75, 1.0)
+_TIMES = (0.5, 1.0)
+#: Pixels.
+_PANEL = 420
 
 
 def add(commands: Any) -> None:
@@ -30,10 +34,14 @@ def add(commands: Any) -> None:
     parser.set_defaults(command=check_schedule)
 
 
-def check_schedule(overrides: Sequence[str], diffusers: Sequence[str], plot: Path) -> int:
+def check_schedule(
+    overrides: Sequence[str], diffusers: Sequence[str], out: Path | None, overwrite: bool
+) -> int:
     """Print and draw the noise schedules that the overrides, or names of diffusers, choose."""
     from genlab.diffusion.schedule_check import ScheduleSummary
+    from genlab.media import charts
 
+    path = chart_path(out, overwrite, "check-schedule")
     found: list[ScheduleSummary] = []
     if diffusers:
         from genlab.cli.schedulers import Scheduler
@@ -41,18 +49,17 @@ def check_schedule(overrides: Sequence[str], diffusers: Sequence[str], plot: Pat
         found += [Scheduler(name).summary() for name in diffusers]
     if overrides or not diffusers:
         found += [
-            ScheduleSummary.of(choice.name("noise_schedule", SCHEDULE), choice.process())
+            ScheduleSummary.of(choice.files[SCHEDULE], choice.process())
             for choice in choices(overrides)
         ]
-    check_folder(plot)
 
     console = Console(soft_wrap=True, highlight=False)
     print_table(console, [_cells(one) for one in found], ("schedule",))
     for one in found:
         if one.warning:
             console.print(f"warning: {one.warning}", style="yellow", markup=False)
-    _draw_schedules(found, plot)
-    console.print(f"plot: {plot}", markup=False)
+    charts.save(schedules_figure(found), path)
+    console.print(f"chart: {path}", markup=False)
     return DONE
 
 
@@ -60,28 +67,43 @@ def _cells(one: ScheduleSummary) -> dict[str, str]:
     return {
         "schedule": one.name,
         "T": "-" if one.steps is None else str(one.steps),
-        "log-SNR from": f"{float(one.log_snr[0]):.2f}",
-        "to": f"{float(one.log_snr[-1]):.2f}",
-        **{f"alpha-bar({t:g})": f"{one.alpha_bar_at(t):.3g}" for t in _TIMES},
-        "L_T, bits/dim": f"{one.prior_bits:.1e}",
+        "log-SNR\nfrom": f"{float(one.log_snr[0]):.2f}",
+        "log-SNR\nto": f"{float(one.log_snr[-1]):.2f}",
+        **{f"alpha-bar\nat t={t:g}": f"{one.alpha_bar_at(t):.3g}" for t in _TIMES},
+        "L_T,\nbits/dim": f"{one.prior_bits:.1e}",
     }
 
 
-def _draw_schedules(found: Sequence[ScheduleSummary], path: Path) -> None:
+def schedules_figure(found: Sequence[ScheduleSummary]) -> alt.HConcatChart:
+    """Draw log-SNR and alpha-bar of each schedule over time, from data to noise."""
+    import altair as alt
+
     from genlab.media import charts
 
-    figure, (left, right) = charts.panels(2)
     names = [f"{one.name}, T={one.steps}" if one.steps else one.name for one in found]
-    for panel, curve, title in (
-        (left, "log_snr", "log-SNR"),
-        (right, "alpha_bar", "alpha-bar, the image's share of the variance"),
-    ):
-        lines = {
-            name: (one.times.tolist(), getattr(one, curve).tolist())
-            for name, one in zip(names, found, strict=True)
-        }
-        charts.draw_lines(panel, lines)
-        panel.set(xlabel="t, from data to noise", xlim=(0, 1))
-        panel.set_title(title, loc="left", fontsize=10)
-    charts.add_legend(figure)
-    charts.save(figure, path)
+    curves = {
+        name: (one.times.tolist(), one.log_snr.tolist())
+        for name, one in zip(names, found, strict=True)
+    }
+    width = charts.widths(curves)
+    rows = [
+        {"schedule": name, "t": t, "log_snr": log_snr, "alpha_bar": share, "width": width[name]}
+        for name, one in zip(names, found, strict=True)
+        for t, log_snr, share in zip(*curves[name], one.alpha_bar.tolist(), strict=True)
+    ]
+    lines = (
+        alt.Chart(charts.table(rows))
+        .mark_line()
+        .encode(
+            alt.X("t:Q").title("t, from data to noise").scale(domain=(0, 1)),
+            alt.Color("schedule:N").scale(domain=names).legend(charts.key(names, 2 * _PANEL)),
+            alt.StrokeWidth("width:Q", scale=None),
+        )
+        .properties(width=_PANEL)
+    )
+    return alt.hconcat(
+        lines.encode(alt.Y("log_snr:Q").title(None)).properties(title="log-SNR"),
+        lines.encode(alt.Y("alpha_bar:Q").title(None)).properties(
+            title="alpha-bar: the image's share of the variance"
+        ),
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -39,23 +40,29 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         "may be repeated",
     )
     parser.add_argument(
-        "--plot",
+        "--out",
         type=Path,
-        default=Path(f"{name}.png"),
         metavar="FILE",
-        help="where the plot goes (%(default)s)",
+        help=f"where the chart goes, a .png or .svg (default: {name}.png, or {name}-2.png and so "
+        "on if there is one)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the file if there is one already"
     )
 
 
 class Choice(NamedTuple):
-    """One combination of the requested values: its overrides, and its `model` config."""
+    """One combination of the requested values.
+
+    Attributes:
+        overrides: the values, by key.
+        files: the chosen file of each config group.
+        model: the `model` config that follows.
+    """
 
     overrides: dict[str, str]
+    files: dict[str, str]
     model: dict[str, Any]
-
-    def name(self, key: str, group: str) -> str:
-        """Return the file chosen in a group, or else the class in its place."""
-        return self.overrides.get(group) or str(self.model[key]["_target_"]).rpartition(".")[2]
 
     def process(self) -> Process:
         """Build the forward process.
@@ -93,16 +100,21 @@ def choices(overrides: Sequence[str]) -> Iterator[Choice]:
     Raises:
         ConfigError: an override that does not compose, or a model without a noise schedule.
     """
+    from omegaconf import OmegaConf
+
     from genlab.config.check import resolve
     from genlab.config.compose import compose
 
     if not any(override.startswith("model=") for override in overrides):
         overrides = ["model=ddpm", *overrides]
     for chosen in _combinations(overrides):
-        model = resolve(compose(chosen))["model"]
+        config = compose(chosen, with_hydra=True)
+        files = {str(group): str(file) for group, file in config.hydra.runtime.choices.items()}
+        own = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
+        model = resolve(own)["model"]
         if not isinstance(model, dict) or "noise_schedule" not in model:
             raise ConfigError("model: there is no noise schedule to check; choose model=ddpm")
-        yield Choice(dict(o.partition("=")[::2] for o in chosen), model)
+        yield Choice(dict(o.partition("=")[::2] for o in chosen), files, model)
 
 
 def _combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -150,10 +162,25 @@ def whole_numbers(text: str, given: str) -> list[int]:
         raise ConfigError(f"{given}: whole numbers, separated by commas, are needed") from error
 
 
-def check_folder(plot: Path) -> None:
-    """Refuse a plot path that cannot be written, before any long computation."""
-    if not plot.parent.is_dir():
-        raise ConfigError(f"--plot {plot}: there is no folder {plot.parent}; create it first")
+def chart_path(out: Path | None, overwrite: bool, name: str) -> Path:
+    """Return where the chart goes, before any long computation.
+
+    Args:
+        out: as given; None takes the first free of NAME.png, NAME-2.png, ...
+
+    Raises:
+        ConfigError: it has another suffix, no folder, or a file that may not be replaced.
+    """
+    if out is None:
+        names = (f"{name}{'' if i == 1 else f'-{i}'}.png" for i in itertools.count(1))
+        return next(path for path in map(Path, names) if overwrite or not os.path.lexists(path))
+    if out.suffix not in (".png", ".svg"):
+        raise ConfigError(f"--out {out}: a chart is a .png or an .svg; end the name in one of them")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it first")
+    if os.path.lexists(out) and not overwrite:
+        raise ConfigError(f"--out {out}: there is such a file; give another name, or --overwrite")
+    return out
 
 
 def print_table(console: Console, rows: Sequence[dict[str, str]], texts: Collection[str]) -> None:
@@ -164,7 +191,8 @@ def print_table(console: Console, rows: Sequence[dict[str, str]], texts: Collect
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     headings = [name for name in rows[0] if name not in texts or any(row[name] for row in rows)]
     for name in headings:
-        table.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
+        side: JustifyMethod = "left" if name in texts else "right"
+        table.add_column(name, justify=side, vertical="bottom", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(row[name]) or "-") for name in headings))
     unbounded = console.options.update(max_width=1000)

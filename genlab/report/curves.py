@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from genlab.media import charts
+from genlab.media import matplotlib_charts as charts
 from genlab.report.collect import Record, swept_keys
 from genlab.report.naming import by_settings, data_names, setting_names, sort_key
 from genlab.report.samplers import differ_in_sampler

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from genlab.media import charts
+from genlab.media import matplotlib_charts as charts
 from genlab.report.collect import Record, swept_keys
 from genlab.report.labels import place_labels
 from genlab.report.naming import run_label

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from genlab.media import charts
+from genlab.media import matplotlib_charts as charts
 from genlab.report.collect import Record, one_line, swept_keys
 from genlab.report.colours import colours
 from genlab.report.curves import numbers

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from genlab.media import charts
+from genlab.media import matplotlib_charts as charts
 from genlab.report import (
     answer,
     bound_by_log_snr_png,

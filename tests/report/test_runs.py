@@ -22,7 +22,7 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from genlab.media import charts
+from genlab.media import matplotlib_charts as charts
 from genlab.report import answer, collect, sweep_table, swept_keys, write_sweep
 from genlab.report.curves import bound_by_log_snr_png
 from genlab.report.html import report_page

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from genlab.media import charts
+from genlab.media import matplotlib_charts as charts
 from genlab.report import collect, write_sweep
 from genlab.report.units import FLOOR, draw_units
 from genlab.runs.directory import RunDirectory
