@@ -53,6 +53,26 @@ class ImageSpec:
         return self.channels * self.height * self.width
 
 
+@dataclass(frozen=True)
+class NetworkExport:
+    """A network of a model as a function of tensors alone, which other programs can compute.
+
+    Attributes:
+        module: called with the inputs in their order; returns a tensor, or a tuple of them.
+        inputs: examples by name; their first axis is the batch, of the same size of at least 2.
+        outputs: names, in their order.
+        meaning: the rest of a sentence that begins with the name of the network: what it computes
+            from which inputs, with shapes.
+        notes: further sentences on the inputs, where they are given as in `inputs`.
+    """
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str]
+    meaning: str
+    notes: str = ""
+
+
 class Model(Protocol):
     """An `nn.Module` that genlab trains; images x are (B, C, H, W) in [0, 1].
 
@@ -333,6 +353,36 @@ class HasNetworks(Protocol):
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name."""
+        ...
+
+
+@runtime_checkable
+class CanExport(Protocol):
+    """A model whose networks can be exported, for instance to ONNX."""
+
+    def exports(self) -> dict[str, NetworkExport]:
+        """Return the networks that can be exported, by name, which becomes that of a file."""
+        ...
+
+
+@runtime_checkable
+class CanExportScheduler(CanExport, Protocol):
+    """A diffusion model that diffusers may have too.
+
+    Its `exports` have an entry `unet`, of `x_t`, `log_snr` and, if it knows classes, `labels`.
+    """
+
+    def step_log_snrs(self) -> Tensor | None:
+        """Return the log-SNRs of the T steps, (T,) float64; None in continuous time."""
+        ...
+
+    def scheduler(self) -> Any:
+        """Build the scheduler of diffusers that draws as this model does, step by step.
+
+        Raises:
+            ValueError: if diffusers has none; the message says why.
+            ImportError: if diffusers is not installed.
+        """
         ...
 
 

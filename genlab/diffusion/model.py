@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genlab.diffusion import bound
+from genlab.diffusion import bound, diffusers_scheduler
 from genlab.diffusion.bound import BoundTerms
 from genlab.diffusion.parameterizations import Parameterization
 from genlab.diffusion.process import Process, diffuse
@@ -20,7 +21,7 @@ from genlab.diffusion.time_samplers import TimeSampler
 from genlab.diffusion.variances import Optimal, Prediction, ReverseVariance
 from genlab.diffusion.weightings import VLB, Weighting, mean_loss
 from genlab.errors import naming, number, whole
-from genlab.protocols import ImageSpec, OnStep
+from genlab.protocols import ImageSpec, NetworkExport, OnStep
 from genlab.seeding import ImageNoise, Noise, TurnedNoise, or_default
 from genlab.tensors import all_gather_rows, device_of, has_diverged, sum_except_batch
 
@@ -449,3 +450,32 @@ class DDPM(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name, to be compiled and sharded."""
         return {"net": self.net}
+
+    def exports(self) -> dict[str, NetworkExport]:
+        """Return the network as `unet`, a function of x_t, the log-SNR and the classes."""
+        inputs = {"x_t": torch.zeros(3, *self.spec.shape), "log_snr": torch.linspace(-5, 5, 3)}
+        notes = "`log_snr` is ln(alpha² / sigma²), (B,)."
+        if self.conditional:
+            inputs["labels"] = torch.arange(3) % (len(self.spec.classes) + 1) - 1
+            notes += " `labels` are numbers of classes, int64, and -1 for none."
+        output = self.parameterization.describe()
+        if self.reverse_variance.is_learned:
+            channels = self.spec.channels
+            output += f" in the first {channels} channels, and the fraction of the variance"
+        meaning = (
+            f"predicts {output} from images x_t = alpha x + sigma noise, where x is in [-1, 1] and "
+            "alpha² + sigma² = 1."
+        )
+        return {"unet": NetworkExport(self.net, inputs, ("output",), meaning, notes)}
+
+    @torch.no_grad()
+    def step_log_snrs(self) -> Tensor | None:
+        """Return the log-SNRs of the T steps, (T,) float64; None in continuous time."""
+        steps = self.process.steps
+        if steps is None:
+            return None
+        return self.process.log_snr(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
+
+    def scheduler(self) -> Any:
+        """Build the scheduler of diffusers with this process (`diffusers_scheduler`)."""
+        return diffusers_scheduler.scheduler(self)

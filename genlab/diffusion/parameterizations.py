@@ -33,6 +33,10 @@ class Parameterization(ABC):
                 "model/parameterization=v or x0, or a finite model.log_snr_min, for instance -20"
             )
 
+    def describe(self) -> str:
+        """Describe the correct output in a few words."""
+        return f"the target of {type(self).__name__}"
+
     @abstractmethod
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         """Convert the output to the clean image."""
@@ -52,6 +56,9 @@ class Parameterization(ABC):
 class Epsilon(Parameterization):
     """Prediction of the noise: x0_hat = (x_t - sigma eps_hat) / alpha (Ho et al. 2020, eq. 15)."""
 
+    def describe(self) -> str:
+        return "the noise"
+
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = alpha_sigma(log_snr)
         return scale(1 / alpha, x_t) - scale(sigma / alpha, output)
@@ -65,6 +72,9 @@ class Epsilon(Parameterization):
 
 class X0(Parameterization):
     """Prediction of the image x_0 itself."""
+
+    def describe(self) -> str:
+        return "x"
 
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         return output
@@ -81,6 +91,9 @@ class V(Parameterization):
 
     Salimans & Ho (2022), sec. 4.
     """
+
+    def describe(self) -> str:
+        return "v = alpha noise - sigma x"
 
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = alpha_sigma(log_snr)
