@@ -283,6 +283,18 @@ class HasSampler(HasTrajectory, Protocol):
         ...
 
 
+class Terms(Protocol):
+    """The terms of the evaluation of a batch, in their order: rows (k, B), float64, of k values."""
+
+    def known(self) -> Sequence[Tensor]:
+        """Return the first terms, where they are known from an evaluation that was stopped."""
+        ...
+
+    def add(self, rows: Tensor) -> None:
+        """Take the next term as soon as it is computed."""
+        ...
+
+
 @runtime_checkable
 class EvaluatesInTerms(Protocol):
     """A model that evaluates a batch term by term, which can take minutes."""
@@ -291,15 +303,19 @@ class EvaluatesInTerms(Protocol):
         """Return the number of terms of a batch, of a full evaluation or of another one."""
         ...
 
+    def values_per_term(self) -> int:
+        """Return k, the number of values of an image in each of the `Terms`."""
+        ...
+
     def evaluate(
         self,
         x: Tensor,
         labels: Tensor | None,
         noise: Noise | None,
         full: bool,
-        on_term: Callable[[], None] | None = None,
+        terms: Terms | None = None,
     ) -> dict[str, Tensor]:
-        """Evaluate images as in `Model`; `on_term` is called after every term."""
+        """Evaluate images as in `Model`; terms that are known are not computed again."""
         ...
 
 
