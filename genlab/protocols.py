@@ -53,6 +53,26 @@ class ImageSpec:
         return self.channels * self.height * self.width
 
 
+@dataclass(frozen=True)
+class NetworkExport:
+    """A network of a model as a function of tensors alone, which other programs can compute.
+
+    Attributes:
+        module: called with the inputs in their order; returns a tensor, or a tuple of them.
+        inputs: examples by name; their first axis is the batch, of the same size of at least 2.
+        outputs: names, in their order.
+        meaning: the rest of a sentence that begins with the name of the network: what it computes
+            from which inputs, with shapes.
+        notes: further sentences on the inputs, where they are given as in `inputs`.
+    """
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str]
+    meaning: str
+    notes: str = ""
+
+
 class Model(Protocol):
     """An `nn.Module` that genlab trains; images x are (B, C, H, W) in [0, 1].
 
@@ -263,6 +283,18 @@ class HasSampler(HasTrajectory, Protocol):
         ...
 
 
+class Terms(Protocol):
+    """The terms of the evaluation of a batch, in their order: rows (k, B), float64, of k values."""
+
+    def known(self) -> Sequence[Tensor]:
+        """Return the first terms, where they are known from an evaluation that was stopped."""
+        ...
+
+    def add(self, rows: Tensor) -> None:
+        """Take the next term as soon as it is computed."""
+        ...
+
+
 @runtime_checkable
 class EvaluatesInTerms(Protocol):
     """A model that evaluates a batch term by term, which can take minutes."""
@@ -271,15 +303,19 @@ class EvaluatesInTerms(Protocol):
         """Return the number of terms of a batch, of a full evaluation or of another one."""
         ...
 
+    def values_per_term(self) -> int:
+        """Return k, the number of values of an image in each of the `Terms`."""
+        ...
+
     def evaluate(
         self,
         x: Tensor,
         labels: Tensor | None,
         noise: Noise | None,
         full: bool,
-        on_term: Callable[[], None] | None = None,
+        terms: Terms | None = None,
     ) -> dict[str, Tensor]:
-        """Evaluate images as in `Model`; `on_term` is called after every term."""
+        """Evaluate images as in `Model`; terms that are known are not computed again."""
         ...
 
 
@@ -333,6 +369,36 @@ class HasNetworks(Protocol):
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name."""
+        ...
+
+
+@runtime_checkable
+class CanExport(Protocol):
+    """A model whose networks can be exported, for instance to ONNX."""
+
+    def exports(self) -> dict[str, NetworkExport]:
+        """Return the networks that can be exported, by name, which becomes that of a file."""
+        ...
+
+
+@runtime_checkable
+class CanExportScheduler(CanExport, Protocol):
+    """A diffusion model that diffusers may have too.
+
+    Its `exports` have an entry `unet`, of `x_t`, `log_snr` and, if it knows classes, `labels`.
+    """
+
+    def step_log_snrs(self) -> Tensor | None:
+        """Return the log-SNRs of the T steps, (T,) float64; None in continuous time."""
+        ...
+
+    def scheduler(self) -> Any:
+        """Build the scheduler of diffusers that draws as this model does, step by step.
+
+        Raises:
+            ValueError: if diffusers has none; the message says why.
+            ImportError: if diffusers is not installed.
+        """
         ...
 
 

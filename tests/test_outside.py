@@ -216,6 +216,23 @@ def test_a_family_from_outside_samples_where_its_package_is_trusted(
     assert list(family.path.glob("samples/*/grid.png"))
 
 
+def test_a_family_from_outside_exports_its_networks_to_onnx(home: Path, family: Run) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    command = ["-m", "genlab", "export", str(family.path), "--format", "onnx", "--out", "onnx"]
+    finish(home, *command, "--trust", "mylab")
+    session = onnxruntime.InferenceSession((home / "onnx/pixels.onnx").read_bytes())
+    state = torch.load(family.checkpoints / "best.ckpt", weights_only=True)["state_dict"]
+    weight, bias = state["model.weight"], state["model.bias"]
+    for n in (1, 5):
+        x = torch.rand(n, 144)
+        (logits,) = session.run(None, {"x": x.numpy()})
+        expected = (x.double() @ weight.double().tril(-1).T + bias).float()
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-5)
+    card = (home / "onnx/README.md").read_text()
+    assert "`pixels.onnx` maps pixels x (B, D) to the log-odds" in card
+
+
 def test_a_family_from_outside_is_compared_with_a_vae_on_one_plane(home: Path) -> None:
     output = finish(
         home,

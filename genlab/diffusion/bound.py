@@ -8,7 +8,7 @@ integral replaces the KLs. Images are on the grid of 256 levels in [-1, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,11 +19,14 @@ from genlab.diffusion.process import Process, alpha_sigma, diffuse, posterior_co
 from genlab.diffusion.variances import Prediction, ReverseVariance, log_posterior_variance
 from genlab.distributions import DiscretizedGaussian
 from genlab.errors import whole
-from genlab.protocols import ImageSpec
+from genlab.protocols import ImageSpec, Terms
 from genlab.seeding import Noise
 from genlab.tensors import like_images, sum_except_batch
 
 LEVELS = 256
+
+#: Values per image of each prediction: the term, and the squared error after and before clipping.
+VALUES = 3
 
 #: Edges of the bins of log-SNR in which schedules are compared; the outermost bins are open.
 LOG_SNR_EDGES = tuple(range(-20, 21, 2))
@@ -46,6 +49,7 @@ class BoundTerms(NamedTuple):
         terms: (B, N), the terms of those times, weighted so that their sum over N is diffusion; in
             discrete time the first is L_0, so the sum is reconstruction + diffusion.
         squared_error: (B, N), ||x_0 - x0_hat||^2 summed over dimensions.
+        unclipped_error: (B, N), the same before x0_hat is clipped.
     """
 
     prior: Tensor
@@ -54,6 +58,7 @@ class BoundTerms(NamedTuple):
     t: Tensor
     terms: Tensor
     squared_error: Tensor
+    unclipped_error: Tensor
 
     @property
     def kl(self) -> Tensor:
@@ -185,11 +190,21 @@ def bound_term(
 
 
 def exact(
-    x0: Tensor, predict: Predict, process: Process, variance: ReverseVariance, noise: Noise
+    x0: Tensor,
+    predict: Predict,
+    process: Process,
+    variance: ReverseVariance,
+    noise: Noise,
+    clip: bool = False,
+    terms: Terms | None = None,
 ) -> BoundTerms:
     """Compute all T terms of the bound of images (B, C, H, W), by T predictions, N = T.
 
     Every term uses one draw of x_t, so the noise is the only randomness.
+
+    Args:
+        clip: whether x0_hat is clipped to [-1, 1].
+        terms: those that are known are not computed again; the others are added to it.
 
     Raises:
         ValueError: if time is continuous, where the bound is not a sum.
@@ -200,11 +215,9 @@ def exact(
             "estimate it with many draws, or set model.steps"
         )
     times = torch.arange(1, process.steps + 1, dtype=torch.float64, device=x0.device)
-    columns = [
-        _discrete_column(x0, predict, process, variance, t.expand(len(x0)), noise)
-        for t in times / process.steps
-    ]
-    return _assemble(x0, process, columns, noise)
+    measure = _Measure(x0, predict, process, variance, noise, clip)
+    draws = (measure.draw(t.expand(len(x0))) for t in times / process.steps)
+    return measure.all(draws, process.steps, terms)
 
 
 def stratified(
@@ -214,6 +227,8 @@ def stratified(
     variance: ReverseVariance,
     draws: int,
     noise: Noise,
+    clip: bool = False,
+    terms: Terms | None = None,
 ) -> BoundTerms:
     """Estimate the bound of images (B, C, H, W) without bias; L_0 and L_T are computed in full.
 
@@ -223,28 +238,16 @@ def stratified(
 
     Args:
         variance: ignored in continuous time, where the bound does not depend on it.
+        clip, terms: as in `exact`.
 
     Raises:
         ValueError: if draws is below 1.
     """
     whole("draws", draws, 1)
     if process.steps == 1:
-        return exact(x0, predict, process, variance, noise)
-    columns = []
-    if process.steps is not None:
-        first = torch.full((len(x0),), process.first, dtype=torch.float64, device=x0.device)
-        columns.append(_discrete_column(x0, predict, process, variance, first, noise))
-    for part in range(draws):
-        u = (part + noise.spread()) / draws
-        if process.steps is None:
-            t, term, error = _continuous_column(x0, predict, process, u, noise)
-            columns.append((t, term / draws, error))
-        else:
-            later = process.steps - 1
-            t = (torch.floor(u * later).clamp(max=later - 1) + 2) / process.steps
-            t, term, error = _discrete_column(x0, predict, process, variance, t, noise)
-            columns.append((t, term * (later / draws), error))
-    return _assemble(x0, process, columns, noise)
+        return exact(x0, predict, process, variance, noise, clip, terms)
+    measure = _Measure(x0, predict, process, variance, noise, clip)
+    return measure.all(measure.spread(draws), draws + process.is_discrete, terms)
 
 
 def by_log_snr(log_snr: Tensor, terms: Tensor, edges: tuple[float, ...] = LOG_SNR_EDGES) -> Tensor:
@@ -267,44 +270,96 @@ def log_snr_bins(log_snr: Tensor, edges: tuple[float, ...] = LOG_SNR_EDGES) -> T
     return torch.bucketize(log_snr.double().flatten() + _ROUNDING, inner, right=True)
 
 
-_Column = tuple[Tensor, Tensor, Tensor]
+class _Draw(NamedTuple):
+    """Times t (B,), how their x_t are drawn, and the factor of their term in the bound."""
+
+    t: Tensor
+    x_t: Callable[[], Tensor]
+    factor: float
 
 
-def _discrete_column(
-    x0: Tensor,
-    predict: Predict,
-    process: Process,
-    variance: ReverseVariance,
-    t: Tensor,
-    noise: Noise,
-) -> _Column:
-    x_t = diffuse(x0, noise.normal(*x0.shape[1:]).to(x0.dtype), process.log_snr(t))
-    prediction = predict(x_t, t)
-    term = bound_term(x0, prediction, process, t, variance)
-    return t, term, _squared_error(x0, prediction.x0_hat)
+class _Measure(NamedTuple):
+    """Predicts x_0 from noisy images, and measures the term of the bound."""
+
+    x0: Tensor
+    predict: Predict
+    process: Process
+    variance: ReverseVariance
+    noise: Noise
+    clip: bool
+
+    def draw(self, t: Tensor, factor: float = 1.0) -> _Draw:
+        def x_t() -> Tensor:
+            eps = self.noise.normal(*self.x0.shape[1:]).to(self.x0.dtype)
+            return diffuse(self.x0, eps, self.process.log_snr(t))
+
+        return _Draw(t, x_t, factor)
+
+    def rows(self, draw: _Draw) -> Tensor:
+        """Return the term, and the squared error after and before clipping, (`VALUES`, B)."""
+        x0, t = self.x0, draw.t
+        prediction = self.predict(draw.x_t(), t)
+        unclipped = _squared_error(x0, prediction.x0_hat)
+        if self.clip:
+            prediction = prediction.clipped()
+        if self.process.is_discrete:
+            term = bound_term(x0, prediction, self.process, t, self.variance)
+        else:
+            first, last = self.process.log_snr(t.new_tensor([0.0, 1.0]))
+            density = diffusion_density(x0, prediction.x0_hat, self.process.log_snr(t))
+            term = (first - last) * density
+        error = _squared_error(x0, prediction.x0_hat)
+        return torch.stack([term * draw.factor, error, unclipped])
+
+    def all(self, draws: Iterable[_Draw], number: int, terms: Terms | None) -> BoundTerms:
+        """Measure at all times; where a term is known its noise alone is drawn, to go on."""
+        known = [] if terms is None else [rows.to(self.x0.device) for rows in terms.known()]
+        is_complete = len(known) == number and self.process.is_discrete
+        times, columns = [], []
+        for i, draw in enumerate(draws):
+            if i >= len(known):
+                columns.append(self.rows(draw))
+                if terms is not None:
+                    terms.add(columns[-1])
+            else:
+                columns.append(known[i])
+                if not is_complete:
+                    draw.x_t()
+            times.append(draw.t)
+        return _assemble(self.x0, self.process, times, columns, self.noise)
+
+    def spread(self, parts: int) -> Iterator[_Draw]:
+        """Yield the draws of `stratified`, that of L_0 first where time is discrete."""
+        x0, process, steps = self.x0, self.process, self.process.steps
+        if steps is not None:
+            yield self.draw(
+                torch.full((len(x0),), process.first, dtype=torch.float64).to(x0.device)
+            )
+        for part in range(parts):
+            u = (part + self.noise.spread()) / parts
+            if steps is not None:
+                later = steps - 1
+                t = (torch.floor(u * later).clamp(max=later - 1) + 2) / steps
+                yield self.draw(t, later / parts)
+            else:
+                # evenly in the log-SNR, not in t: same integral, and a steep schedule adds no
+                # variance
+                first, last = process.log_snr(u.new_tensor([0.0, 1.0]))
+                yield self.draw(process.schedule.time_at(last + (first - last) * u), 1 / parts)
 
 
-def _continuous_column(
-    x0: Tensor, predict: Predict, process: Process, u: Tensor, noise: Noise
-) -> _Column:
-    # evenly in the log-SNR, not in t: same integral, and a steep schedule adds no variance
-    first, last = process.log_snr(u.new_tensor([0.0, 1.0]))
-    t = process.schedule.time_at(last + (first - last) * u)
-    log_snr = process.log_snr(t)
-    x0_hat = predict(diffuse(x0, noise.normal(*x0.shape[1:]).to(x0.dtype), log_snr), t).x0_hat
-    term = (first - last) * diffusion_density(x0, x0_hat, log_snr)
-    return t, term, _squared_error(x0, x0_hat)
-
-
-def _assemble(x0: Tensor, process: Process, columns: list[_Column], noise: Noise) -> BoundTerms:
-    t, terms, squared_error = (torch.stack(rows, 1) for rows in zip(*columns, strict=True))
+def _assemble(
+    x0: Tensor, process: Process, times: list[Tensor], columns: list[Tensor], noise: Noise
+) -> BoundTerms:
+    t, (terms, error, unclipped) = torch.stack(times, 1), torch.stack(columns, 2)
     ends = process.log_snr(t.new_tensor([process.first, 1.0]))[:, None].expand(2, len(x0))
     if process.is_discrete:
         reconstruction, diffusion = terms[:, 0], terms[:, 1:].sum(1)
     else:
         x_first = diffuse(x0, noise.normal(*x0.shape[1:]).to(x0.dtype), ends[0])
         reconstruction, diffusion = continuous_decoder_nll(x0, x_first, ends[0]), terms.sum(1)
-    return BoundTerms(prior_kl(x0, ends[1]), reconstruction, diffusion, t, terms, squared_error)
+    prior = prior_kl(x0, ends[1])
+    return BoundTerms(prior, reconstruction, diffusion, t, terms, error, unclipped)
 
 
 def _squared_error(x0: Tensor, x0_hat: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import logsigmoid
 
-from genlab.diffusion.model import DDPM
 from genlab.diffusion.parameterizations import X0, Epsilon, V
 from genlab.diffusion.variances import FixedLarge, FixedSmall, Learned
+
+if TYPE_CHECKING:
+    from genlab.diffusion.model import DDPM
 
 _PREDICTIONS: dict[type, str] = {Epsilon: "epsilon", X0: "sample", V: "v_prediction"}
 _VARIANCES: dict[type, str] = {
@@ -17,14 +19,6 @@ _VARIANCES: dict[type, str] = {
     FixedSmall: "fixed_small",
     Learned: "learned_range",
 }
-
-
-def log_snrs(model: DDPM) -> torch.Tensor:
-    """Return the log-SNRs of the T steps, (T,) float64, of a model in discrete time."""
-    steps = model.process.steps
-    assert steps is not None
-    with torch.no_grad():
-        return model.process.log_snr(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
 
 
 def scheduler(model: DDPM) -> Any:
@@ -36,7 +30,8 @@ def scheduler(model: DDPM) -> Any:
         ValueError: if diffusers has no such scheduler; the message says why.
         ImportError: if diffusers is not installed.
     """
-    if model.process.steps is None:
+    log_snrs = model.step_log_snrs()
+    if log_snrs is None:
         raise ValueError(
             "in continuous time there are no steps, which a scheduler of diffusers has"
         )
@@ -48,10 +43,10 @@ def scheduler(model: DDPM) -> Any:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     # beta = 1 - alpha_t^2 / alpha_s^2, without the cancellation
-    log_alpha_squared = logsigmoid(log_snrs(model))
+    log_alpha_squared = logsigmoid(log_snrs)
     before = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_squared[:-1]])
     return DDPMScheduler(
-        num_train_timesteps=model.process.steps,
+        num_train_timesteps=len(log_snrs),
         trained_betas=(-torch.expm1(log_alpha_squared - before)).tolist(),
         prediction_type=prediction,
         variance_type=variance,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genlab.diffusion import bound
+from genlab.diffusion import bound, diffusers_scheduler
 from genlab.diffusion.bound import BoundTerms
 from genlab.diffusion.parameterizations import Parameterization
 from genlab.diffusion.process import Process, diffuse
@@ -20,7 +21,7 @@ from genlab.diffusion.time_samplers import TimeSampler
 from genlab.diffusion.variances import Optimal, Prediction, ReverseVariance
 from genlab.diffusion.weightings import VLB, Weighting, mean_loss
 from genlab.errors import naming, number, whole
-from genlab.protocols import ImageSpec, OnStep
+from genlab.protocols import ImageSpec, NetworkExport, OnStep, Terms
 from genlab.seeding import ImageNoise, Noise, TurnedNoise, or_default
 from genlab.tensors import all_gather_rows, device_of, has_diverged, sum_except_batch
 
@@ -224,7 +225,7 @@ class DDPM(nn.Module):
         labels: Tensor | None = None,
         noise: Noise | None = None,
         full: bool = False,
-        on_term: Callable[[], None] | None = None,
+        terms: Terms | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate images (B, C, H, W); return values whose first axis is the images.
 
@@ -234,20 +235,20 @@ class DDPM(nn.Module):
 
         Args:
             full: use `test_draws` times instead of `val_draws`.
-            on_term: called after every prediction of the network.
+            terms: gets the rows of every prediction of the network, and may know the first ones.
         """
         draws = self.test_draws if full else self.val_draws
-        terms, unclipped = self._bound_terms(x, labels, draws, or_default(noise, x), on_term)
+        found = self._bound_terms(x, labels, draws, or_default(noise, x), terms)
         return {
-            "loss": self._loss_at(terms, unclipped),
-            "reconstruction": terms.reconstruction,
-            "kl": terms.kl,
-            "kl_prior": terms.prior,
-            "kl_diffusion": terms.diffusion,
-            "t": terms.t,
-            "log_snr": self.process.log_snr(terms.t),
-            "squared_error": terms.squared_error,
-            "terms": terms.terms,
+            "loss": self._loss_at(found),
+            "reconstruction": found.reconstruction,
+            "kl": found.kl,
+            "kl_prior": found.prior,
+            "kl_diffusion": found.diffusion,
+            "t": found.t,
+            "log_snr": self.process.log_snr(found.t),
+            "squared_error": found.squared_error,
+            "terms": found.terms,
         }
 
     def evaluation_terms(self, full: bool = False) -> int:
@@ -256,6 +257,10 @@ class DDPM(nn.Module):
         if draws is None or self.process.steps == 1:
             return self._steps
         return draws + self.process.is_discrete
+
+    def values_per_term(self) -> int:
+        """Return the number of values of an image by which a term is known."""
+        return bound.VALUES
 
     def time_bins(self, full: bool = False) -> int:
         """Return the number of bins of time for the bound: T if all T terms are measured."""
@@ -269,28 +274,21 @@ class DDPM(nn.Module):
         labels: Tensor | None,
         draws: int | None,
         noise: Noise,
-        on_term: Callable[[], None] | None = None,
-    ) -> tuple[BoundTerms, Tensor]:
-        """Compute the bound, and ||x_0 - x0_hat||^2 (B, N) before clipping."""
-        x0 = 2 * x - 1
-        unclipped: list[Tensor] = []
+        terms: Terms | None = None,
+    ) -> BoundTerms:
+        """Compute the bound at a number of times; None for all T terms."""
 
         def predict(x_t: Tensor, t: Tensor) -> Prediction:
-            prediction = self.predict(x_t, t, labels)
-            unclipped.append(sum_except_batch((x0 - prediction.x0_hat).square().double()))
-            if on_term is not None:
-                on_term()
-            return prediction.clipped() if self.clip else prediction
+            return self.predict(x_t, t, labels)
 
+        parts = (2 * x - 1, predict, self.process, self.reverse_variance)
         if draws is None:
-            terms = bound.exact(x0, predict, self.process, self.reverse_variance, noise)
-        else:
-            terms = bound.stratified(x0, predict, self.process, self.reverse_variance, draws, noise)
-        return terms, torch.stack(unclipped, 1)
+            return bound.exact(*parts, noise, self.clip, terms)
+        return bound.stratified(*parts, draws, noise, self.clip, terms)
 
-    def _loss_at(self, terms: BoundTerms, squared_error: Tensor) -> Tensor:
+    def _loss_at(self, terms: BoundTerms) -> Tensor:
         """Compute the training loss of each image, (B,), from the errors at the bound's times."""
-        loss = mean_loss(self.weighting, self.process, terms.t, squared_error)
+        loss = mean_loss(self.weighting, self.process, terms.t, terms.unclipped_error)
         if self.reverse_variance.is_learned:
             loss = loss + self.variance_loss_weight * (terms.reconstruction + terms.diffusion)
         return loss
@@ -303,7 +301,7 @@ class DDPM(nn.Module):
     @torch.no_grad()
     def bound(self, x: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """Compute `reconstruction` and `kl` of images, each (B,), in nats per image."""
-        terms, _ = self._bound_terms(x, None, self.val_draws, or_default(noise, x))
+        terms = self._bound_terms(x, None, self.val_draws, or_default(noise, x))
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     @torch.no_grad()
@@ -318,7 +316,7 @@ class DDPM(nn.Module):
                 takes all T terms, at T evaluations of the network.
         """
         draws = self.test_draws if draws is None else draws
-        terms, _ = self._bound_terms(x, None, draws, or_default(noise, x))
+        terms = self._bound_terms(x, None, draws, or_default(noise, x))
         return -(terms.reconstruction + terms.kl)
 
     def denoiser(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
@@ -470,3 +468,32 @@ class DDPM(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name, to be compiled and sharded."""
         return {"net": self.net}
+
+    def exports(self) -> dict[str, NetworkExport]:
+        """Return the network as `unet`, a function of x_t, the log-SNR and the classes."""
+        inputs = {"x_t": torch.zeros(3, *self.spec.shape), "log_snr": torch.linspace(-5, 5, 3)}
+        notes = "`log_snr` is ln(alpha² / sigma²), (B,)."
+        if self.conditional:
+            inputs["labels"] = torch.arange(3) % (len(self.spec.classes) + 1) - 1
+            notes += " `labels` are numbers of classes, int64, and -1 for none."
+        output = self.parameterization.describe()
+        if self.reverse_variance.is_learned:
+            channels = self.spec.channels
+            output += f" in the first {channels} channels, and the fraction of the variance"
+        meaning = (
+            f"predicts {output} from images x_t = alpha x + sigma noise, where x is in [-1, 1] and "
+            "alpha² + sigma² = 1."
+        )
+        return {"unet": NetworkExport(self.net, inputs, ("output",), meaning, notes)}
+
+    @torch.no_grad()
+    def step_log_snrs(self) -> Tensor | None:
+        """Return the log-SNRs of the T steps, (T,) float64; None in continuous time."""
+        steps = self.process.steps
+        if steps is None:
+            return None
+        return self.process.log_snr(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
+
+    def scheduler(self) -> Any:
+        """Build the scheduler of diffusers with this process (`diffusers_scheduler`)."""
+        return diffusers_scheduler.scheduler(self)

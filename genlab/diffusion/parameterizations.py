@@ -34,6 +34,10 @@ class Parameterization(ABC):
                 "instance -20"
             )
 
+    def describe(self) -> str:
+        """Describe the correct output in a few words."""
+        return f"the target of {type(self).__name__}"
+
     @abstractmethod
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         """Convert the output to the clean image."""
@@ -53,6 +57,9 @@ class Parameterization(ABC):
 class Epsilon(Parameterization):
     """Prediction of the noise: x0_hat = (x_t - sigma eps_hat) / alpha (Ho et al. 2020, eq. 15)."""
 
+    def describe(self) -> str:
+        return "the noise"
+
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = alpha_sigma(log_snr)
         return scale(1 / alpha, x_t) - scale(sigma / alpha, output)
@@ -66,6 +73,9 @@ class Epsilon(Parameterization):
 
 class X0(Parameterization):
     """Prediction of the image x_0 itself."""
+
+    def describe(self) -> str:
+        return "x"
 
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         return output
@@ -82,6 +92,9 @@ class V(Parameterization):
 
     Salimans & Ho (2022), sec. 4.
     """
+
+    def describe(self) -> str:
+        return "v = alpha noise - sigma x"
 
     def x0_hat(self, output: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = alpha_sigma(log_snr)

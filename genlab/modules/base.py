@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,8 +50,11 @@ class GenerativeModule(pl.LightningModule):
     Attributes:
         evaluations: the last evaluation of each split.
         tested: the split that is evaluated in full by a test.
-        on_term: functions that are called after every term of an evaluation, and after every batch
-            of a model that evaluates all at once; those of a test are removed at its end.
+        on_term: functions that are called with the rows of every term of an evaluation that was
+            computed (`protocols.Terms`), and with None after every batch of a model that evaluates
+            all at once.
+        known_terms: returns the terms of a batch of a test that are known before, the first ones.
+            A test removes both at its end.
     """
 
     def __init__(
@@ -69,7 +72,8 @@ class GenerativeModule(pl.LightningModule):
         self.metrics = dict(metrics or {})
         self.evaluations: dict[str, Evaluation] = {}
         self.tested: SplitName = "test"
-        self.on_term: list[Callable[[], None]] = []
+        self.on_term: list[Callable[[Tensor | None], None]] = []
+        self.known_terms: Callable[[Batch], Sequence[Tensor]] = _none_known
         self._measured: SplitMetrics
         self._terms: dict[str, Tensor] = {}
 
@@ -147,6 +151,7 @@ class GenerativeModule(pl.LightningModule):
 
     def on_test_end(self) -> None:
         self.on_term.clear()
+        self.known_terms = _none_known
 
     def on_test_epoch_start(self) -> None:
         self._start(full=True)
@@ -190,10 +195,12 @@ class GenerativeModule(pl.LightningModule):
         x, labels = to_unit_interval(batch["image"]), batch.get("label")
         noise = ImageNoise(self.seed, split, indices=batch["index"].tolist(), device=x.device)
         if isinstance(self.model, EvaluatesInTerms):
-            found = self.model.evaluate(x, labels, noise, full=full, on_term=self._tell)
+            known = self.known_terms(batch) if full else ()
+            terms = _ToldTerms(known, self._tell)
+            found = self.model.evaluate(x, labels, noise, full=full, terms=terms)
         else:
             found = self.model.evaluate(x, labels, noise, full=full)
-            self._tell()
+            self._tell(None)
         values = {**found, "target": x}
         if labels is not None:
             values[measures.LABELS] = labels
@@ -206,9 +213,26 @@ class GenerativeModule(pl.LightningModule):
             metrics = {**evaluation.metrics, **self.constants()}
             self.evaluations[split] = replace(evaluation, metrics=metrics)
 
-    def _tell(self) -> None:
+    def _tell(self, rows: Tensor | None) -> None:
         for listener in self.on_term:
-            listener()
+            listener(rows)
 
     def on_validated(self) -> None:
         """React to a new validation, before anything is logged of it."""
+
+
+class _ToldTerms:
+    """The terms of a batch, of which a function is told."""
+
+    def __init__(self, known: Sequence[Tensor], tell: Callable[[Tensor], None]) -> None:
+        self._known, self._tell = known, tell
+
+    def known(self) -> Sequence[Tensor]:
+        return self._known
+
+    def add(self, rows: Tensor) -> None:
+        self._tell(rows)
+
+
+def _none_known(batch: Batch) -> Sequence[Tensor]:
+    return ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from genlab.callbacks.base import generative
 from genlab.protocols import EvaluatesInTerms
@@ -17,10 +19,13 @@ class Countdown(pl.Callback):
 
     Args:
         every_seconds: time between two lines.
+        known: returns the number of terms so far that need not be computed.
     """
 
-    def __init__(self, every_seconds: float = 30.0) -> None:
-        self.every_seconds = every_seconds
+    def __init__(
+        self, every_seconds: float = 30.0, *, known: Callable[[], int] = lambda: 0
+    ) -> None:
+        self.every_seconds, self.known = every_seconds, known
         self._total = self._done = 0
         self._started = self._told = 0.0
 
@@ -34,15 +39,15 @@ class Countdown(pl.Callback):
         if trainer.is_global_zero:
             module.on_term.append(self._count)
 
-    def _count(self) -> None:
+    def _count(self, rows: Tensor | None) -> None:
         self._done += 1
-        now = time.monotonic()
-        if now - self._told < self.every_seconds or self._done == self._total:
+        now, left = time.monotonic(), self._total - self._done - self.known()
+        if now - self._told < self.every_seconds or left == 0:
             return
         self._told = now
-        left = (now - self._started) * (self._total - self._done) / self._done
-        share = self._done / self._total
-        print(f"test   {share:.0%} done, {in_words(left)} to go", flush=True)
+        seconds = (now - self._started) * left / self._done
+        share = (self._total - left) / self._total
+        print(f"test   {share:.0%} done, {in_words(seconds)} to go", flush=True)
 
 
 def in_words(seconds: float) -> str:

@@ -40,6 +40,7 @@ from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
 from genlab.training.interrupts import Stopped
+from genlab.training.kept_terms import KeptTerms, forget
 from genlab.training.outcome import Outcome
 from genlab.training.planning import Plan, assemble, plan
 from genlab.training.progress_bar import progress
@@ -131,6 +132,8 @@ def run(cfg: DictConfig) -> Outcome:
                     outcome = _train_in(directory, planned, data, module, continued)
                 directory.write_result(outcome)
                 directory.write_status("completed")
+                if directory.writes:
+                    forget(directory.checkpoints)
         except BaseException as error:
             # the disk may be full or the directory gone, so that not even this can be written
             with contextlib.suppress(OSError, GenlabError):
@@ -181,6 +184,7 @@ def _train_in(
     )
     stop = StopOnSignal(last)
     callbacks = [*_callbacks(directory, run_config), last, stop]
+    callbacks += _of_long_test(directory, run_config)
     if resumed is not None:
         callbacks.append(resumed)
     if resumed is not None and (source := resumed.source) is not None:
@@ -232,11 +236,23 @@ def _callbacks(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callba
         if node is not None:
             given = {key: folder for key, folder in folders.items() if takes(node, key)}
             found.append(build(node, f"callbacks.{name}", **given))
-    found += [progress(), Countdown(), Throughput(), Heartbeat(directory)]
+    found += [progress(), Throughput(), Heartbeat(directory)]
     found.append(BestCheckpoint(directory.checkpoints, "val/loss"))
     if run_config.early_stopping_epochs is not None:
         found.append(_early_stopping(run_config.early_stopping_epochs))
     return found
+
+
+def _of_long_test(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callback]:
+    settings = [
+        run_config.model,
+        run_config.trainer.get("precision"),
+        run_config.matmul_precision,
+        run_config.channels_last,
+        run_config.compile,
+    ]
+    kept = KeptTerms(directory.checkpoints, settings)
+    return [kept, Countdown(known=lambda: kept.known)]
 
 
 def _early_stopping(patience: int) -> EarlyStopping:

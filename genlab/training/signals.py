@@ -17,6 +17,7 @@ from genlab.modules.base import GenerativeModule
 from genlab.training import interrupts
 from genlab.training.checkpoints import LastCheckpoint, is_between_steps
 from genlab.training.interrupts import OF_SLURM, Stopped
+from genlab.training.kept_terms import smallest
 from genlab.training.slurm import is_being_preempted
 
 
@@ -31,6 +32,7 @@ class StopOnSignal(pl.Callback):
 
     def __init__(self, last: LastCheckpoint) -> None:
         self.last, self.received = last, 0
+        self._together, self._is_together = 0, False  # batches of a test that all processes have
         self._before: dict[int, Any] = {}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -94,11 +96,27 @@ class StopOnSignal(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_over()
         if isinstance(pl_module, GenerativeModule):  # which also tells of terms within a batch
-            pl_module.on_term.append(lambda: self.on_test_batch_end(trainer))
+            self._together = smallest(trainer, int(sum(trainer.num_test_batches)))
+            pl_module.on_term.append(lambda rows: self._between_terms(trainer))
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._is_together = batch_idx < self._together
 
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        # all is trained and saved; with several processes, none may end before the others
+        # all is trained and saved
         if self.received and trainer.world_size == 1:
+            self._leave(trainer)
+
+    def _between_terms(self, trainer: pl.Trainer) -> None:
+        # a batch that other processes do not have is ended, while they wait for its metrics
+        if (self._is_together or trainer.world_size == 1) and self._is_asked(trainer):
             self._leave(trainer)
 
     def on_train_batch_start(

@@ -90,11 +90,36 @@ def read(path: Path, at_most: float = float("inf")) -> dict[str, Any]:
 
 def write_exported(path: Path, module: nn.Module) -> None:
     """Write the weights of a module as safetensors; `read` returns a model's as a checkpoint."""
-    from safetensors.torch import save
-
     # clones, since a weight that has two names in a model may not share its memory here
     weights = {name: w.cpu().contiguous().clone() for name, w in module.state_dict().items()}
-    write_atomically(path, save(weights, {"format": "pt"}))
+    write_atomically(path, to_safetensors(weights))
+
+
+def to_safetensors(tensors: dict[str, Tensor]) -> bytes:
+    """Return the content of a file of safetensors, of contiguous tensors with memory of its own."""
+    from safetensors.torch import save
+
+    return save(tensors, {"format": "pt"})
+
+
+def read_safetensors(path: Path, at_most: float) -> dict[str, Tensor]:
+    """Read a file of safetensors, of at most so many bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunDirectoryError: it is no regular file, too large, or holds no readable tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(read_bytes(path, at_most))
+    except FileNotFoundError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UnreadableCheckpointError(
+            f"{path} holds no readable weights ({printable(str(error))[:160]}): write it again"
+        ) from error
 
 
 def _read_exported(path: Path, at_most: float) -> dict[str, Any]:
@@ -103,19 +128,11 @@ def _read_exported(path: Path, at_most: float) -> dict[str, Any]:
     Raises:
         RunDirectoryError: see `read`.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
-        weights = load(read_bytes(path, at_most))
+        weights = read_safetensors(path, at_most)
     except FileNotFoundError as error:
         raise RunDirectoryError(
             f"{path}: there is no such file; give a run directory or an export of one"
-        ) from error
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableCheckpointError(
-            f"{path} holds no readable weights ({printable(str(error))[:160]}): export the run "
-            "again"
         ) from error
     return {"state_dict": {f"model.{name}": weight for name, weight in weights.items()}}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from genlab.errors import naming
-from genlab.protocols import ImageSpec
+from genlab.protocols import ImageSpec, NetworkExport
 from genlab.seeding import ImageNoise, Noise, or_default
 from genlab.tensors import device_of, has_diverged, mean_of_all_rows
 from genlab.vae import bounds, diagnostics
@@ -309,9 +309,51 @@ class VAE(nn.Module):
         """Return the networks by name, to be compiled and sharded."""
         return {"encoder": self.encoder, "decoder": self.decoder}
 
+    def exports(self) -> dict[str, NetworkExport]:
+        """Return `encoder` and `decoder`: the moments of q(z|x), and the mean of p(x|z)."""
+        return {
+            "encoder": NetworkExport(
+                _Encoder(self),
+                {"x": torch.zeros(3, *self.spec.shape)},
+                ("mean", "stddev"),
+                "maps images x (B, C, H, W) in [0, 1] to the mean and the standard deviation of "
+                "q(z given x), each (B, d).",
+            ),
+            "decoder": NetworkExport(
+                _Decoder(self),
+                {"z": torch.zeros(3, self.latent_dim)},
+                ("image",),
+                "maps latents z (B, d) to the mean of p(x given z).",
+            ),
+        }
+
     def _image_noise(self, purpose: str, n: int, seed: int, first: int = 0) -> ImageNoise:
         return ImageNoise(seed, purpose, indices=range(first, first + n), device=device_of(self))
 
     def _images(self, z: Tensor) -> Tensor:
         images: Tensor = self.decode(z.to(device_of(self))).mean
         return images
+
+
+class _Encoder(nn.Module):
+    """The moments of q(z|x), as a module."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.model.encode(x)
+        return posterior.mean, posterior.stddev
+
+
+class _Decoder(nn.Module):
+    """The mean of p(x|z), as a module."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor) -> Tensor:
+        mean: Tensor = self.model.decode(z).mean
+        return mean

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from genlab.runs.run import Run, find_runs
 
@@ -136,6 +137,54 @@ def test_a_run_of_two_processes_is_stopped_by_one_signal_and_goes_on_as_one(
     (run,) = find_runs(tmp_path)
     assert run.state == "preempted"
     assert_close(finish("vae", tmp_path, "trainer.devices=1"), alone("vae"))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_is_heard_by_all_between_the_terms_of_a_test(
+    tmp_path: Path,
+) -> None:
+    often = tmp_path / "often.py"
+    often.write_text(
+        "import sys\n"
+        "from genlab.__main__ import main\n"
+        "from genlab.training.kept_terms import KeptTerms\n"
+        "KeptTerms.__init__.__defaults__ = (0.0,)  # written after every term\n"
+        "sys.exit(main(['train', *sys.argv[1:]]))\n"
+    )
+    exact = [
+        *("trainer.devices=2", "trainer.max_epochs=1", "trainer.limit_train_batches=2"),
+        *("trainer.limit_val_batches=1", "model.test_draws=null"),
+        *("data.eval_batch_size=50", "trainer.limit_test_batches=2"),
+    ]
+
+    def begin(folder: Path) -> subprocess.Popen[str]:
+        arguments = command("ddpm", tmp_path / folder, *exact)
+        return subprocess.Popen(
+            [sys.executable, str(often), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    process = begin(tmp_path / "stopped")
+    while not any(tmp_path.rglob("test.*.1.safetensors")):  # of the second batch
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    done = [load_file(p)["terms"].shape for p in sorted(tmp_path.rglob("test.*.1.safetensors"))]
+    assert done[0] == done[1] and 0 < done[0][0] < 50
+    for folder in ("stopped", "whole"):
+        process = begin(tmp_path / folder)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    (ours,), (theirs,) = find_runs(tmp_path / "stopped"), find_runs(tmp_path / "whole")
+    assert ours.result is not None and theirs.result is not None
+    assert ours.result["metrics"] == theirs.result["metrics"]
+    assert ours.bound == theirs.bound
+    assert not any(tmp_path.rglob("test.*.safetensors"))
 
 
 @pytest.mark.slow

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from trained_runs import train_in
 
@@ -20,6 +23,7 @@ from genlab.runs.run import Run, find_runs
 from genlab.training import countdown
 from genlab.training.countdown import in_words
 from genlab.training.interrupts import Stopped
+from genlab.training.kept_terms import read_terms
 
 STEPS, BATCHES = 20, 2
 DDPM_20 = [
@@ -76,6 +80,107 @@ def test_the_exact_test_tells_what_is_done_and_what_is_left(
     lines = re.findall(r"test +(\d+)% done, (.+) to go", capsys.readouterr().out)
     total = STEPS * BATCHES
     assert [f"{share}%" for share, _ in lines] == [f"{i / total:.0%}" for i in range(1, total)]
+
+
+def outcome(run: Run) -> tuple[Any, Any]:
+    assert run.result is not None
+    return run.result["metrics"], run.bound
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run whose test is not stopped."""
+    return train_in(tmp_path_factory.mktemp("whole"), *DDPM_20)
+
+
+def terms_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("test.*.safetensors"))
+
+
+def stopped_at(folder: Path, monkeypatch: pytest.MonkeyPatch, term: int) -> Predictions:
+    """Stop a run at a term of its test; what is predicted afterwards is counted anew."""
+    found = Predictions(monkeypatch, term, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    found.folder = folder
+    with pytest.raises(Stopped):
+        train_in(folder, *DDPM_20)
+    found.count = 100
+    return found
+
+
+@pytest.mark.parametrize("term", [STEPS, STEPS + 7])
+def test_the_exact_test_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run, term: int
+) -> None:
+    found = stopped_at(tmp_path, monkeypatch, term)
+    assert terms_in(tmp_path)
+    assert outcome(train_in(tmp_path, *DDPM_20)) == outcome(whole)
+    assert found.count == 100 + BATCHES * STEPS - term
+    assert terms_in(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_killed_test_goes_on_from_what_was_written_last(tmp_path: Path, whole: Run) -> None:
+    killed = (
+        "import os, signal, sys\n"
+        "from genlab.training import kept_terms\n"
+        "from genlab.__main__ import main\n"
+        "write, count = kept_terms.write_atomically, [0]\n"
+        "def dying(path, content):\n"
+        "    count[0] += 1\n"
+        f"    if count[0] == {STEPS + 7}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(path, content)\n"
+        "kept_terms.write_atomically = dying\n"
+        "kept_terms.KeptTerms.__init__.__defaults__ = (0.0,)\n"
+        "sys.exit(main(['train', *sys.argv[1:]]))\n"
+    )
+    command = [sys.executable, "-c", killed, *DDPM_20, f"runs_dir={tmp_path}"]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    # each write holds one term more, and the first batch of them is complete
+    assert [len(load_file(path)["terms"]) for path in terms_in(tmp_path)] == [STEPS, 6]
+    assert outcome(train_in(tmp_path, *DDPM_20)) == outcome(whole)
+
+
+def test_terms_of_other_weights_are_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run
+) -> None:
+    found = stopped_at(tmp_path, monkeypatch, 9)
+    (last,) = tmp_path.rglob("last.ckpt")
+    content = torch.load(last, weights_only=True)
+    content["state_dict"]["model.net.last.bias"] += 1
+    for checkpoint in (last, last.with_name("best.ckpt")):
+        torch.save(content, checkpoint)
+    assert outcome(train_in(tmp_path, *DDPM_20)) != outcome(whole)
+    assert found.count == 100 + BATCHES * STEPS
+
+
+def test_a_file_of_terms_is_used_if_it_fits_and_ignored_otherwise(tmp_path: Path) -> None:
+    path, shape = tmp_path / "test.0.0.safetensors", (5, 3, 4)
+    identity = torch.arange(32, dtype=torch.uint8)
+    terms = torch.randn(2, 3, 4, dtype=torch.float64)
+    digest = bytes(range(32))
+    save_file({"identity": identity, "terms": terms}, path)
+    assert torch.equal(torch.stack(read_terms(path, digest, shape)), terms)
+    assert read_terms(path, bytes(32), shape) == []
+    for others in (terms.float(), terms[0], terms[:, :2].clone(), terms.repeat(3, 1, 1)):
+        save_file({"identity": identity, "terms": others}, path)
+        assert read_terms(path, digest, shape) == []
+    for wrong in (identity.float(), identity[:-1], -identity.double(), torch.tensor([torch.nan])):
+        save_file({"identity": wrong, "terms": terms}, path)
+        assert read_terms(path, digest, shape) == []
+    save_file({"terms": terms}, path)
+    assert read_terms(path, digest, shape) == []
+    path.write_bytes(path.read_bytes()[:-1])
+    assert read_terms(path, digest, shape) == []
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    assert read_terms(path, digest, shape) == []
+    path.unlink()
+    assert read_terms(path, digest, shape) == []
+    os.mkfifo(path)
+    assert read_terms(path, digest, shape) == []
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    assert read_terms(path, digest, shape) == []
 
 
 def test_a_short_test_has_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

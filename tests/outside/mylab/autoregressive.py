@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from genlab.errors import number
 from genlab.modules.base import GenerativeModule
-from genlab.protocols import ImageSpec
+from genlab.protocols import ImageSpec, NetworkExport
 from genlab.seeding import ImageNoise, Noise
 from genlab.tensors import device_of, sum_except_batch
 
@@ -37,9 +37,19 @@ class Autoregressive(nn.Module):
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) of images (B, C, H, W), (B,) in nats, exact."""
         x = x.flatten(1)
-        logits = functional.linear(x, self.weight.tril(-1), self.bias)
+        logits = self.logits(x)
         nats = functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
         return -sum_except_batch(nats)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Log-odds that a pixel is white, given those before it, (B, D), of pixels (B, D)."""
+        return functional.linear(x, self.weight.tril(-1), self.bias)
+
+    def exports(self) -> dict[str, NetworkExport]:
+        """Name the regressions for `genlab export --format onnx`."""
+        meaning = "maps pixels x (B, D) to the log-odds that each is white, (B, D)."
+        inputs = {"x": torch.zeros(2, self.spec.dims)}
+        return {"pixels": NetworkExport(_Logits(self), inputs, ("logits",), meaning)}
 
     def loss(
         self,
@@ -73,6 +83,17 @@ class Autoregressive(nn.Module):
             p = torch.sigmoid(x[:, :i] @ self.weight[i, :i] + self.bias[i])
             x[:, i] = (u[:, i] < p).float()
         return x.unflatten(1, self.spec.shape)
+
+
+class _Logits(nn.Module):
+    """`Autoregressive.logits` as a module."""
+
+    def __init__(self, model: Autoregressive) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.logits(x)
 
 
 class AutoregressiveModule(GenerativeModule):
