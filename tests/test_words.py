@@ -94,6 +94,16 @@ def test_no_docstring_begins_as_a_fragment() -> None:
     assert found == []
 
 
+def test_no_comment_of_a_setting_begins_as_a_fragment() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted((ROOT / "conf").rglob("*.yaml"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(rf"^[^#]+:[^#]*# {FRAGMENT.pattern}", line, re.IGNORECASE)
+    ]
+    assert found == []
+
+
 def test_names_are_nouns_and_verbs_of_the_field() -> None:
     own = [path for path in CODE if path.is_relative_to(ROOT / "genlab")]
     used = {(path.relative_to(ROOT), name) for path in own for name in names(path)}
