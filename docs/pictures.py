@@ -35,7 +35,7 @@ def photograph(page: Path, picture: Path) -> None:
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         opened = playwright.chromium.launch(executable_path=browser, args=arguments)
-        view = opened.new_page(viewport={"width": 900, "height": 1400})
+        view = opened.new_page(viewport={"width": 900, "height": 1170})
         view.goto(page.resolve().as_uri())
         view.wait_for_timeout(2000)  # charts are drawn after the page is loaded
         view.screenshot(path=picture)
