@@ -16,10 +16,10 @@ ATTACK_ARGS ?=
 KILLS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo plane test quick fuzz attack kills gpu audit lint format bench lock clean
+.PHONY: help env demo plane pictures notebooks test quick fuzz attack kills gpu audit lint format bench lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## create the environment from the locks, if it is not there
 
@@ -46,6 +46,12 @@ plane: $(STAMP) ## VAEs at five KL weights and a DDPM on one rate-distortion pla
 	$(BIN)/python train.py -m experiment=vae/rate_distortion group=rate_distortion model.kl_weight=0,0.1,1,4,30 trainer.max_epochs=20
 	$(BIN)/python train.py experiment=ddpm/rate_distortion
 	$(BIN)/genlab report runs/rate_distortion
+
+pictures: $(STAMP) ## renew the pictures of README and docs from the runs that are there (after make demo)
+	$(BIN)/python docs/pictures.py
+
+notebooks: $(STAMP) ## execute the notebooks of docs/notebooks, and save them with their outputs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/execute.py
 
 test: lint ## everything that must hold: lint, then the whole suite, slow tests last
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

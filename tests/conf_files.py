@@ -1,4 +1,4 @@
-"""The YAML files of `conf/`: their names, their groups, and what each cannot do without."""
+"""The YAML files of `conf/`: their names, their groups, and the keys that each requires."""
 
 from __future__ import annotations
 

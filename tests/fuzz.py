@@ -1,4 +1,4 @@
-"""Damaged and hostile input: whatever a parser is given, it answers or raises genlab's own error.
+"""Fuzz the parsers: for any damaged input they answer, or raise an error of genlab.
 
     python tests/fuzz.py                          a million inputs, some ten minutes (make fuzz)
     python tests/fuzz.py --inputs 2000 --seed 1   fewer, others

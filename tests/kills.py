@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a training, again and again: it must end as if nothing had happened.
+"""Kill a training at random moments: its result equals that of an undisturbed run.
 
     python tests/kills.py                            50 kills of a VAE, 50 of a DDPM (make kills)
     python tests/kills.py --kills 10 --seed 1 --model vae

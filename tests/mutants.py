@@ -1,4 +1,4 @@
-"""Mutated run directories, as from a stranger: whoever reads one does nothing but read, or refuses.
+"""Mutate run directories as a stranger might: every reader only reads, or refuses.
 
     python tests/mutants.py                      2,000 mutants, some five minutes (make attack)
     python tests/mutants.py --count 100 --first 7000

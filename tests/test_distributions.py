@@ -1,4 +1,4 @@
-"""The pixel distributions: they sum to one, survive extremes, and sample what they say."""
+"""Pixel distributions: they sum to one, are stable, and samples follow the density."""
 
 from __future__ import annotations
 

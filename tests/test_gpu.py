@@ -1,4 +1,4 @@
-"""On a CUDA GPU what holds on a CPU: bit for bit repeats, jobs of a sweep, errors that help.
+"""The laws of the CPU hold on a CUDA GPU: repeats bit for bit, jobs of a sweep, errors.
 
 Skipped where there is none; `make gpu` runs these alone.
 """

@@ -1,4 +1,4 @@
-"""A package written from outside, `tests/outside/mylab`, plugs in whatever varies.
+"""Every kind of part can come from a package outside genlab, `tests/outside/mylab`.
 
 It lies in a temporary folder and is named by no environment variable: each part is one class and
 one YAML, and a model family is one module, its LightningModule and one YAML.

@@ -80,8 +80,8 @@ def _target(run: Path, out: Path | None, name: str) -> Path:
         refuse_links(run, ("exports",))
     target = run / "exports" / name if out is None else Path(os.path.realpath(out))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        said = target if out is None else f"--out {out}"
+        place = target if out is None else f"--out {out}"
         raise ConfigError(
-            f"{said} holds other files, which are never overwritten; give --out a new folder"
+            f"{place} holds other files, which are never overwritten; give --out a new folder"
         )
     return target

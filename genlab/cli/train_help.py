@@ -135,11 +135,11 @@ def _fitting(cfg: DictConfig, group: str, known: list[str]) -> list[str]:
 def _is_installed(group: str, choice: str) -> bool:
     """Return whether the extra of genlab that a file says it needs is installed."""
     path = composition.directory() / group / f"{choice}.yaml"
-    said = re.search(r"genlab\[(\w+)\]", path.read_text(encoding="utf-8"))
+    extra = re.search(r"genlab\[(\w+)\]", path.read_text(encoding="utf-8"))
     try:
-        needed = importlib.metadata.requires("genlab") or [] if said else []
+        needed = importlib.metadata.requires("genlab") or [] if extra else []
         for line in needed:
-            if said and re.search(rf"extra == ['\"]{said[1]}['\"]", line):
+            if extra and re.search(rf"extra == ['\"]{extra[1]}['\"]", line):
                 importlib.metadata.version(re.split(r"[^\w.-]", line)[0])
     except importlib.metadata.PackageNotFoundError:
         return False

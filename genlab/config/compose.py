@@ -103,9 +103,9 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
-    said = _line(f"{error} {cause}")
-    if found := re.search(r"Could not override '([^']+)'", said):
-        inner = re.search(r"full_key: (\S+)", said)
+    message = _line(f"{error} {cause}")
+    if found := re.search(r"Could not override '([^']+)'", message):
+        inner = re.search(r"full_key: (\S+)", message)
         key = inner[1] if inner and inner[1].startswith(f"{found[1]}.") else found[1]
         given = f"{key}={values[key]}" if key in values else key
         for group, text in values.items():
@@ -117,7 +117,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str | None:
                 told = " and ".join(f"{group}={choice}" for choice in lacking)
                 return f"{given}: there is no such key with {told}; leave out one of the two"
         return f"{given}: there is no such key; {_meant(key, values)}"
-    return said
+    return message
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:

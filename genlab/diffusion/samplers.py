@@ -126,8 +126,8 @@ class Sampler(ABC):
         on_device = way.times.to(x.device)
 
         def evaluate(i: int, x_t: Tensor) -> Prediction:
-            said = denoise(x_t, on_device[i].expand(len(x_t)))
-            prediction = said if isinstance(said, Prediction) else Prediction(said)
+            output = denoise(x_t, on_device[i].expand(len(x_t)))
+            prediction = output if isinstance(output, Prediction) else Prediction(output)
             return prediction.clipped() if self.clip else prediction
 
         advance = self.rule(Walk(process, way, evaluate, noise, variance))
@@ -418,8 +418,8 @@ def guided(
         if not is_active(t):
             return conditional(x_t, t)
         pair = torch.cat([labels, torch.full_like(labels, -1)])
-        said = denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), pair)
-        x0_hat, fraction = said if isinstance(said, Prediction) else (said, None)
+        output = denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), pair)
+        x0_hat, fraction = output if isinstance(output, Prediction) else (output, None)
         with_label, without = x0_hat.chunk(2)
         return Prediction(
             torch.lerp(without, with_label, scale), None if fraction is None else fraction[: len(t)]

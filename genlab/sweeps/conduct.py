@@ -55,8 +55,8 @@ class Conductor:
             from genlab.sweeps.cost import print_plan
 
             jobs = study.jobs()
-            loader, said = self.context.config_loader, [job.overrides() for job in jobs]
-            composed = freeze.resolved_jobs(loader, self.config, overrides, said)
+            loader, of_jobs = self.context.config_loader, [job.overrides() for job in jobs]
+            composed = freeze.resolved_jobs(loader, self.config, overrides, of_jobs)
             with interrupts.raised():  # the measured steps have a temporary directory
                 print_plan(study, jobs, composed, self.slots)
             return []
@@ -136,9 +136,9 @@ class Conductor:
             container = OmegaConf.to_container(composed[i], enum_to_str=True)
             assert isinstance(container, dict)
             config = {str(key): value for key, value in container.items()}
-            said = tuple(composed[i].hydra.overrides.task)
+            task = tuple(composed[i].hydra.overrides.task)
             point = dict(zip(_bare(job.point), job.point.values(), strict=True))
-            frozen.append(Job(plan.path.name, said, point, plan.run_config.seed, config))
+            frozen.append(Job(plan.path.name, task, point, plan.run_config.seed, config))
         manifest = Manifest(
             name=self.directory.name,
             swept=tuple(_bare(study.swept)),

@@ -70,9 +70,9 @@ def resolved_jobs(
     is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
     bases: dict[tuple[str, ...], DictConfig] = {}
     found = []
-    for said in jobs:
-        overrides = [*common, *said]
-        parsed = parser.parse_overrides(list(said))
+    for own in jobs:
+        overrides = [*common, *own]
+        parsed = parser.parse_overrides(list(own))
         replaced = [o for o in parsed if _is_value(o) and not is_group(o.key_or_group)]
         values = {o.key_or_group: o.value() for o in replaced}
         kind = tuple(str(o.key_or_group if o in replaced else o.input_line) for o in parsed)

@@ -71,10 +71,10 @@ class Sweep:
                 refuse_foreign(self.directory / name)
         with Stop() as stop:
             _import_ahead(self.config, self.settings.threads_each(self.settings.slots or 1))
-            configs = [self._compose(said, n, stop) for n, said in enumerate(overrides, first)]
+            configs = [self._compose(own, n, stop) for n, own in enumerate(overrides, first)]
             swept = self._swept(overrides)
             examined, gpus = _examine(configs, swept, stop)
-            names = [_typed(said, swept) for said in overrides]
+            names = [_typed(own, swept) for own in overrides]
             _refuse(names, examined, self.directory)
             same = firsts([Path(one.path).name for one in examined], names)
             configs, examined = [configs[i] for i in same], [examined[i] for i in same]
@@ -93,8 +93,8 @@ class Sweep:
                 self._say_how_to_go_on(list(tasks.values()))
                 raise SystemExit(stop.exit_code)
         return [
-            self._returned(said, config, outcome)
-            for said, config, outcome in zip(overrides, configs, outcomes, strict=True)
+            self._returned(own, config, outcome)
+            for own, config, outcome in zip(overrides, configs, outcomes, strict=True)
         ]
 
     def _compose(self, overrides: Sequence[str], number: int, stop: Stop) -> dict[str, Any]:
@@ -117,9 +117,9 @@ class Sweep:
     ) -> Manifest:
         """Build the manifest of this request alone."""
         jobs: dict[str, Job] = {}
-        for said, config, one in zip(overrides, configs, examined, strict=True):
+        for own, config, one in zip(overrides, configs, examined, strict=True):
             run_id = Path(one.path).name
-            new = Job(run_id, tuple(said), one.point or {}, one.seed, config)
+            new = Job(run_id, tuple(own), one.point or {}, one.seed, config)
             jobs.setdefault(run_id, new)  # jobs with the same run id are one run
         return Manifest(
             name=self.directory.name,

@@ -61,7 +61,7 @@ class Settings:
         """Return a job's threads: `threads`, else OMP_NUM_THREADS, else its share of processors."""
         if self.threads is not None:
             return self.threads
-        said = environment.get("OMP_NUM_THREADS", "")
-        if said.isdigit() and int(said) > 0:
-            return int(said)
+        threads = environment.get("OMP_NUM_THREADS", "")
+        if threads.isdigit() and int(threads) > 0:
+            return int(threads)
         return max(1, len(os.sched_getaffinity(0)) // slots)

@@ -88,10 +88,10 @@ def _numbers(trained: Trained, record: Record) -> list[str]:
         record.flat.get("evaluate") == "best" and (record.path / "checkpoints/best.ckpt").exists()
     )
     tested = "best" if best else "last"
-    said = f"Of the test images, with the weights of the {tested} checkpoint."
+    sentence = f"Of the test images, with the weights of the {tested} checkpoint."
     if trained.checkpoint.stem not in (tested, "model"):
-        said += f" The weights here are those of the {trained.checkpoint.stem} one."
-    return [said, _table(("metric", "value", "name in result.json"), rows)]
+        sentence += f" The weights here are those of the {trained.checkpoint.stem} one."
+    return [sentence, _table(("metric", "value", "name in result.json"), rows)]
 
 
 def _settings(record: Record) -> str:

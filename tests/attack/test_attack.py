@@ -1,4 +1,4 @@
-"""A stranger's run directory can do nothing, whatever is in it; see tests/mutants.py."""
+"""Reading a received run directory changes nothing elsewhere, and starts nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`genlab sample`: what the images are a function of, where they lie, and what is refused."""
+"""`genlab sample`: images as a function of seed, index and class; their folders; refusals."""
 
 from __future__ import annotations
 

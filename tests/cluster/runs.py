@@ -1,4 +1,4 @@
-"""Hold the runs of a sweep against those that nothing disturbed.
+"""Compare the runs of a sweep with undisturbed ones.
 
     python tests/cluster/runs.py FOLDER UNDISTURBED --runs 4
     python tests/cluster/runs.py FOLDER UNDISTURBED --runs 1 --within 2e-4

@@ -1,4 +1,4 @@
-"""Every YAML composes, builds and explains itself; a config is typed, checked and named."""
+"""Every YAML file composes, builds and has comments; a config is typed, checked and named."""
 
 from __future__ import annotations
 

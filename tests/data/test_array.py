@@ -1,4 +1,4 @@
-"""Arrays of images: the same pixels whatever the layout and the file, and what is refused."""
+"""Arrays of images: equal pixels for every layout and file, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IDX files: what is written is read, and what is damaged is named."""
+"""IDX files: a round trip, and errors that name the damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trees of images as people have them: splits, classes, what is left out, what is refused."""
+"""Trees of images: splits, classes, files that are left out, refusals."""
 
 from __future__ import annotations
 

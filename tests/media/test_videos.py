@@ -1,4 +1,4 @@
-"""Video files: what went in comes out again, and a player finds what it needs."""
+"""Video files: a round trip of the frames, and the properties that players need."""
 
 from __future__ import annotations
 

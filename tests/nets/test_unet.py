@@ -1,4 +1,4 @@
-"""The U-Net computes what the papers define, on any image, and tells log-SNRs and classes apart."""
+"""The U-Net computes the published equations, for any image size, log-SNR and class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One identity is one run, however often and in whatever way it was typed."""
+"""Settings with one identity are one run, however they were typed."""
 
 from __future__ import annotations
 

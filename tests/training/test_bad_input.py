@@ -1,4 +1,4 @@
-"""Whatever is wrong is refused before training, in one sentence that says what would be right."""
+"""Bad input is refused before training, in one sentence that names the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that goes on with another is the run that was that long from the start, bit for bit."""
+"""A continued run equals, bit for bit, a run that was that long from the start."""
 
 from __future__ import annotations
 

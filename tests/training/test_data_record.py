@@ -1,4 +1,4 @@
-"""A run knows its images: a change of them under it is refused, and their absence is none."""
+"""A run refuses changed images, and needs no images where only its model is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Averaged weights are the average, and are what validation, best.ckpt and a resume use."""
+"""Averaged weights equal the average; validation, best.ckpt and a resumed run use them."""
 
 from __future__ import annotations
 

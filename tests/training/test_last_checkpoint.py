@@ -1,4 +1,4 @@
-"""The checkpoint where a run goes on: when it is written, and what a kill leaves of it."""
+"""The last checkpoint: the moments when it is written, and its state after a kill."""
 
 from __future__ import annotations
 

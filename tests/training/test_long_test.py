@@ -1,4 +1,4 @@
-"""A long test tells how long it still takes, is alive by the clock, and hears signals."""
+"""A long test shows its remaining time, keeps the heartbeat going, and obeys signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever queues a job again is asked to, once, and only where SLURM does not do so itself."""
+"""A preempted job is queued again exactly once, by SLURM or by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A killed run, run again, ends as if nothing had happened: bit for bit but for times."""
+"""A killed run, started again, ends bit for bit like an undisturbed one, except for times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights spread over processes: each has its slice, and together they are what they were."""
+"""Sharded weights: each process has its slice, and together they are the whole."""
 
 from __future__ import annotations
 
