@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from genlab.config import received_yaml
 from genlab.errors import RunDirectoryError
+from genlab.report.choices import choices
 from genlab.runs.directory import STATES
 from genlab.runs.files import refuse_links
 from genlab.runs.identity import flatten, is_identity
@@ -23,13 +25,25 @@ from genlab.runs.text import printable
 
 #: The parts of a run directory that a report reads.
 _READ = (
-    *("config.yaml", "status.json", "metrics.jsonl", "result.json", "bound.json", "env.json"),
-    *("train.log", "pictures", "videos"),
+    *("config.yaml", "spec.json", "status.json", "metrics.jsonl", "result.json", "bound.json"),
+    *("env.json", "train.log", "pictures", "videos"),
 )
 
 MODEL = "model._target_"
 # Families differ in the data only if the user chose so; the other keys are the family's recipe.
 _RECIPE_OF_DATA = ("data.batch_size", "data.eval_batch_size", "data.flip")
+# Keys that change what is shown or measured of a run, or how fast it is, but not its numbers.
+_WITHOUT_EFFECT = (
+    *("callbacks", "metrics", "forecast", "compile", "channels_last", "matmul_precision"),
+    *(
+        "data.eval_batch_size",
+        "model.iwae_chunk",
+        "model.optimizer.fused",
+        "model.optimizer.foreach",
+    ),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.barebones"),
+    *("trainer.enable_checkpointing", "trainer.num_sanity_val_steps", "trainer.logger"),
+)
 #: More keys than these are not told apart: nobody sweeps them, and each costs a column.
 MOST_KEYS = 40
 #: Metrics of one run.
@@ -52,6 +66,9 @@ class Record:
         bound: the content of bound.json, empty where there is none.
         asked: for a run that never started, the configuration in its sweep's manifest, under
             dotted keys.
+        point: for a run in its sweep's manifest, the value of each swept key as it was typed, the
+            seed excepted.
+        shape: channels, height and width of its images; None where they are not recorded.
     """
 
     path: Path
@@ -63,11 +80,20 @@ class Record:
     error: str | None = None
     bound: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)
+    point: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
 
     @cached_property
     def flat(self) -> dict[str, Any]:
-        """The configuration under dotted keys, or `asked` where there is none."""
-        return flatten(self.config) or dict(self.asked)
+        """The configuration under dotted keys, or `asked` where there is none.
+
+        Components also have the names of their files, as in `model/noise_schedule: cosine`, and
+        swept keys that are not in the configuration have their values in `point`.
+        """
+        flat = flatten(self.config) or dict(self.asked)
+        return {**self.point, **choices(self.config), **flat} | {
+            key: value for key, value in self.point.items() if "/" in key
+        }
 
     @property
     def is_readable(self) -> bool:
@@ -125,26 +151,54 @@ def collect(
             leads out of a sweep's directory.
     """
     if not isinstance(paths, str | os.PathLike):
-        return [_record(Run(path)) for path in paths]
+        records = [_record(Run(path)) for path in paths]
+        return [r for sweep, runs in by_sweep(records).items() for r in _listed(sweep, runs)[0]]
     root = Path(paths).absolute()
     if not root.is_dir():
         raise RunDirectoryError(f"{paths} is not a directory: give one that holds runs")
-    records = [_record(run) for run in find_runs(root)]
-    for sweep in dict.fromkeys([root, *(record.sweep for record in records)]):
+    found: list[Record] = []
+    missing: list[Record] = []
+    sweeps = by_sweep(_record(run) for run in find_runs(root))
+    for sweep in dict.fromkeys((root, *sweeps)):
         refuse_links(sweep, ("jobs", "videos"))
-        there = [record.path.name for record in records if record.sweep == sweep]
-        if sweep.is_relative_to(root):
-            records += _never_started(sweep, there)
-    return records
+        there, never_started = _listed(sweep, sweeps.get(sweep, []))
+        found += there
+        missing += never_started if sweep.is_relative_to(root) else []
+    return found + missing
 
 
-def _never_started(sweep: Path, there: Sequence[str]) -> list[Record]:
-    """Return the jobs of a sweep that have no run, or the one thing why they are not known."""
+def by_sweep(records: Iterable[Record]) -> dict[Path, list[Record]]:
+    """Map the directory of each sweep to its records."""
+    sweeps: dict[Path, list[Record]] = {}
+    for record in records:
+        sweeps.setdefault(record.sweep, []).append(record)
+    return sweeps
+
+
+def _listed(sweep: Path, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Give the runs of a sweep their points in its manifest, and return its jobs without a run.
+
+    If the manifest cannot be read, the one record in the place of those jobs says why.
+    """
     try:
         manifest = Manifest.read(sweep)
     except RunDirectoryError as error:
-        return [_unreadable(sweep / FILE_NAME, error)]
-    return [_job(sweep, job) for job in (manifest.missing(there) if manifest else ())]
+        return list(records), [_unreadable(sweep / FILE_NAME, error)]
+    if manifest is None:
+        return list(records), []
+    jobs = {job.run_id: job for job in manifest.jobs}
+    there = [
+        replace(r, point=_point(manifest, jobs[name])) if (name := r.path.name) in jobs else r
+        for r in records
+    ]
+    missing = manifest.missing(r.path.name for r in records)
+    return there, [_job(sweep, job, _point(manifest, job)) for job in missing]
+
+
+def _point(manifest: Manifest, job: Job) -> dict[str, Any]:
+    """Return the typed values of a job, its seed excepted, in the order of the manifest's keys."""
+    known = plain(job.point)
+    return {key: known[key] for key in manifest.swept if key in known}
 
 
 def manifest_of(sweep: Path) -> Manifest | None:
@@ -165,7 +219,7 @@ def _unreadable(path: Path, error: Exception) -> Record:
     )
 
 
-def _job(sweep: Path, job: Job) -> Record:
+def _job(sweep: Path, job: Job, point: dict[str, Any]) -> Record:
     try:
         refuse_links(sweep, [job.run_id])
     except RunDirectoryError as error:
@@ -184,6 +238,7 @@ def _job(sweep: Path, job: Job) -> Record:
         state="missing",
         error=_error("missing", {}),
         asked=known or plain(job.point) | {"seed": job.seed},
+        point=point,
     )
 
 
@@ -192,6 +247,7 @@ def _record(run: Run) -> Record:
     config: dict[str, Any] = {}
     result: dict[str, Any] = {}
     bound: dict[str, Any] = {}
+    shape = None
     try:
         refuse_links(path, _READ)
         status = run.status
@@ -207,6 +263,7 @@ def _record(run: Run) -> Record:
                 raise RunDirectoryError(f"{run.result_path} has more than {MOST_METRICS} metrics")
             error = None if result else "status.json says completed, but there is no result.json"
             bound = run.bound or {}
+            shape = _shape(run.spec or {})
     except (RunDirectoryError, OSError) as problem:
         state, error = "unreadable", one_line(str(problem))
     group = config.get("group")
@@ -219,7 +276,13 @@ def _record(run: Run) -> Record:
         result=result,
         error=error,
         bound=bound,
+        shape=shape,
     )
+
+
+def _shape(spec: Mapping[str, Any]) -> tuple[int, ...] | None:
+    sides = [spec.get(name) for name in ("channels", "height", "width")]
+    return tuple(side for side in sides if isinstance(side, int)) if all(sides) else None
 
 
 def _read_config(run: Run) -> dict[str, Any]:
@@ -257,26 +320,46 @@ def one_line(text: str, limit: int = 300) -> str:
 
 
 def swept_keys(records: Sequence[Record]) -> list[str]:
-    """Return the configuration keys that differ between records, unless they follow from others.
+    """Return the keys that these records vary, the seed last.
 
-    Left out are paths, logger and hardware; of keys with equal values all but the shortest; texts
-    that only repeat another key's value; and the keys of a component whose class differs. Where
-    the model's class differs, so does the recipe by which each family is trained. Of more than
-    `MOST_KEYS` the shortest are returned.
+    Runs of one sweep vary the keys of its manifest, as they were typed, and whatever else differs
+    without following from those. Of other runs they are the configuration keys that differ and
+    change a result. Left out are paths, logger, callbacks and hardware; of keys with equal values
+    all but the shortest; texts that only repeat another key's value; and the keys of a component
+    that follow from its name. Where the model's class differs, so does the recipe by which each
+    family is trained. Of more than `MOST_KEYS` the first are returned.
     """
-    flats = [record.flat for record in records if record.config]
-    keys = dict.fromkeys(key for flat in flats for key in flat)
-    differing = [key for key in keys if not is_ignored(key) and differs(key, flats)]
-    values = {key: tuple(comparable(flat.get(key)) for flat in flats) for key in differing}
+    known = [record for record in records if record.config or record.point]
+    flats = [record.flat for record in known]
+    asked = [_asked(key) for key in dict.fromkeys(key for record in known for key in record.point)]
+    typed = [key for key in dict.fromkeys(asked) if differs(key, flats)]
+    keys = dict.fromkeys(key for record in known if record.config for key in record.flat)
+    differing = [
+        key for key in keys if key not in typed and not changes_nothing(key) and differs(key, flats)
+    ]
+    values = {k: tuple(comparable(flat.get(k)) for flat in flats) for k in (*typed, *differing)}
 
-    kept: list[str] = []
+    kept = list(typed)
+    if all(record.point for record in known) and len(by_sweep(known)) == 1:
+        columns = [values[key] for key in (*typed, "seed") if key in values]
+        points = [str([column[i] for column in columns]) for i in range(len(known))]
+        differing = [k for k in differing if k == "seed" or not _is_function(values[k], points)]
     # The shorter key is the one that a person types: kl_weight before kl_schedule.kl_weight.
-    for key in sorted(values, key=lambda key: (_is_text(values[key]), key.count("."), key)):
-        if not any(_follows(key, other, values) for other in (*kept, *_targets(key, values))):
-            kept.append(key)
+    for key in sorted(differing, key=lambda key: _rank(key, values[key])):
         if len(kept) == MOST_KEYS:
             break
-    return sorted(kept, key=lambda key: (key == "seed", key))
+        if not any(_follows(key, other, values) for other in (*kept, *_above(key, values))):
+            kept.append(key)
+    others = sorted(
+        (key for key in kept if key not in typed and key != "seed"),
+        key=lambda key: key.replace("/", "."),
+    )
+    return [*(k for k in typed if k != "seed"), *others, *(["seed"] if "seed" in kept else [])]
+
+
+def _asked(key: str) -> str:
+    """Return the key of a swept key in `Record.flat`: a model is known by its class."""
+    return MODEL if key == "model" else key
 
 
 def differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
@@ -291,8 +374,18 @@ _ABSENT = json.dumps(None)
 
 
 def is_ignored(key: str) -> bool:
-    """Return whether a key is about the location, the hardware or the name of a run."""
-    return key.partition(".")[0] == "hydra" or not is_identity(key)
+    """Return whether a key is about the location, the hardware or the name of a run.
+
+    So is a name in `Record.flat` that stands for the keys of a component.
+    """
+    return "/" in key or key.partition(".")[0] == "hydra" or not is_identity(key)
+
+
+def changes_nothing(key: str) -> bool:
+    """Return whether a key is not compared, since no result depends on its value."""
+    if re.fullmatch(r"model/\w+", key):
+        return key == "model/module"
+    return is_ignored(key) or any(f"{key}.".startswith(f"{one}.") for one in _WITHOUT_EFFECT)
 
 
 def comparable(value: Any) -> str:
@@ -302,17 +395,20 @@ def comparable(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _is_text(column: Sequence[str]) -> bool:
-    return any(value.startswith('"') for value in column)
+def _rank(key: str, column: Sequence[str]) -> tuple[bool, bool, int, str]:
+    is_text = any(value.startswith('"') for value in column) and "/" not in key
+    return "/" not in key, is_text, key.count("."), key
 
 
-def _targets(key: str, values: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the swept classes of the components that hold this key, outermost first."""
-    parts = key.split(".")
-    above = [".".join((*parts[:depth], "_target_")) for depth in range(len(parts))]
+def _above(key: str, values: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the swept names and classes of the components that hold this key, outermost first."""
+    parts = key.replace("/", ".").split(".")
+    above = []
+    for depth in range(len(parts)):
+        above += ["/".join(parts[:depth]), ".".join((*parts[:depth], "_target_"))]
     if parts[0] not in ("model", "data") or key in _RECIPE_OF_DATA:
         above.append(MODEL)
-    return [target for target in above if target in values and target != key]
+    return [other for other in above if other in values and other != key]
 
 
 def _follows(key: str, other: str, values: Mapping[str, Sequence[str]]) -> bool:
@@ -322,13 +418,19 @@ def _follows(key: str, other: str, values: Mapping[str, Sequence[str]]) -> bool:
         return True
     # A class without this key has no value for it, which does not count as a difference.
     repeats = all(a in (_ABSENT, b) for a, b in zip(mine, its, strict=True))
-    if repeats and _targets(key, values):
+    above = _above(key, values)
+    if repeats and above:
         return True
-    if len(set(zip(mine, its, strict=True))) > len(set(its)):
+    if not _is_function(mine, its):
         return False
-    if other in _targets(key, values):
+    if other in above:
         return True
     return all(a.startswith('"') and _bare(b) in a for a, b in zip(mine, its, strict=True))
+
+
+def _is_function(mine: Sequence[str], its: Sequence[str]) -> bool:
+    """Return whether equal values in `its` have equal values in `mine`."""
+    return len(set(zip(mine, its, strict=True))) == len(set(its))
 
 
 def _bare(value: str) -> str:

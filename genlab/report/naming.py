@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from genlab.report.choices import class_name, data_choice
 from genlab.report.collect import MODEL, Record
 from genlab.runs.points import short_names, without_seed
 from genlab.runs.text import printable
@@ -23,11 +24,13 @@ def sort_key(value: Any) -> tuple[int, float, str]:
 
 
 def setting_text(key: str, value: Any) -> str:
-    """Format a configuration value as a person would type it; of a class, its name alone."""
+    """Format a configuration value as a person would type it; of a model, its class."""
     if value is None:
         return "-"
-    if key.endswith("_target_"):
+    if key == MODEL:
         return str(value).rpartition(".")[2]
+    if key.endswith("_target_"):
+        return class_name(value)
     if isinstance(value, float):
         return f"{value:.12g}"
     return " ".join(str(value).split())
@@ -44,12 +47,15 @@ def number_text(value: float | None, decimals: int) -> str:
 
 
 def data_name(record: Record) -> str:
-    """Name the data of a run, as far as its configuration is known."""
+    """Name the data of a run, as far as its configuration is known: `mnist_mini`, `folder cats`."""
     flat = record.flat
-    for key in ("data.name", "data.source.name", "data.source._target_", "data._target_"):
+    for key in ("data.name", "data.source.name"):
         if flat.get(key):
             return setting_text(key, flat[key])
-    return "unnamed data"
+    name = data_choice(record.config) or class_name(flat.get("data.source._target_"))
+    where = flat.get("data.source.root") or flat.get("data.source.path")
+    folder = " ".join(PurePath(str(where)).name.split()) if where else ""
+    return f"{name or 'unnamed data'} {folder}".strip()
 
 
 def sweep_names(records: Sequence[Record]) -> dict[Path, str]:

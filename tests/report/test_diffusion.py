@@ -37,6 +37,8 @@ TARGETS = {"VAE": "genlab.vae.model.VAE", "DDPM": "genlab.diffusion.model.DDPM"}
 BITS_PER_NAT = 1 / (784 * math.log(2))
 EDGES = list(range(-20, 21, 2))
 SCHEDULES = {"Cosine": 640.25, "Linear": 655.5, "LinearLogSNR": 641.0, "Sigmoid": 643.0}
+#: The same, as they are typed.
+TYPED = ["cosine", "linear", "linear_log_snr", "sigmoid"]
 
 
 def recipe(family: str, **model: Any) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def points(axes: Axes) -> np.ndarray:
 def test_a_schedule_is_one_column_and_a_family_brings_its_own_recipe(
     schedules: Path, plane: Path
 ) -> None:
-    assert swept_keys(collect(schedules)) == ["model.noise_schedule._target_"]
+    assert swept_keys(collect(schedules)) == ["model/noise_schedule"]
     assert swept_keys(collect(plane)) == ["model._target_", "model.kl_weight"]
     # A batch size that differs within a family is no part of its recipe.
     other = vae(1.0)
@@ -202,9 +204,9 @@ def test_the_table_of_a_schedule_sweep(schedules: Path) -> None:
         "state",
     ]
     cells = table.cells()
-    assert cells[0][:6] == ["Cosine", "11.0", "640.50", "0.25", "640.25", "651.5"]
+    assert cells[0][:6] == ["cosine", "11.0", "640.50", "0.25", "640.25", "651.5"]
     assert cells[0][6:8] == ["1.199", f"{4 * BITS_PER_NAT:.3f}"]
-    assert [row[0] for row in cells] == sorted(SCHEDULES)
+    assert [row[0] for row in cells] == TYPED
     assert "L_0" in table.caption and "standard error" in table.caption
     rows = list(csv.DictReader(io.StringIO(table.to_csv())))
     assert [float(row["test/kl_diffusion"]) for row in rows] == list(SCHEDULES.values())
@@ -243,10 +245,10 @@ def test_schedules_that_agree_are_said_to(tmp_path: Path) -> None:
     records = collect(write_schedules(tmp_path, error=6.0))
     # sqrt(6^2 + 6^2) = 8.5, twice which is more than the 15.25 between the first and the last.
     assert answer(records) == (
-        "The lowest neg_elbo is that of noise_schedule Cosine: reconstruction 11.0, kl 640.50, "
-        "neg_elbo 651.5 +- 6.0 nats per image on MNISTMini. The highest is that of noise_schedule "
-        "Linear: reconstruction 11.0, kl 655.75, neg_elbo 666.8 +- 6.0 nats per image on "
-        "MNISTMini. They differ by 15.2 +- 8.5 nats per image (0.028 +- 0.016 bits/dim): the 4 "
+        "The lowest neg_elbo is that of noise_schedule cosine: reconstruction 11.0, kl 640.50, "
+        "neg_elbo 651.5 +- 6.0 nats per image on mnist_mini. The highest is that of noise_schedule "
+        "linear: reconstruction 11.0, kl 655.75, neg_elbo 666.8 +- 6.0 nats per image on "
+        "mnist_mini. They differ by 15.2 +- 8.5 nats per image (0.028 +- 0.016 bits/dim): the 4 "
         "settings of noise_schedule agree within the error (two standard errors). The error is "
         "that of independent runs, sqrt(se1^2 + se2^2) over test images: too large where all runs "
         "see the same images, as in a sweep; other seeds are not in it."
@@ -255,9 +257,9 @@ def test_schedules_that_agree_are_said_to(tmp_path: Path) -> None:
 
 def test_schedules_that_differ_are_said_to(schedules: Path) -> None:
     assert (
-        "noise_schedule Cosine is lower than noise_schedule Linear by 15.2 +- 5.7 nats per image "
-        "(0.028 +- 0.010 bits/dim); within two standard errors of it: noise_schedule LinearLogSNR, "
-        "noise_schedule Sigmoid."
+        "noise_schedule cosine is lower than noise_schedule linear by 15.2 +- 5.7 nats per image "
+        "(0.028 +- 0.010 bits/dim); within two standard errors of it: noise_schedule "
+        "linear_log_snr, noise_schedule sigmoid."
     ) in answer(collect(schedules))
 
 
@@ -265,7 +267,7 @@ def test_a_large_error_of_the_worst_does_not_hide_a_difference(tmp_path: Path) -
     for name, kl, error in (("Cosine", 600.0, 1.0), ("Linear", 650.0, 1.0), ("Sigmoid", 700.0, 90)):
         write(tmp_path / name, ddpm(name), of_diffusion(kl, error))
     assert (
-        "noise_schedule Cosine is lower than noise_schedule Linear by 50.0 +- 1.4 nats per image"
+        "noise_schedule cosine is lower than noise_schedule linear by 50.0 +- 1.4 nats per image"
     ) in answer(collect(tmp_path))
 
 
@@ -360,14 +362,16 @@ def test_the_bound_by_log_snr_has_a_line_for_each_run(schedules: Path, drawn: li
     assert bound_by_log_snr_png(collect(schedules), schedules / "x.png")
     left, right = drawn[0].axes
     lines = {str(line.get_label()): line for line in left.lines}
-    assert list(lines) == sorted(SCHEDULES)
-    for name, kl in SCHEDULES.items():
+    assert list(lines) == TYPED
+    for name, kl in zip(TYPED, SCHEDULES.values(), strict=True):
         np.testing.assert_array_equal(lines[name].get_xdata(), np.arange(-7, 11, 2))
         np.testing.assert_allclose(lines[name].get_ydata(), shares(kl)[6:15])
     assert left.get_ylabel() == "nats per image in each bin"
-    assert right.get_ylabel() == "difference from Cosine (nats)"
+    assert right.get_ylabel() == "difference from cosine (nats)"
     ends = {str(line.get_label()): line.get_ydata()[-1] for line in right.lines}
-    assert ends == {name: pytest.approx(kl - 640.25) for name, kl in SCHEDULES.items()}
+    assert ends == {
+        name: pytest.approx(kl - 640.25) for name, kl in zip(TYPED, SCHEDULES.values(), strict=True)
+    }
 
 
 def test_in_discrete_time_l_0_is_said_to_be_in_the_curve(
@@ -387,7 +391,7 @@ def test_runs_of_one_setting_stay_apart(tmp_path: Path, drawn: list[Figure]) -> 
     write(tmp_path / "c", ddpm("Linear"), of_diffusion(640.0), shares(640.0))
     assert bound_by_log_snr_png(collect(tmp_path), tmp_path / "x.png")
     names = [line.get_label() for line in drawn[0].axes[0].lines]
-    assert names == ["Cosine (plane/a)", "Cosine (plane/b)", "Linear"]
+    assert names == ["cosine (plane/a)", "cosine (plane/b)", "linear"]
 
 
 def test_seeds_are_one_line_and_samplers_none(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -397,7 +401,7 @@ def test_seeds_are_one_line_and_samplers_none(tmp_path: Path, drawn: list[Figure
             write(tmp_path / f"{name}{seed}", config, of_diffusion(bound), shares(bound))
     assert bound_by_log_snr_png(collect(tmp_path), tmp_path / "x.png")
     lines = drawn[0].axes[0].lines
-    assert [line.get_label() for line in lines] == ["Cosine", "Linear"]
+    assert [line.get_label() for line in lines] == ["cosine", "linear"]
     for line in lines:
         np.testing.assert_allclose(line.get_ydata(), shares(650.0)[6:15])
 

@@ -165,7 +165,7 @@ def test_whole_numbers_and_floats_are_one_value() -> None:
     assert swept_keys([record(config(1)), record(config(1.0)), record(config())]) == []  # type: ignore[arg-type]
 
 
-def test_a_swept_component_is_one_column_and_its_class_the_value() -> None:
+def test_a_swept_component_is_one_column_and_its_name_the_value() -> None:
     def with_schedule(kl_weight: float, name: str, **schedule: Any) -> Record:
         settings = config(kl_weight)
         target = f"genlab.vae.kl_schedules.{name}"
@@ -179,12 +179,12 @@ def test_a_swept_component_is_one_column_and_its_class_the_value() -> None:
         with_schedule(2.0, "Linear", weight=2.0, steps=100),
         with_schedule(2.0, "Capacity", steps=7, start=0.0),
     ]
-    keys = ["model.kl_schedule._target_", "model.kl_weight"]
+    keys = ["model/kl_schedule", "model.kl_weight"]
     assert swept_keys(records) == keys
     table = sweep_table(records)
     assert [column.heading for column in table.columns][:2] == ["kl_schedule", "kl_weight"]
     names = [cells[0] for cells in table.cells()]
-    assert names == ["Capacity", "Constant", "Constant", "Linear", "Linear"]
+    assert names == ["capacity", "constant", "constant", "linear", "linear"]
     # Two lengths of one schedule are a difference of their own.
     longer = with_schedule(1.0, "Linear", weight=1.0, steps=200)
     assert swept_keys([*records, longer]) == [*keys[:1], "model.kl_schedule.steps", *keys[1:]]
