@@ -1,18 +1,14 @@
-"""The mean of a few seeds, and its confidence interval."""
+"""Student's t: intervals of a mean over a few seeds, and its test."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from functools import cache
 from typing import NamedTuple
 
-# Student's t at 97.5 % for 1, 2, ... degrees of freedom; for more, 2.0 is close enough.
-_T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-)  # fmt: skip
-_T_AT_MANY = 2.0
+#: Of an interval, and of "differ" in all comparisons of a table together.
+CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
@@ -26,8 +22,40 @@ class Interval(NamedTuple):
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Compute the interval of the mean of independent normal values, by Student's t."""
-    mean, n = fmean(values), len(values)
-    deviation = stdev(values) if n > 1 else 0.0
-    t = _T[n - 2] if 2 <= n <= len(_T) + 1 else _T_AT_MANY
-    half = t * deviation / math.sqrt(n)
+    n = len(values)
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else 0.0
+    half = t_quantile(0.5 + CONFIDENCE / 2, n - 1) * deviation / math.sqrt(n) if n > 1 else 0.0
     return Interval(mean, deviation, mean - half, mean + half)
+
+
+def t_probability(t: float, freedom: int) -> float:
+    """Compute P(|T| > t), the two-sided p-value of Student's t.
+
+    It is a finite sum for whole degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4).
+    """
+    angle = math.atan2(abs(t), math.sqrt(freedom))
+    cosine = math.cos(angle)
+    is_odd = freedom % 2 == 1
+    term = cosine if is_odd else 1.0
+    total = term if freedom > 1 or not is_odd else 0.0
+    for k in range(3 if is_odd else 2, freedom - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    inside = math.sin(angle) * total
+    if is_odd:
+        inside = 2 / math.pi * (angle + inside)
+    return max(0.0, 1.0 - inside)
+
+
+@cache
+def t_quantile(probability: float, freedom: int) -> float:
+    """Compute the quantile of Student's t at a probability in (0.5, 1), by bisection."""
+    low, high = 0.0, 1.0
+    while 1 - t_probability(high, freedom) / 2 < probability:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_below = 1 - t_probability(middle, freedom) / 2 < probability
+        low, high = (middle, high) if is_below else (low, middle)
+    return (low + high) / 2
