@@ -69,6 +69,7 @@ class Record:
         point: for a run in its sweep's manifest, the value of each swept key as it was typed, the
             seed excepted.
         shape: channels, height and width of its images; None where they are not recorded.
+        command: the program that made it and its arguments; empty where they are not recorded.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class Record:
     asked: dict[str, Any] = field(default_factory=dict)
     point: dict[str, Any] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
+    command: tuple[str, ...] = ()
 
     @cached_property
     def flat(self) -> dict[str, Any]:
@@ -119,6 +121,11 @@ class Record:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
         return float(value) if math.isfinite(value) else None
+
+    @property
+    def is_diverged(self) -> bool:
+        """Return whether its result is that of a training that diverged."""
+        return self.state == "completed" and self.result.get("verdict") == "diverged"
 
     @property
     def family(self) -> str:
@@ -188,11 +195,21 @@ def _listed(sweep: Path, records: Sequence[Record]) -> tuple[list[Record], list[
         return list(records), []
     jobs = {job.run_id: job for job in manifest.jobs}
     there = [
-        replace(r, point=_point(manifest, jobs[name])) if (name := r.path.name) in jobs else r
+        replace(r, point=_point(manifest, job), command=_command(manifest, job))
+        if (job := jobs.get(r.path.name))
+        else r
         for r in records
     ]
     missing = manifest.missing(r.path.name for r in records)
-    return there, [_job(sweep, job, _point(manifest, job)) for job in missing]
+    return there, [
+        _job(sweep, job, _point(manifest, job), _command(manifest, job)) for job in missing
+    ]
+
+
+def _command(manifest: Manifest, job: Job) -> tuple[str, ...]:
+    """Return the command that runs one job of a sweep in its place."""
+    has_group = any(o.startswith("group=") for o in job.overrides)
+    return ("train.py", *job.overrides, *([] if has_group else [f"group={manifest.name}"]))
 
 
 def _point(manifest: Manifest, job: Job) -> dict[str, Any]:
@@ -219,7 +236,7 @@ def _unreadable(path: Path, error: Exception) -> Record:
     )
 
 
-def _job(sweep: Path, job: Job, point: dict[str, Any]) -> Record:
+def _job(sweep: Path, job: Job, point: dict[str, Any], command: tuple[str, ...]) -> Record:
     try:
         refuse_links(sweep, [job.run_id])
     except RunDirectoryError as error:
@@ -239,6 +256,7 @@ def _job(sweep: Path, job: Job, point: dict[str, Any]) -> Record:
         error=_error("missing", {}),
         asked=known or plain(job.point) | {"seed": job.seed},
         point=point,
+        command=command,
     )
 
 
@@ -248,9 +266,12 @@ def _record(run: Run) -> Record:
     result: dict[str, Any] = {}
     bound: dict[str, Any] = {}
     shape = None
+    command: tuple[str, ...] = ()
     try:
         refuse_links(path, _READ)
         status = run.status
+        given = status.get("command")
+        command = tuple(map(str, given)) if isinstance(given, list) else ()
         state = "interrupted" if run.is_interrupted else str(status.get("state", "missing"))
         if state not in (*STATES, "interrupted", "missing"):
             raise RunDirectoryError(f"{run.status_path}: state={state!r} is none of a run's")
@@ -277,6 +298,7 @@ def _record(run: Run) -> Record:
         error=error,
         bound=bound,
         shape=shape,
+        command=command,
     )
 
 
@@ -307,9 +329,9 @@ def _error(state: str, status: Mapping[str, Any]) -> str | None:
         return one_line(f"{status.get('type', 'error')}: {message}{where}")
     if state == "interrupted":
         last = status.get("heartbeat", "an unknown time")
-        return f"its process ended without a word after {last}: run it again to go on"
+        return f"its process ended without a word after {last}"
     if state == "preempted":
-        return "it was told to stop: run it again to go on"
+        return "it was told to stop"
     return None
 
 

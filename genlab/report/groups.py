@@ -219,6 +219,31 @@ def _images(flat: Mapping[str, Any]) -> str:
     return f"a share of {limit}"
 
 
+def images_text(records: Sequence[Record]) -> str:
+    """Name the images that these runs were tested on: `the test set`, or its first images."""
+    images = _terms_of(records).images
+    if images in (None, "all"):
+        return "the test set"
+    counts = {record.result.get("test_images") for record in records} - {None}
+    if len(counts) == 1 and isinstance(count := counts.pop(), int):
+        return f"the first {count} images of the test set"
+    if images.startswith("the first "):
+        return f"{images} images of the test set at most"
+    return f"{images} of the test set"
+
+
+def is_one_kind(metric: str, records: Sequence[Record]) -> bool:
+    """Return whether a metric is defined alike in all runs that have it."""
+    name = metric.rpartition("/")[2]
+    keys = (f"metrics.{name}.", f"callbacks.{name}.")
+    kinds = {
+        json.dumps({k: v for k, v in r.flat.items() if k.startswith(keys)}, default=str)
+        for r in records
+        if r.metric(metric) is not None
+    }
+    return len(kinds) < 2
+
+
 def _unit(record: Record, binarisation: str) -> str | None:
     target = record.flat.get(LIKELIHOOD)
     name = str(target).rpartition(".")[2] if target else None
@@ -275,20 +300,35 @@ def _likelihoods(records: Sequence[Record]) -> str:
     return " and ".join(sorted({str(name) for name in known if name}))
 
 
-def _group(title: str, records: Sequence[Record]) -> Group:
+def columns(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys that a table of these runs shows, and the others in which they differ.
+
+    A model and what was swept come first, then the settings of a model, of its data and of its
+    training. At most `MOST_COLUMNS` are shown, and then the seed if it varies.
+    """
     swept = swept_keys(records)
+    settings = without_seed(swept)
     asked = {key for record in records for key in record.point}
-    ranked = sorted(without_seed(swept), key=lambda key: (key not in asked, _place(key)))
-    columns = [key for key in without_seed(swept) if key in ranked[:MOST_COLUMNS]]
-    columns.sort(key=lambda key: key != MODEL)
-    others = [key for key in without_seed(swept) if key not in columns]
+    ranked = sorted(settings, key=lambda key: (key not in asked, _place(key)))
+    shown = [key for key in settings if key in ranked[:MOST_COLUMNS]]
+    shown.sort(key=lambda key: key != MODEL)
     seeds = ["seed"] if "seed" in swept else []
-    order = [*columns, *others, *seeds]
-    in_order = sorted(
+    return (*shown, *seeds), tuple(key for key in settings if key not in shown)
+
+
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """Sort runs by the values of the keys that a table shows, then of the others and the seed."""
+    keys, others = columns(records)
+    order = [*without_seed(keys), *others, *(key for key in keys if key == "seed")]
+    return sorted(
         records,
         key=lambda r: [*(sort_key(r.flat.get(key)) for key in order), sort_key(r.run_id)],
     )
-    return Group(title, tuple(in_order), (*columns, *seeds), tuple(others))
+
+
+def _group(title: str, records: Sequence[Record]) -> Group:
+    keys, others = columns(records)
+    return Group(title, tuple(in_order(records)), keys, others)
 
 
 def _place(key: str) -> tuple[int, int, str]:

@@ -14,10 +14,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from genlab.errors import RunDirectoryError
-from genlab.metrics.names import NAMES, NATS, describe, ordered
+from genlab.metrics.names import NAMES, NATS, describe, is_listed, ordered
 from genlab.report.collect import MODEL, MOST_KEYS, Record, one_line, swept_keys
+from genlab.report.endings import endings, short_id
 from genlab.report.escaping import markdown, spreadsheet_cell
-from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
+from genlab.report.groups import columns, images_text, is_one_kind
+from genlab.report.groups import in_order as in_order
+from genlab.report.naming import number_text, setting_text, sweep_names
 from genlab.runs.points import short_names
 
 Row = Mapping[str, Any]
@@ -33,21 +36,20 @@ _FACTS = (
 )
 #: Columns of summary.csv.
 _MOST_NAMES = 2000
-_CAPTION = "reconstruction, kl and neg_elbo (at weight 1) in nats per image of the test set"
-_CAPTION_OF_DIFFUSION = (
-    "reconstruction (L_0), kl (L_T + diffusion) and neg_elbo in nats per image of the test set; "
-    "+- is one standard error of bits/dim over its images"
-)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A visible column: its heading, its text for a row, and the name of the value."""
+    """A visible column: its heading, its text for a row, and the name of the value.
+
+    `is_result` is False where it names the run, by its setting for instance.
+    """
 
     heading: str
     text: Callable[[Row], str]
     numeric: bool = True
     source: str = ""
+    is_result: bool = True
 
     def value(self, row: Row) -> Any:
         """Return the key that rows are sorted by: the number behind the text, or the text."""
@@ -63,20 +65,21 @@ class Table:
         rows: per run, every known value under its full name, None where there is none.
         columns: those shown on a terminal and in Markdown.
         caption: the units, in one line.
+        endings: a line for each run without a usable result, and what to do about it.
     """
 
     rows: list[dict[str, Any]]
     columns: list[Column]
-    caption: str = _CAPTION
+    caption: str = ""
+    endings: tuple[str, ...] = ()
 
     def cells(self) -> list[list[str]]:
         """Return the text of every shown cell, row by row."""
         return [[one_line(column.text(row)) for column in self.columns] for row in self.rows]
 
     def notes(self) -> list[str]:
-        """Return the notes below the rows: the units, and why a run has no result."""
-        errors = [f"{r['run']} ({r['state']}): {r['error']}" for r in self.rows if r["error"]]
-        return [self.caption, *map(one_line, errors)]
+        """Return the notes below the rows: the units, and the runs without a usable result."""
+        return [self.caption, *self.endings]
 
     def to_rich(self, width: int | None = None, gap: int = 2) -> RichTable | None:
         """Build the table for a terminal, without the notes.
@@ -109,7 +112,10 @@ class Table:
             )
         for row, texts in zip(self.rows, self.cells(), strict=True):
             # Text, since a message may hold square brackets, which rich would take for markup.
-            table.add_row(*map(Text, texts), style="red" if row["error"] else None)
+            table.add_row(
+                *map(Text, texts),
+                style="red" if row["error"] or row["verdict"] == "diverged" else None,
+            )
         return table
 
     def to_text(self) -> str:
@@ -147,28 +153,41 @@ class Table:
         return buffer.getvalue()
 
     def print(self, console: Console | None = None) -> None:
-        """Print with rules and colours on a terminal with room for it, else as plain text.
+        """Print with rules and colours on a terminal, else as plain text.
 
-        The state is left out where there is little room and every run is completed.
+        Where there is little room, the state is left out if every run is completed; the columns
+        that still have no room follow in a table below, beside the settings again.
         """
         console = console or Console()
-        shape = self.to_rich(console.width) if console.is_terminal else None
-        if console.is_terminal and all(row["state"] == "completed" for row in self.rows):
-            brief = [column for column in self.columns if column.heading != "state"]
-            shape = shape or replace(self, columns=brief).to_rich(console.width, gap=1)
-        if shape is None:
+        shapes = self._fitting(console.width) if console.is_terminal else None
+        if shapes is None:
             console.file.write(self.to_text())
-        else:
+            return
+        for shape in shapes:
             console.print(shape)
-            console.print(*map(Text, self.notes()), sep="\n")
+        console.print(*map(Text, self.notes()), sep="\n")
 
-
-def in_order(records: Sequence[Record]) -> list[Record]:
-    """Sort the records by the swept values."""
-    swept = swept_keys(records)
-    return sorted(
-        records, key=lambda r: [*(sort_key(r.flat.get(key)) for key in swept), sort_key(r.run_id)]
-    )
+    def _fitting(self, width: int) -> list[RichTable] | None:
+        """Return the table for a terminal, in several of fewer columns where there is no room."""
+        if (whole := self.to_rich(width)) is not None:
+            return [whole]
+        columns = self.columns
+        if not self.endings:
+            columns = [column for column in columns if column.heading != "state"]
+        shapes: list[RichTable] = []
+        shown = [column for column in columns if not column.is_result]
+        rest = [column for column in columns if column.is_result]
+        while rest:
+            fitting = None
+            for count in range(len(rest), 0, -1):
+                part = replace(self, columns=[*shown, *rest[:count]])
+                if (fitting := part.to_rich(width, gap=1)) is not None:
+                    shapes.append(fitting)
+                    rest = rest[count:]
+                    break
+            if fitting is None:
+                return None
+        return shapes
 
 
 def sweep_table(records: Sequence[Record]) -> Table:
@@ -180,6 +199,7 @@ def sweep_table(records: Sequence[Record]) -> Table:
     if not records:
         raise RunDirectoryError("there are no runs to report: train some first")
     swept = swept_keys(records)
+    keys, _ = columns(records)
     records = in_order(records)
     flats = [record.flat for record in records]
     rows = [_row(record, flat, swept) for record, flat in zip(records, flats, strict=True)]
@@ -187,40 +207,78 @@ def sweep_table(records: Sequence[Record]) -> Table:
     names = [*names[:_MOST_NAMES], *({"error"} & set(names[_MOST_NAMES:]))]
     rows = [{name: row.get(name) for name in names} for row in rows]
 
-    columns = [
+    named = short_names(keys)
+    shown = [
         Column(
-            one_line(name),
+            one_line(named[key]),
             _swept_text(key),
             not any(isinstance(row[key], str) for row in rows),
             key,
+            is_result=False,
         )
-        for key, name in short_names(swept).items()
+        for key in keys
     ]
-    settings = [repr([flat.get(key) for key in swept]) for flat in flats if flat]
-    if len(set(settings)) < len(settings) or not swept:
-        columns.insert(0, Column("run", lambda row: row["run"], numeric=False))
+    settings = [repr([flat.get(key) for key in keys]) for flat in flats if flat]
+    if len(set(settings)) < len(settings) or not keys:
+        ids = {record.run_id: short_id(record) for record in records}
+        is_short = len(set(ids.values())) == len(ids)
+        text = (lambda row: ids[row["run"]]) if is_short else (lambda row: str(row["run"]))
+        shown.insert(0, Column("run", text, numeric=False, is_result=False))
     names_of_sweeps = sweep_names(records)
     if len(names_of_sweeps) > 1:
         for row, record in zip(rows, records, strict=True):
             row["sweep"] = names_of_sweeps[record.sweep]
-        columns.insert(0, Column("sweep", lambda row: str(row["sweep"]), numeric=False))
-    measured = _measured(rows)
-    columns += measured[:MOST_KEYS]
-    columns += [
-        Column("forecast", _forecast, numeric=False),
-        Column("verdict", lambda row: str(row["verdict"] or ""), numeric=False),
-        Column("state", lambda row: row["state"], numeric=False),
-    ]
-    kinds = _families(rows)
-    shown = [c for c in columns if all(any(c.text(row) for row in rows) for rows in kinds)]
-    caption = _CAPTION_OF_DIFFUSION if any(c.heading == "diffusion" for c in shown) else _CAPTION
+        shown.insert(0, Column("sweep", lambda row: row["sweep"], False, is_result=False))
+    measured = _measured(rows, records)
+    shown += measured[:MOST_KEYS]
+    shown.append(Column("forecast", _forecast, numeric=False))
+    shown.append(Column("outcome", _outcome, numeric=False))
+    shown.append(Column("state", _state, numeric=False))
+    kept = _kept(shown, rows)
+    caption = _caption(kept, records)
     if max(len(swept), len(measured)) >= MOST_KEYS:
         caption += f"; of the keys that differ and of the metrics, the first {MOST_KEYS} are shown"
-    return Table(rows, shown, caption)
+    return Table(rows, kept, caption, tuple(endings(records)))
 
 
-def _measured(rows: list[dict[str, Any]]) -> list[Column]:
-    """Return a column for each metric of the test that has a heading, unlisted metrics included."""
+def _kept(given: Sequence[Column], rows: list[dict[str, Any]]) -> list[Column]:
+    """Return the columns that tell something about every class of model.
+
+    Beside a class without a bound, such as a GAN, the terms of the bound are those of the other
+    classes alone, and the other metrics are those that it has.
+    """
+    kinds = _families(rows)
+    bounded = [kind for kind in kinds if any(row["test/neg_elbo"] is not None for row in kind)]
+    others = [kind for kind in kinds if kind not in bounded] if bounded else []
+    kept = []
+    for column in given:
+        needed = kinds
+        if others and column.source.startswith("test/"):
+            needed = bounded if describe(column.source).unit in (NATS, "bits") else others
+        if all(any(column.text(row) for row in kind) for kind in needed):
+            kept.append(column)
+    return kept
+
+
+def _caption(shown: Sequence[Column], records: Sequence[Record]) -> str:
+    """State the units of the columns, and the images that were measured."""
+    headings = {column.heading for column in shown}
+    images = images_text(records)
+    if "neg_elbo" not in headings and "reconstruction" not in headings:
+        return f"measured on {images}"
+    if "diffusion" in headings:
+        return (
+            "reconstruction (L_0), kl (L_T + diffusion) and neg_elbo in nats per image of "
+            f"{images}; +- is one standard error of bits/dim over its images"
+        )
+    return f"reconstruction, kl and neg_elbo (at weight 1) in nats per image of {images}"
+
+
+def _measured(rows: list[dict[str, Any]], records: Sequence[Record]) -> list[Column]:
+    """Return a column for each metric of the test that has a heading.
+
+    A metric that is not in the table of names is included if it is the same kind in all runs.
+    """
     largest = max((abs(row["test/neg_elbo"] or 0.0) for row in rows), default=0.0)
     texts = {"test/active_units": _active_units, "test/neg_elbo_se": _error_in_bits}
     columns = []
@@ -230,7 +288,7 @@ def _measured(rows: list[dict[str, Any]]) -> list[Column]:
         if (name.unit, decimals) == (NATS, 1) and largest < 100:
             decimals = 2
         text = texts.get(metric) or _number(metric, decimals)
-        if name.heading:
+        if name.heading and (is_listed(metric) or is_one_kind(metric, records)):
             columns.append(Column(one_line(name.heading), text, source=metric))
     return columns
 
@@ -280,6 +338,18 @@ def _active_units(row: Row) -> str:
     if active is None:
         return ""
     return f"{active:g}" if total is None else f"{active:g}/{total}"
+
+
+def _outcome(row: Row) -> str:
+    """Return the summary of a run, unless its units or its state say the same."""
+    summary = str(row["verdict"] or "")
+    has_units = row.get("test/active_units") is not None
+    is_said = summary == "diverged" or (has_units and summary.endswith(" active"))
+    return "" if is_said else summary
+
+
+def _state(row: Row) -> str:
+    return "diverged" if row["verdict"] == "diverged" else str(row["state"])
 
 
 def _forecast(row: Row) -> str:

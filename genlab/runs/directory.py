@@ -12,6 +12,7 @@ import json
 import math
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -169,7 +170,7 @@ class RunDirectory(Layout):
             write_atomically(self.env_path, env)
 
     def write_status(self, state: str, **details: Any) -> None:
-        """Write one of `STATES` with pid, host, time of start and heartbeat (ISO 8601, UTC).
+        """Write one of `STATES` with command, pid, host, time of start and heartbeat (UTC).
 
         Details are `type`, `message` and `where` for a failed run, and `total_steps` for one that
         has begun to train.
@@ -181,6 +182,7 @@ class RunDirectory(Layout):
                 "state": state,
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
+                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                 "started": self._status.get("started", _now()),
                 **details,
             }

@@ -287,7 +287,7 @@ def test_errors_over_images_and_seeds(tmp_path: Path) -> None:
 def test_one_run_has_its_error(tmp_path: Path) -> None:
     write(tmp_path / "only", ddpm(), of_diffusion(640.0))
     assert answer(collect(tmp_path)) == (
-        "only: reconstruction 11.0, kl 640.25, neg_elbo 651.2 +- 4.0 nats per image on MNISTMini."
+        "only: reconstruction 11.0, kl 640.25, neg_elbo 651.2 +- 4.0 nats per image on mnist_mini."
     )
 
 
@@ -495,5 +495,6 @@ def test_a_failed_run_of_either_family_stays_in_sight(plane: Path) -> None:
     file = io.StringIO()
     print_sweep(collect(plane), plane, Console(file=file, width=80, _environ={}))
     text = file.getvalue()
-    assert "ddpm-2 (failed): TrainingError: loss is nan" in text and "vae-4 (failed)" in text
+    assert "DDPM, noise_schedule linear (failed): TrainingError: loss is nan" in text
+    assert "kl_weight 4 (failed)" in text
     assert "left out: 2 failed." in text

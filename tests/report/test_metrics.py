@@ -118,5 +118,5 @@ def test_the_classes_around_a_model_follow_from_it() -> None:
 
     assert swept_keys([record(vae(1.0)), record(model("DDPM", steps=10))])[0] == "model._target_"
     assert swept_keys([record(model("VAE")), record(model("VAE", "torch.optim.SGD"))]) == [
-        "model.optimizer._target_"
+        "model/optimizer"
     ]
