@@ -20,8 +20,9 @@ def add(commands: Any) -> None:
         "report",
         help="compare the runs of a sweep, or of several",
         description="Print the comparison of all runs below a directory, and leave it there as a "
-        "page (report.html), CSV, Markdown, PNG and SVG. Several directories are laid side by "
-        "side, in a directory of their own. Needs no torch and no network.",
+        "page (report.html), CSV, Markdown, PNG and SVG. Runs that do not compare, and sweeps of "
+        "different questions, are groups of their own. Several directories are compared with one "
+        "another, in a directory of their own. Needs no torch and no network.",
         epilog="examples: genlab report runs/vae-kl_weight; genlab report runs/first runs/second",
     )
     parser.add_argument(
@@ -50,7 +51,7 @@ def report(directories: Sequence[Path], output: Path | None) -> int:
     records = {record.path: record for path in distinct for record in collect(path)}
     beside = _joined([path.name for path in distinct])
     default = directories[0] if len(distinct) == 1 else distinct[0].with_name(beside)
-    print_sweep(list(records.values()), output or default)
+    print_sweep(list(records.values()), output or default, as_one=len(distinct) > 1)
     return DONE
 
 

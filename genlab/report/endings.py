@@ -31,7 +31,9 @@ def reason(record: Record) -> str:
         lower = f"lower model.optimizer.lr={rate:g}" if isinstance(rate, int | float) else ""
         remedy = " or set ".join(filter(None, [lower, "trainer.gradient_clip_val"]))
         return f"its training diverged, so that its numbers are left out: {remedy}"
-    return one_line(record.error or ("it has not ended yet" if is_lacking(record) else ""))
+    if record.error or not is_lacking(record):
+        return one_line(record.error or "")
+    return "it has not ended yet" if record.state == "running" else "no reason was recorded"
 
 
 def endings(records: Sequence[Record]) -> list[str]:

@@ -25,6 +25,15 @@ class Finding:
         values = [value for r in self.records if (value := r.metric(name)) is not None]
         return fmean(values) if values else None
 
+    def by_seed(self, name: str) -> dict[str, float]:
+        """Return a metric by the seed of its run, of the first run of each seed."""
+        found: dict[str, float] = {}
+        for record in self.records:
+            value = record.metric(name)
+            if value is not None:
+                found.setdefault(str(record.flat.get("seed", record.run_id)), value)
+        return found
+
     def text(self, name: str) -> str:
         return number_text(self.metric(name), describe(name).decimals)
 

@@ -164,18 +164,16 @@ def _is_below(key: str, varied: set[str]) -> bool:
 
 def _comparable(records: Sequence[Record]) -> list[list[Record]]:
     """Divide runs so that the known terms of those in one part are equal."""
-    parts: dict[Terms, list[Record]] = {}
+    terms = [terms_of(record) for record in records]
+    parts: dict[Terms, list[int]] = {}
     # The runs of which most is known define the parts; the others join the largest that they fit.
-    for record, terms in sorted(
-        ((record, terms_of(record)) for record in records), key=lambda pair: pair[1].count(None)
-    ):
-        fitting = [known for known in parts if _fit(terms, known)]
-        best = max(fitting, key=lambda known: len(parts[known]), default=terms)
-        runs = parts.pop(best, [])
-        parts[_joined(best, terms)] = [*runs, record]
-    place = {record.path: i for i, record in enumerate(records)}
-    divided = [sorted(runs, key=lambda record: place[record.path]) for runs in parts.values()]
-    return sorted(divided, key=lambda runs: place[runs[0].path])
+    for i in sorted(range(len(records)), key=lambda i: terms[i].count(None)):
+        fitting = [known for known in parts if _fit(terms[i], known)]
+        best = max(fitting, key=lambda known: len(parts[known]), default=terms[i])
+        places = parts.pop(best, [])
+        parts[_joined(best, terms[i])] = [*places, i]
+    divided = sorted(sorted(places) for places in parts.values())
+    return [[records[i] for i in places] for places in divided]
 
 
 def _joined(one: Terms, other: Terms) -> Terms:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from genlab.metrics.names import describe, ordered
 from genlab.report.collect import Record, one_line
+from genlab.report.differences import Difference, differences
 from genlab.report.escaping import spreadsheet_cell
 from genlab.report.intervals import mean_interval
 from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
-from genlab.runs.points import short_names, without_seed
+from genlab.runs.points import point_text, short_names, without_seed
 
 CAPTION = "mean over seeds +- half of its 95 % interval (Student's t), sd in brackets"
 
@@ -53,11 +54,13 @@ class Replicates:
         point: value of each swept key.
         runs: number of runs with a result.
         estimates: the estimate of every metric that any of the runs has.
+        seeds: the values of every metric by seed.
     """
 
     point: dict[str, Any]
     runs: int
     estimates: dict[str, Estimate]
+    seeds: dict[str, dict[str, float]]
 
 
 def summarise(records: Sequence[Record], keys: Sequence[str]) -> list[Replicates]:
@@ -94,11 +97,30 @@ def _of_point(point: dict[str, Any], records: Sequence[Record]) -> Replicates:
     done = [record.result.get("metrics") for record in records]
     metrics = [found for found in done if isinstance(found, Mapping) and found]
     names = dict.fromkeys(name for found in metrics for name in found)
-    values = {
-        name: [v for record in records if (v := record.metric(name)) is not None] for name in names
+    seeds = {
+        name: {
+            str(record.flat.get("seed", record.run_id)): value
+            for record in records
+            if (value := record.metric(name)) is not None
+        }
+        for name in names
     }
-    estimates = {name: Estimate.of(found) for name, found in values.items() if found}
-    return Replicates(point, len(metrics), estimates)
+    estimates = {name: Estimate.of(list(found.values())) for name, found in seeds.items() if found}
+    return Replicates(point, len(metrics), estimates, seeds)
+
+
+def pairs(points: Sequence[Replicates], metric: str) -> list[Difference]:
+    """Compare all pairs of points over their common seeds by one metric."""
+    return differences([point.seeds.get(metric, {}) for point in points])
+
+
+def best_point(points: Sequence[Replicates], metric: str) -> int | None:
+    """Return the position of the point with the best mean; None if no direction is better."""
+    better = describe(metric).better
+    means = {i: p.estimates[metric].mean for i, p in enumerate(points) if metric in p.estimates}
+    if not better or not means:
+        return None
+    return (min if better == "lower" else max)(means, key=means.__getitem__)
 
 
 def has_replicates(points: Sequence[Replicates]) -> bool:
@@ -141,17 +163,65 @@ def to_text(points: Sequence[Replicates]) -> str:
     return f"{text}\n{CAPTION}\n"
 
 
-def to_csv(points: Sequence[Replicates]) -> str:
-    """Format every metric as CSV in full precision, one row for each point and metric."""
+#: The columns of `rows` that compare a point with the best one, over their common seeds.
+_COMPARED = (
+    *("compared_with", "common_seeds", "difference", "difference_low_95", "difference_high_95"),
+    *("p_adjusted", "comparisons", "more_seeds"),
+)
+
+
+_ESTIMATED = ("n", "mean", "deviation", "low_95", "high_95")
+_LAST = ("metric", *_ESTIMATED, *_COMPARED)
+
+
+def rows(points: Sequence[Replicates]) -> list[dict[str, Any]]:
+    """Return a row for each point and metric: its estimate, and its difference from the best point.
+
+    The difference is this point's minus the best one's, over the seeds that both have, with its
+    95 % interval; `p_adjusted` is of the paired t-test, adjusted for all pairs of points (Holm),
+    and `more_seeds` the number that would settle an undecided one (see `differences`). They are
+    None for the best point itself, and where there are not two common seeds.
+    """
+    found = []
+    for metric in dict.fromkeys(name for point in points for name in point.estimates):
+        best = best_point(points, metric)
+        compared = {} if best is None else _against(best, pairs(points, metric))
+        for i, point in enumerate(points):
+            if (estimate := point.estimates.get(metric)) is None:
+                continue
+            numbers = dict(zip(_ESTIMATED, estimate, strict=True))
+            row = {**point.point, "metric": metric, **numbers, **dict.fromkeys(_COMPARED)}
+            if best is not None and (pair := compared.get(i)) is not None:
+                sign = 1 if pair.first == i else -1
+                low, high = sorted((sign * pair.low, sign * pair.high))
+                values = (
+                    *(point_text(points[best].point), pair.n, sign * pair.mean, low, high),
+                    *(pair.p, pair.comparisons, pair.more_seeds),
+                )
+                row |= dict(zip(_COMPARED, values, strict=True))
+            found.append((i, row))
+    return [row for _, row in sorted(found, key=lambda entry: entry[0])]
+
+
+def _against(best: int, found: Sequence[Difference]) -> dict[int, Difference]:
+    """Map each other point to its difference from the best one."""
+    return {
+        pair.second if pair.first == best else pair.first: pair
+        for pair in found
+        if best in (pair.first, pair.second)
+    }
+
+
+def to_csv(found: Sequence[Mapping[str, Any]]) -> str:
+    """Format rows as CSV in full precision; a column that a row lacks is empty."""
     file = io.StringIO()
-    keys = list(points[0].point)
+    names = list(dict.fromkeys(name for row in found for name in row))
+    first = [name for name in names if name not in _LAST]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [*map(spreadsheet_cell, keys), "metric", "n", "mean", "deviation", "low_95", "high_95"]
-    )
-    for point in points:
-        for name, estimate in point.estimates.items():
-            writer.writerow(map(spreadsheet_cell, [*point.point.values(), name, *estimate]))
+    names = [*first, *(name for name in names if name in _LAST)]
+    writer.writerow(map(spreadsheet_cell, names))
+    for row in found:
+        writer.writerow(spreadsheet_cell(row.get(name)) for name in names)
     return file.getvalue()
 
 

@@ -8,11 +8,12 @@ from genlab.report.findings import Finding
 from genlab.report.intervals import mean_interval
 
 DISTANCE = "test/energy_distance"
+_SAMPLER = ("model/sampler", "model.sampler.")
 
 
 def differ_in_sampler(swept: Sequence[str]) -> bool:
     """Return whether only the sampler differs."""
-    return bool(swept) and all(key.startswith("model.sampler.") for key in swept)
+    return bool(swept) and all(key.startswith(_SAMPLER) for key in swept)
 
 
 def is_of_samplers(findings: Sequence[Finding], swept: Sequence[str]) -> bool:

@@ -13,16 +13,17 @@ from rich.text import Text
 
 from genlab.errors import RunDirectoryError, is_full
 from genlab.media import pictures
-from genlab.report.answer import answer
+from genlab.report.answer import about
 from genlab.report.collect import Record, swept_keys
 from genlab.report.curves import bound_by_log_snr_png
 from genlab.report.escaping import markdown
+from genlab.report.groups import Group, apart, groups, in_order
 from genlab.report.html import report_page
 from genlab.report.media import PIXEL_BUDGET
 from genlab.report.naming import setting_names
-from genlab.report.plots import draw_rate_distortion
-from genlab.report.replicates import has_replicates, summarise, to_csv, to_text
-from genlab.report.tables import in_order, sweep_table
+from genlab.report.plots import draw_rate_distortion as draw_plane
+from genlab.report.replicates import has_replicates, rows, summarise, to_csv, to_text
+from genlab.report.tables import sweep_table
 from genlab.report.units import draw_units
 from genlab.report.videos import write_videos
 from genlab.runs.files import write_atomically
@@ -32,49 +33,49 @@ log = logging.getLogger(__name__)
 
 #: A picture of several settings is for the eyes: as many settings, and pixels across, as fit there.
 _MOST_PICTURES, _WIDEST = 100, 2000
+#: Groups that have pictures of their own; the page has the charts of all.
+_MOST_DRAWN = 8
 
 
-def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) -> list[Path]:
+def write_sweep(
+    records: Sequence[Record], directory: str | os.PathLike[str], as_one: bool = False
+) -> list[Path]:
     """Write report.html, summary.csv, summary.md and pictures, and return what was written.
 
     `rate_distortion.png` and `.svg` need at least one run with both terms, `kl_by_unit.png` and
     `.svg` a VAE with the KL of its units, `bound_by_log_snr.png` a diffusion model with its curves,
     `reconstructions.png` one that drew its reconstructions and `samples.png` a diffusion model that
-    drew samples. Otherwise an older picture is left as it is and not returned. Videos that at least
-    two runs have are put side by side into `videos/`.
+    drew samples; `by_point.csv` needs a setting with several seeds. Otherwise an older file is left
+    as it is and not returned. Each of several groups that do not compare has pictures of its own,
+    with its number in their names. Videos that at least two runs have are put side by side into
+    `videos/`, if all runs compare.
 
     Raises:
         RunDirectoryError: there are no records, or the directory cannot be written.
     """
     directory = Path(directory)
     table = sweep_table(records)
-    html = directory / "report.html"
-    csv, summary = directory / "summary.csv", directory / "summary.md"
-    records = in_order(records)
-    plane = ("rate_distortion.png", "rate_distortion.svg")
-    units = ("kl_by_unit.png", "kl_by_unit.svg")
-    pages: list[tuple[Sequence[str], str, Callable[..., bool]]] = [
-        (plane, "rate against distortion", draw_rate_distortion),
-        (units, "KL of each latent unit", draw_units),
-        (["bound_by_log_snr.png"], "where the bounds are spent", bound_by_log_snr_png),
-        (["reconstructions.png"], "reconstructions of every run", _reconstructions_png),
-        (["samples.png"], "samples of every run", _samples_png),
-    ]
+    found = groups(records, as_one)
+    html, csv, summary = (directory / n for n in ("report.html", "summary.csv", "summary.md"))
+    parts = [f"# {markdown(records[0].group)}"] if len(found) == 1 else [_heading(found)]
+    points, pictured = [], []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        films = write_videos(records, directory)
-        drawn = [
-            (names, what)
-            for names, what, draw in pages
-            if draw(records, *(directory / name for name in names))
-        ]
-        title, text = markdown(records[0].group), markdown(answer(records))
-        parts = [f"# {title}", text, table.to_markdown().rstrip()]
-        points = summarise(records, swept_keys(records))
-        if has_replicates(points):
-            parts.append(f"```\n{to_text(points)}```")
+        films = write_videos(in_order(records), directory) if len(found) == 1 else []
+        for number, group in enumerate(found, start=1):
+            suffix = f"-{number}" if len(found) > 1 else ""
+            parts += [f"## {markdown(group.title)}"] if suffix else []
+            parts += [markdown(about(group.records)), sweep_table(group.records).to_markdown()[:-1]]
+            settings = summarise(group.records, swept_keys(group.records))
+            if has_replicates(settings):
+                parts.append(f"```\n{to_text(settings)}```")
+                title = {"comparable": group.title} if suffix else {}
+                points += [title | row for row in rows(settings)]
+            drawn = _draw(group.records, directory, suffix) if number <= _MOST_DRAWN else []
+            parts += [f"![{what}]({names[0]})" for names, what in drawn]
+            pictured += [name for names, _ in drawn for name in names]
+        if points:
             write_atomically(directory / "by_point.csv", to_csv(points))
-        parts += [f"![{what}]({names[0]})" for names, what in drawn]
         write_atomically(html, report_page(records, directory))
         write_atomically(csv, table.to_csv())
         write_atomically(summary, "\n\n".join(parts) + "\n")
@@ -83,9 +84,30 @@ def write_sweep(records: Sequence[Record], directory: str | os.PathLike[str]) ->
         raise RunDirectoryError(
             f"the comparison cannot be written to {directory} ({error.strerror}): {remedy}"
         ) from error
-    others = ["by_point.csv"] if has_replicates(points) else []
-    others += [name for names, _ in drawn for name in names]
-    return [html, csv, summary, *(directory / name for name in others), *films]
+    others = ["by_point.csv"] if points else []
+    return [html, csv, summary, *(directory / name for name in (*others, *pictured)), *films]
+
+
+def _heading(found: Sequence[Group]) -> str:
+    runs = sum(len(group.records) for group in found)
+    return f"# {runs} runs in {len(found)} groups\n\n{markdown(apart(found))}"
+
+
+def _draw(records: Sequence[Record], directory: Path, suffix: str) -> list[tuple[list[str], str]]:
+    """Draw the pictures of comparable runs; return the names of each and what it shows."""
+    pages: list[tuple[Sequence[str], str, Callable[..., bool]]] = [
+        (("rate_distortion.png", "rate_distortion.svg"), "rate against distortion", draw_plane),
+        (("kl_by_unit.png", "kl_by_unit.svg"), "KL of each latent unit", draw_units),
+        (["bound_by_log_snr.png"], "where the bounds are spent", bound_by_log_snr_png),
+        (["reconstructions.png"], "reconstructions of every run", _reconstructions_png),
+        (["samples.png"], "samples of every run", _samples_png),
+    ]
+    drawn = []
+    for names, what, draw in pages:
+        numbered = [name.replace(".", f"{suffix}.") for name in names]
+        if draw(records, *(directory / name for name in numbered)):
+            drawn.append((numbered, what))
+    return drawn
 
 
 def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:
@@ -142,18 +164,33 @@ def print_sweep(
     records: Sequence[Record],
     directory: str | os.PathLike[str],
     console: Console | None = None,
+    as_one: bool = False,
 ) -> None:
-    """Print the table and the answer, then write both to `directory` and print their paths.
+    """Print the table and the answer of each group, then write both and print their paths.
+
+    Args:
+        records: the runs.
+        directory: the files are written there.
+        console: where to print.
+        as_one: as for `groups`.
 
     Raises:
         RunDirectoryError: as `write_sweep`.
     """
     console = console or Console()
-    sweep_table(records).print(console)
-    points = summarise(records, swept_keys(records))
-    if has_replicates(points):
-        console.print(Text(f"\n{printable(to_text(points))}"), soft_wrap=True, end="")
-    sentences = [Text(""), Text(printable(answer(records))), Text("")]
-    console.print(*sentences, sep="\n", soft_wrap=not console.is_terminal)
-    for path in write_sweep(records, directory):
+    is_piped = not console.is_terminal
+    found = groups(records, as_one) or [Group("", (), (), ())]
+    if len(found) > 1:
+        console.print(Text(printable(apart(found))), soft_wrap=is_piped)
+    for group in found:
+        if len(found) > 1:
+            console.print(Text(f"\n{printable(group.title)}", style="bold"), soft_wrap=is_piped)
+        sweep_table(group.records).print(console)
+        points = summarise(group.records, swept_keys(group.records))
+        if has_replicates(points):
+            console.print(Text(f"\n{printable(to_text(points))}"), soft_wrap=True, end="")
+        sentences = [Text(""), Text(printable(about(group.records)))]
+        console.print(*sentences, sep="\n", soft_wrap=is_piped)
+    console.print()
+    for path in write_sweep(records, directory, as_one):
         console.print(Text(f"  {printable(str(path))}"), soft_wrap=True)

@@ -7,30 +7,55 @@ from collections.abc import Sequence
 from genlab.report.findings import LIKELIHOOD, Finding, best
 from genlab.report.naming import KL_WEIGHT, number_text
 
+_ACTIVE = "test/active_units"
+
 
 def about_weights(findings: Sequence[Finding]) -> list[str]:
     """State the result of findings that are sorted by weight."""
-    highest = findings[-1]
-    reference = next((f for f in findings[:-1] if _weight(f) == 1), best(findings[:-1]))
-    before = reference.metric("test/reconstruction") or 0.0
-    after = highest.metric("test/reconstruction") or 0.0
+    lowest, highest = findings[0], findings[-1]
+    if all(f.metric(_ACTIVE) == 0 for f in findings):
+        sentences = [
+            f"No latent unit is active at any weight from {_number(lowest)} to {_number(highest)}, "
+            "so that the weight is not what switches them off."
+        ]
+        return sentences
+    reference = _reference(findings)
     kl = highest.metric("test/kl")
     in_nats = "" if kl is None else f" (kl {number_text(kl, 2)} nats)"
-    change = "raises" if after > before else "lowers"
-    sentence = (
-        f"{highest.label} {_units(highest)}{in_nats} and {change} the reconstruction term from "
-        f"{before:.1f} ({reference.label}) to {after:.1f} nats per image"
-        f"{_ratio(reference, highest)}"
-    )
-    sentences = [sentence + _forecast(highest) + "."]
-    lowest = findings[0]
+    before, after = (f.text("test/reconstruction") for f in (reference, highest))
+    change = f"leaves the reconstruction term at {after} nats per image, as {reference.label} does"
+    if before != after:
+        is_more = (highest.metric("test/reconstruction") or 0.0) > (
+            reference.metric("test/reconstruction") or 0.0
+        )
+        change = (
+            f"{'raises' if is_more else 'lowers'} the reconstruction term from {before} "
+            f"({reference.label}) to {after} nats per image{_ratio(reference, highest)}"
+        )
+    sentences = [f"{highest.label} {_units(highest)}{in_nats} and {change}{_forecast(highest)}."]
     rate = lowest.metric("test/kl")
     if _weight(lowest) == 0 and lowest is not reference and rate is not None:
         sentences.append(
-            f"{lowest.label} reaches {lowest.text('test/reconstruction')}, at the price of a "
-            f"rate of {number_text(rate, 1)} nats that nothing holds down."
+            f"{lowest.label} reaches {lowest.text('test/reconstruction')}, but its KL is "
+            f"{number_text(rate, 1)} nats, because nothing penalises it."
         )
     return sentences
+
+
+def _reference(findings: Sequence[Finding]) -> Finding:
+    """Return the weight that the largest is compared with: 1, if it has latent units, or the best.
+
+    Where weight 1 has none either, it is the largest weight that has some.
+    """
+    others = [f for f in findings[:-1] if f.metric(_ACTIVE) != 0] or list(findings[:-1])
+    one = next((f for f in others if _weight(f) == 1), None)
+    has_lost = len(others) < len(findings) - 1
+    return one or (others[-1] if has_lost else best(others))
+
+
+def _number(finding: Finding) -> str:
+    weight = _weight(finding)
+    return "-" if weight is None else f"{weight:g}"
 
 
 def _ratio(reference: Finding, highest: Finding) -> str:

@@ -27,6 +27,7 @@ from genlab.report import answer, collect, sweep_table, swept_keys, write_sweep
 from genlab.report.curves import bound_by_log_snr_png
 from genlab.report.html import report_page
 from genlab.report.replicates import has_replicates, summarise, to_csv
+from genlab.report.replicates import rows as rows_of
 from genlab.report.units import draw_units
 from genlab.report.videos import compared
 from genlab.runs.directory import RunDirectory
@@ -341,7 +342,7 @@ def test_runs_of_different_sweeps_are_no_replicates(tmp_path: Path, seeds: int) 
     points = summarise(records, swept_keys(records))
     assert [point.runs for point in points] == [seeds] * 4
     assert has_replicates(points) is (seeds == 2)
-    rows = list(csv.DictReader(io.StringIO(to_csv(points))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(rows_of(points)))))
     of_sweep: dict[str, set[float]] = {"first": set(), "second": set()}
     for row in rows:
         if row["metric"] == "test/kl":
