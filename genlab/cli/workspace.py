@@ -15,7 +15,6 @@ from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from genlab.report import Record
-    from genlab.runs.manifest import Manifest
     from genlab.tracking.workspace import Comparison, Setting
 
 #: File in a sweep's directory with the addresses of its W&B views, by entity and project.
@@ -60,7 +59,7 @@ def send_workspace(
     workspace.require()
     records = collect(directory)
     manifest = Manifest.read(directory)
-    sweep = comparison(records, manifest, directory, project, entity)
+    sweep = comparison(records, directory, project, entity)
     keep, why = dry, "nothing was sent"
     if not keep and not _has_key():
         keep, why = True, "no W&B key is configured (`wandb login` makes one), so nothing was sent"
@@ -126,14 +125,13 @@ def _addresses(directory: Path) -> dict[str, dict[str, str]]:
 
 def comparison(
     records: Sequence[Record],
-    manifest: Manifest | None,
     directory: Path,
     project: str | None = None,
     entity: str | None = None,
 ) -> Comparison:
     """Describe a sweep for its workspace: settings, metrics and media that its runs have.
 
-    The settings are its manifest's, else the keys in which the runs' configs differ.
+    The settings are the swept keys of a report of these runs.
 
     Raises:
         RunDirectoryError: there are no runs.
@@ -144,14 +142,14 @@ def comparison(
 
     if not records:
         raise RunDirectoryError(f"{directory} holds no runs: give the directory of a sweep")
-    keys = list(manifest.swept) if manifest is not None else swept_keys(records)
+    keys = swept_keys(records)
     settings = _settings(records, keys)
     logger = {
         key: next((v for r in records if (v := r.flat.get(f"logger.wandb.{key}"))), "")
         for key in ("project", "entity")
     }
     metrics = [m for m in COMPARED if any(r.metric(f"test/{m}") is not None for r in records)]
-    points = [tuple(str(_value(r, key)) for key in without_seed(keys)) for r in records]
+    points = [tuple(str(r.flat.get(key)) for key in without_seed(keys)) for r in records]
     return Comparison(
         name=records[0].group,
         project=project or os.environ.get("WANDB_PROJECT") or str(logger["project"] or "genlab"),
@@ -169,14 +167,9 @@ def _settings(records: Sequence[Record], keys: Sequence[str]) -> list[Setting]:
     from genlab.tracking.workspace import Setting
 
     return [
-        Setting(column, _axis([_value(r, key) for r in records]))
+        Setting(column, _axis([r.flat.get(key) for r in records]))
         for key, column in column_names(keys).items()
     ]
-
-
-def _value(record: Record, key: str) -> Any:
-    key = key.replace("/", ".")
-    return record.flat.get(key, record.flat.get(f"{key}._target_"))
 
 
 def _axis(values: Sequence[Any]) -> Literal["linear", "logarithmic", "words"]:

@@ -155,7 +155,7 @@ def panels(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.slow
 def test_the_workspace_compares_the_setting(sweep: tuple[Path, str], server: WandbStub) -> None:
     directory, _ = sweep
-    compared = comparison(collect(directory), None, directory, "a-project", "me")
+    compared = comparison(collect(directory), directory, "a-project", "me")
     spec = workspace.spec_of(workspace.build_workspace(compared))
     assert (spec["entity"], spec["project"]) == ("me", "a-project")
     shown = panels(spec)
@@ -315,8 +315,9 @@ def test_a_setting_of_words_has_a_column_but_no_axis_of_numbers(
 ) -> None:
     directory = tmp_path / "schedules"
     noise_schedules(directory)
-    manifest = Manifest.read(directory) if with_manifest else None
-    compared = comparison(collect(directory), manifest, directory)
+    if not with_manifest:
+        (directory / "manifest.json").unlink()
+    compared = comparison(collect(directory), directory)
     assert compared.project == "diffusion"
     assert compared.settings == [workspace.Setting("sweep/noise_schedule", "words")]
     assert not compared.has_replicates
@@ -472,7 +473,7 @@ def test_wandbs_own_agent_runs_the_points_that_it_is_handed(
         (tested,) = [row for row in online.history if "test/neg_elbo" in row]  # what W&B optimises
         assert tested["test/neg_elbo"] == online.summary["test/neg_elbo"]
     directory = tmp_path / "runs" / "vae-kl_weight"
-    compared = comparison(collect(directory), None, directory)
+    compared = comparison(collect(directory), directory)
     assert [setting.column for setting in compared.settings] == ["sweep/kl_weight"]
 
 
