@@ -158,7 +158,7 @@ def test_a_planted_target_is_not_built(
 def test_a_class_with_side_effects_is_not_built_below_a_harmless_one(
     received: Path, owned: Path, place: str, key: str
 ) -> None:
-    """Also where an annotation leaves open what may stand there."""
+    """An annotation that leaves the class open changes nothing."""
     path = received / "config.yaml"
     config = yaml.safe_load(path.read_text())
     if place == "model.time_sampler":
@@ -255,7 +255,7 @@ def test_of_a_received_config_only_the_model_is_looked_at(
 def test_a_received_config_does_not_say_where_to_read_and_write(
     received: Path, tmp_path: Path, command: str
 ) -> None:
-    """Neither images nor caches nor downloads, and what is not there is not missed."""
+    """It names no images, caches or downloads, and missing ones raise no error."""
     path, chosen = received / "config.yaml", str(tmp_path / "chosen")
     config = yaml.safe_load(path.read_text())
     sources = (

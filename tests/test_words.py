@@ -20,11 +20,13 @@ CODE = sorted(
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 #: First words that make a docstring a fragment, which only the name beside it completes.
-FRAGMENT = re.compile(r"(What|Whether|Of|That of|As|Where)\b")
+FRAGMENT = re.compile(
+    r"(What|Whether|Of|That of|As|Where|Whose|Which|Also|Neither|Else|Those|How|However|And)\b"
+)
 
 #: Names that are not of the field, and what stands for them.
 NAMES = {
-    **{"is_spread": "is_sharded", "of_all": "all_gather_rows", "meaning": "describe"},
+    **{"is_spread": "is_sharded", "of_all": "all_gather_rows", "meaning()": "describe()"},
     **{"Alive": "Heartbeat", "Silent": "NullProfiler", "KLDialect": "KLConvention"},
     "said": "prediction, message, ...",
 }
@@ -54,7 +56,10 @@ def documented(path: Path) -> Iterator[tuple[str, str]]:
 def names(path: Path) -> Iterator[str]:
     for node in nodes(path):
         match node:
-            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield node.name
+                yield f"{node.name}()"
+            case ast.ClassDef():
                 yield node.name
             case ast.arg():
                 yield node.arg

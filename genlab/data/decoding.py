@@ -1,4 +1,4 @@
-"""From an image file, of any kind that is safe to open, to pixels of one size and mode."""
+"""Decode an image file, of any kind that is safe to open, to pixels of one size and mode."""
 
 from __future__ import annotations
 

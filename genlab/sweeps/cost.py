@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -75,6 +76,12 @@ class Pace:
         share = max(0, work.steps - done) / max(1, work.steps)
         training = self.step * work.steps + self.validation * work.validation_batches
         return share * training + self.test * work.test_batches + self.fixed
+
+
+#: The pace of jobs for a GPU on a machine that has none, such as the login node of a cluster.
+_UNKNOWN = Pace(
+    *[math.nan] * 3, "unknown, since the jobs need a GPU and none is here to measure a step on"
+)
 
 
 def work_of(config: Mapping[str, Any], data: ImageData) -> Work:
@@ -174,11 +181,13 @@ def print_plan(
     console.width = max(console.width, 200)
     console.print(table)
     trials = study.search.trials if study.search is not None else 1
-    together = f", {_duration(trials * seconds / slots)} with {slots} at once" if slots > 1 else ""
+    total = f", about {_duration(trials * seconds)} one after another"
+    total = "" if math.isnan(seconds) else total
+    if total and slots > 1:
+        total += f", {_duration(trials * seconds / slots)} with {slots} at once"
     console.print(
         f"\n{len(jobs) * trials} jobs; to do: {round(trials * steps):,} steps, "
-        f"{round(trials * images):,} images, about {_duration(trials * seconds)} one after another"
-        f"{together}."
+        f"{round(trials * images):,} images{total}."
     )
     for source in dict.fromkeys(pace.source for pace in paces.values()):
         console.print(f"Time: {source}.", markup=False)
@@ -202,6 +211,8 @@ def _state(path: Path) -> tuple[str, int]:
 
 
 def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "?"
     return f"{seconds:.1f} s" if seconds < 9.5 else in_words(seconds)
 
 
@@ -277,7 +288,13 @@ class _Clock(pl.Callback):
 
 
 def measure(plan: planning.Plan) -> Pace:
-    """Take a few real steps of a job, in a temporary directory that is removed afterwards."""
+    """Take a few real steps of a job, in a temporary directory that is removed afterwards.
+
+    On a machine without the GPU that the job needs, every time is NaN.
+    """
+    needs_gpu = plan.run_config.trainer.get("accelerator") in ("gpu", "cuda")
+    if needs_gpu and not torch.cuda.is_available():
+        return _UNKNOWN
     data, module = planning.assemble(plan)
     clock = _Clock()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -149,7 +149,7 @@ def a_class_below_a_component_without_a_constructor(place: Place, chance: random
 
 @mutation("config", reader="sample")
 def a_class_that_empties_a_file(place: Place, chance: random.Random) -> None:
-    """Below a component that takes whatever a module takes."""
+    """A mutation below a component that takes whatever a module takes."""
     config = configured(place)
     target = {"_target_": "genlab.training.console._LogFile", "mode": "w"}
     config["model"]["likelihood"] = {

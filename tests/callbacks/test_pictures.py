@@ -276,7 +276,7 @@ class Drawn:
 def test_the_areas_of_the_bound_over_time_are_its_nats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of the validation in training, those of the test in the final picture."""
+    """Pictures in training show the validation, the final picture shows the test."""
     drawn = Drawn(monkeypatch)
     others = ("samples", "forward", "trajectory")
     only = ["callbacks=pictures", *(f"callbacks.{name}=null" for name in others)]

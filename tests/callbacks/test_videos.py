@@ -132,7 +132,7 @@ def test_a_prior_walk_is_made_of_draws_and_closes(
 
 
 def test_a_diffusion_model_walks_through_all_its_noise(ddpm: Path, tmp_path: Path) -> None:
-    """Also that which a stochastic sampler adds, so that both ends of an arc are its samples."""
+    """The noise of a stochastic sampler is part of it: both ends of an arc are samples."""
     model, inputs = with_inputs(ddpm)
     assert isinstance(model, DDPM)
     film = PriorWalkVideo(tmp_path, images=2, seconds=1, fps=8, seed=3, sampled_frames=4).film(

@@ -222,7 +222,7 @@ OPEN = [
 def test_a_parameter_that_says_no_kind_takes_nothing_that_was_received(
     strange: str, key: str, value: Any
 ) -> None:
-    """Also in a package that the reader trusts."""
+    """This holds in a package that the reader trusts, too."""
     trusted = ["genlab_strange"]
     check_received({"_target_": strange, "width": 3, "sizes": [1]}, nn.Module, "k", trusted)
     with pytest.raises(ConfigError, match=rf"^k\.{key}="):

@@ -246,7 +246,7 @@ def assert_unrelated(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def test_flips_and_bits_of_an_epoch_are_not_those_of_another():
-    """Neither in the same place of the same batch nor for the same image."""
+    """They differ in the same place of the same batch, and for the same image."""
     options = {"flip": True, "binarisation": "dynamic", "val_images": 0}
     epochs = trained_on(data(Flags(), **options), 3)
     coins = [

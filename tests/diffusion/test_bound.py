@@ -514,7 +514,7 @@ def counts_by_time(t: Tensor, bins: int) -> list[float]:
 
 @pytest.mark.parametrize("bins", [1, 3, 7, 10, 40, 49, 100])
 def test_a_time_on_the_edge_of_two_bins_belongs_to_the_one_that_it_ends(bins: int) -> None:
-    """However it was computed: machines round differently."""
+    """Machines round the time differently."""
     i = torch.arange(1, bins + 1, dtype=torch.float64)
     exact_times = i / bins
     for t in (

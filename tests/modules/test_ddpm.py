@@ -226,7 +226,7 @@ def test_the_loss_in_nats_is_that_of_the_paper_step_by_step() -> None:
     ids=["eps", "v, continuous", "learned variance", "one step"],
 )
 def test_the_loss_of_a_validation_is_the_loss_of_training(options: dict[str, Any]) -> None:
-    """Also where what the network says is clipped in the bound."""
+    """It is not clipped, although the bound is."""
     if options.get("steps", 20) is None:
         options = {**options, "noise_schedule": LinearLogSNR(), "test_draws": 4}
     module = build(**options, time_sampler=Uniform())

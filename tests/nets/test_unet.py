@@ -37,7 +37,7 @@ def small(spec: ImageSpec = GREY, **changes: Any) -> UNet:
 
 
 def shaken(net: nn.Module, size: float = 0.2) -> nn.Module:
-    """Away from the zeros that it starts with."""
+    """Move the weights away from the zeros that they start with."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += size * torch.randn_like(parameter)

@@ -161,3 +161,22 @@ def test_a_smoke_test_says_nothing_of_the_pace_of_a_long_job(tmp_path: Path) -> 
     runs = [completed(tmp_path / "a", steps=4, training=2, whole=12)]
     assert cost._known_pace("kind", cost.Work(2000, 0, 0, 0), runs) is None
     assert cost._known_pace("kind", cost.Work(4, 0, 0, 0), runs) is not None
+
+
+def test_jobs_for_a_gpu_are_listed_without_times_where_there_is_none(
+    config: DictConfig,
+    loader: Loader,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """The case of a dry run on the login node of a cluster."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    jobs = Study.of("s", {"params": {"model.kl_weight": "0,1"}}).jobs()
+    common = ["sweep=kl_weight", "trainer=gpu", "logger=none", f"runs_dir={tmp_path}"]
+    composed = resolved_jobs(loader, config, common, [job.overrides() for job in jobs])
+    cost.print_plan(Study(name="s"), jobs, composed, slots=2)
+    shown = capsys.readouterr().out
+    assert shown.count(" ? ") == 2
+    assert "Time: unknown, since the jobs need a GPU" in shown
+    assert "one after another" not in shown

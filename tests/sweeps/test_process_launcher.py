@@ -143,7 +143,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    """Whose processes do not outlive a test that failed."""
+    """Yield a folder, and end the processes that a failed test left in it."""
     yield Place(tmp_path)
     for pid in processes_of(tmp_path):
         os.kill(pid, signal.SIGKILL)
@@ -174,7 +174,7 @@ def results(runs: dict[str, Run]) -> dict[str, Any]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Those that work in a directory."""
+    """Return the processes that work in a directory."""
     found = []
     for entry in Path("/proc").iterdir():
         try:

@@ -222,7 +222,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_spread_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
-    """Else a process would wait for ever, or a gradient be averaged by nobody."""
+    """Otherwise a process would wait for ever, or a gradient would not be averaged."""
     two = ["trainer=fsdp", "trainer.devices=2"]
     process = start([sys.executable], command("vae", tmp_path, *two, override))
     output, _ = process.communicate()

@@ -192,7 +192,7 @@ def is_multirun(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @dataclass(frozen=True)
 class End:
-    """How a job ended: its exit code, whether that ends the process, and what it left."""
+    """The end of a job: its exit code, whether that ends the process, and what it left."""
 
     code: Any
     is_of_process: bool

@@ -120,7 +120,7 @@ def is_killed_at(moment: int, path: Path, number: int) -> bool:
 def test_killed_at_any_line_of_its_writing_the_old_checkpoint_or_the_new_one_is_whole(
     tmp_path: Path, written: int
 ) -> None:
-    """And the one before it is another one, for the day on which that cannot be read."""
+    """The one before it is another one, for the day on which that cannot be read."""
     states = {(old or None, old - 1 if old > 1 else None) for old in (written, written + 1)}
     renamed = (written + 1, written - 1 if written > 1 else None)
     moment, is_killed = 0, True

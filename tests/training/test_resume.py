@@ -140,7 +140,7 @@ def test_a_run_is_bitwise_the_same_when_repeated(reference: Reference, tmp_path:
 
 @pytest.mark.slow
 def test_a_diffusion_model_uses_the_state_that_is_resumed(reference: Reference) -> None:
-    """Else the tests above would compare what never changed."""
+    """Otherwise the tests above would compare a constant."""
     state = torch.load(reference("ddpm").checkpoints / "last.ckpt", weights_only=True)["state_dict"]
     assert (state["model.time_sampler.seen"] >= 4).all()
     assert state["model.noise_schedule.height"].std() > 0

@@ -248,7 +248,7 @@ def test_the_bernoulli_forecast_is_close_where_little_is_encoded() -> None:
 
 
 def test_pixels_that_never_vary_are_left_out_of_the_bernoulli_spectrum() -> None:
-    """Also those that vary in one image of very many, which no decoder could learn anything of."""
+    """Pixels that vary in one image of very many are left out, too."""
     bits = binary_data().flatten(1).repeat(100, 1)
     rare = torch.zeros(len(bits), 10)
     rare[7] = 1
