@@ -34,6 +34,8 @@ Inputs = Callable[[int], Tensor]
 #: Number of images that order the latents and to which a distribution of codes is fitted.
 MEASURED = 1000
 _BATCH = 64
+#: Names of splits in captions.
+SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -69,10 +71,15 @@ class MediaCallback(pl.Callback):
         return inputs_of(data_of(trainer), module.device)
 
     def caption(self, trainer: pl.Trainer, title: str) -> str:
-        """Append the model's setting and the step to a title."""
+        """Append the model's setting and the step to a title, and the scale of real-valued images.
+
+        The title names the split that the images are of.
+        """
         model = generative(trainer.lightning_module).model
         setting = model.label() if isinstance(model, HasSetting) else ""
-        return ", ".join(filter(None, [title, setting, f"step {trainer.global_step}"]))
+        step = f"step {trainer.global_step:,}"
+        scale = "black to white: least to greatest value" if model.spec.levels is None else ""
+        return ", ".join(filter(None, [title, setting, step, scale]))
 
     def takes_part(self, trainer: pl.Trainer) -> bool:
         """Return whether this process draws: only the first does, unless it needs the others."""
@@ -126,8 +133,13 @@ def inputs_of(data: ImageData, device: torch.device) -> Inputs:
 
     If the data have no validation images, it reads test images.
     """
-    split: Literal["val", "test"] = "val" if data.val_images else "test"
+    split = input_split(data)
     return lambda count: first_images(data, split, count).to(device)
+
+
+def input_split(data: ImageData) -> Literal["val", "test"]:
+    """Return the split of the images to draw from: validation if there is one, else test."""
+    return "val" if data.val_images else "test"
 
 
 def first_images(data: ImageData, split: Literal["val", "test"], count: int) -> Tensor:

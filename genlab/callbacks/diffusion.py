@@ -2,20 +2,26 @@
 
 # no postponed annotations: see genlab.callbacks.base
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.callbacks.base import Pixels, evaluated_split, shown
+from genlab.callbacks.base import SPLITS, Pixels, evaluated_split, shown
 from genlab.callbacks.pictures import PictureCallback, StripCallback
-from genlab.media import matplotlib_charts as charts
-from genlab.media import pictures
+from genlab.media import charts, pictures
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import HasTrajectory, OnStep
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_LOG_SNR = "log-SNR (data on the right)"
+#: Of a panel, in pixels.
+_WIDTH, _HEIGHT = 380, 220
 
 
 class ForwardNoising(StripCallback):
@@ -30,7 +36,8 @@ class ForwardNoising(StripCallback):
         x = self.inputs(trainer, module)(self.images)
         way, log_snrs = model.noised(x, self.steps, module.seed)
         title = (
-            f"x_0, then x_t from log-SNR {log_snrs[0]:.1f} to {log_snrs[-1]:.1f} in even steps of t"
+            f"{self.split(trainer).capitalize()} images, then x_t from log-SNR {log_snrs[0]:.1f} "
+            f"to {log_snrs[-1]:.1f} in even steps of t"
         )
         picture = pictures.grid(
             shown(model, way.flatten(0, 1)),
@@ -91,22 +98,73 @@ def trajectory(
 
 
 class BoundOverTime(PictureCallback):
-    """The parts of the evaluated split's bound, by time and by log-SNR."""
+    """The schedule, the bound and the error of the evaluated split, by time and by log-SNR."""
 
     name: ClassVar[str] = "bound"
 
     def draw(self, trainer: pl.Trainer, module: GenerativeModule) -> dict[str, Pixels]:
-        curves = module.evaluations[evaluated_split(trainer)].curves
+        split = evaluated_split(trainer)
+        curves = module.evaluations[split].curves
         if "time" not in curves:
             return {}
-        figure, (by_time, by_log_snr) = charts.panels(2)
-        density = np.array(curves["nats"]) / np.diff(curves["time"], prepend=0)
-        charts.draw_lines(by_time, {"": (curves["time"], density.tolist())})
-        by_time.set(xlabel="t", ylabel="nats per image and unit of t", yscale="log")
-        edges, shares = curves["log_snr_edges"], curves["nats_by_log_snr"]
-        by_log_snr.stairs(shares, edges, color=charts.COLOURS[0], fill=True)
-        visited = np.flatnonzero(shares)
-        by_log_snr.set_xlim(edges[visited[0]], edges[visited[-1] + 1])
-        by_log_snr.set(xlabel="log-SNR (data on the right)", ylabel="nats per image in each bin")
-        figure.suptitle(self.caption(trainer, "Where the bound is spent"), fontsize="medium")
-        return {self.name: charts.pixels(figure)}
+        title = self.caption(trainer, f"The bound of the {SPLITS[split]} split")
+        return {self.name: charts.pixels(bound_figure(curves, title))}
+
+
+def bound_figure(curves: Mapping[str, Sequence[float]], title: str) -> "alt.ConcatChart":
+    """Draw log-SNR and bound by time, bound and error of the network by log-SNR.
+
+    Args:
+        curves: those of `genlab.diffusion.curves.BoundCurves`.
+    """
+    import altair as alt
+
+    times = curves["time"]
+    parts = zip(curves["log_snr"], curves["nats"], curves["squared_error_per_dim"], strict=True)
+    by_time = [
+        {
+            "from": start,
+            "to": end,
+            "t": (start + end) / 2,
+            "log_snr": log_snr,
+            "nats": nats,
+            "density": nats / (end - start),
+            "error": error,
+        }
+        for start, end, (log_snr, nats, error) in zip([0.0, *times], times, parts, strict=False)
+    ]
+    edges = curves["log_snr_edges"]
+    shares = zip(edges[:-1], edges[1:], curves["nats_by_log_snr"], strict=True)
+    by_log_snr = [{"from": low, "to": high, "nats": nats} for low, high, nats in shares if nats]
+    ends = [row[end] for row in by_log_snr for end in ("from", "to")]
+    log_snr_scale = alt.Scale(domain=(min(ends), max(ends)), nice=False)
+
+    def panel(rows: charts.Rows, title: str) -> "alt.Chart":
+        sized = alt.Chart(charts.table(rows)).properties(width=_WIDTH, height=_HEIGHT)
+        return sized.properties(title={"text": title, "style": "panel"})
+
+    def logarithmic(field: str, title: str) -> "alt.Y":
+        ticks = charts.decades(row[field] for row in by_time)
+        scale = alt.Scale(type="log", nice=False)
+        return alt.Y(f"{field}:Q").title(title).scale(scale).axis(values=ticks)
+
+    t = alt.X("t:Q").title("t, from data to noise").scale(domain=(0, 1))
+    log_snr = alt.X("log_snr:Q").title(_LOG_SNR).scale(log_snr_scale)
+    return alt.concat(
+        panel(by_time, "Noise schedule").mark_line().encode(t, alt.Y("log_snr:Q").title("log-SNR")),
+        panel(by_time, "Bound by time")
+        .mark_line()
+        .encode(t, logarithmic("density", "nats per image and unit of t")),
+        panel(by_log_snr, "Bound by log-SNR")
+        .mark_bar(binSpacing=1)
+        .encode(
+            alt.X("from:Q").bin("binned").title(_LOG_SNR).scale(log_snr_scale),
+            alt.X2("to:Q"),
+            alt.Y("nats:Q").title("nats per image in each bin"),
+        ),
+        panel(by_time, "Error of the network by log-SNR")
+        .mark_line(point={"size": 16})
+        .encode(log_snr, logarithmic("error", "squared error of x0_hat per dimension")),
+        columns=2,
+        title=title,
+    )

@@ -2,29 +2,32 @@
 
 # no postponed annotations: see genlab.callbacks.base
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from genlab.callbacks.base import (
     MEASURED,
+    SPLITS,
     MediaCallback,
     Pixels,
     data_of,
     evaluated_split,
     first_images,
     in_batches,
+    input_split,
     latents_by_kl,
     shown,
 )
 from genlab.errors import number, whole
-from genlab.media import matplotlib_charts as charts
-from genlab.media import pictures
+from genlab.media import charts, pictures
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import (
     CanEncode,
@@ -36,6 +39,15 @@ from genlab.protocols import (
 )
 from genlab.tracking.loggers import TakesImages
 
+if TYPE_CHECKING:
+    import altair as alt
+
+#: Largest coordinate on the scale that all latent maps share; a standard normal prior has 99.99 %
+#: of its mass within it on each axis.
+_EXTENT = 4.0
+#: Pixels.
+_SIDE = 380
+
 
 @dataclass(eq=False)
 class PictureCallback(MediaCallback):
@@ -46,6 +58,10 @@ class PictureCallback(MediaCallback):
     """
 
     directory: Path
+
+    def split(self, trainer: pl.Trainer) -> str:
+        """Name the split of the images to draw from."""
+        return SPLITS[input_split(data_of(trainer))]
 
     def keep(self, trainer: pl.Trainer, name: str, drawn: Pixels, when: str) -> None:
         path = self.directory / f"{name}-{when}.png"
@@ -69,7 +85,7 @@ class Reconstructions(PictureCallback):
         picture = pictures.rows(
             [both[: len(x)], both[len(x) :]],
             labels=["input", "output"],
-            caption=self.caption(trainer, "Reconstructions"),
+            caption=self.caption(trainer, f"Reconstructions of {self.split(trainer)} images"),
         )
         return {self.name: picture}
 
@@ -129,7 +145,7 @@ class Interpolations(StripCallback):
         picture = pictures.grid(
             shown(model, strips.flatten(0, 1)),
             columns=self.steps,
-            caption=self.caption(trainer, "Interpolation"),
+            caption=self.caption(trainer, f"Between {self.split(trainer)} images"),
         )
         return {self.name: picture}
 
@@ -161,7 +177,10 @@ class Traversals(StripCallback):
         values = np.linspace(-self.extent, self.extent, self.steps).tolist()
         x = self.inputs(trainer, module)(1)
         table = model.traverse(x, [d for d, _ in latents], values)
-        title = f"Latents by KL, from {-self.extent:g} to {self.extent:g}"
+        split = SPLITS[evaluated_split(trainer)]
+        title = (
+            f"Latents by KL on {split} images, each moved from {-self.extent:g} to {self.extent:g}"
+        )
         picture = pictures.grid(
             shown(model, table.flatten(0, 1)),
             columns=self.steps,
@@ -194,17 +213,59 @@ class LatentMap(PictureCallback):
         points = principal_plane(means.flatten(1).double()).numpy()
         labels = data.labels(split)[: len(points)]
         classes = data.spec.classes
-        figure = charts.figure(6, 5.4)
-        axes = figure.add_subplot()
-        for label in np.unique(labels):
-            across, up = points[labels == label].T
-            name = classes[label] if classes else str(label)
-            axes.scatter(across, up, s=4, label=name, color=f"C{label % 10}")
-        axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-        axes.set(xlabel="first principal axis of the posterior means", ylabel="second")
-        axes.set_title(self.caption(trainer, "Latent map"), fontsize="medium")
-        axes.set_aspect("equal", "datalim")
+        names = {label: classes[label] if classes else str(label) for label in np.unique(labels)}
+        title = self.caption(trainer, f"Posterior means of {len(points):,} {SPLITS[split]} images")
+        figure = latent_figure(points, [names[i] for i in labels], list(names.values()), title)
         return {self.name: charts.pixels(figure)}
+
+
+def latent_figure(
+    points: npt.NDArray[np.float64], names: Sequence[str], order: Sequence[str], title: str
+) -> "alt.HConcatChart":
+    """Draw points (N, 2) by name, twice: on a scale that all runs share, and on their own.
+
+    On their own scale, the means of a collapsed run look as spread as those of any other, although
+    they differ by thousandths.
+
+    Args:
+        order: the different names in the order of the key.
+    """
+    import altair as alt
+
+    rows = [
+        {"name": name, "first": first, "second": second}
+        for name, (first, second) in zip(names, points.tolist(), strict=True)
+    ]
+    outside = int((np.abs(points) > _EXTENT).any(1).sum())
+    own = max(float(np.abs(points).max(initial=0)), 1e-9)
+    scheme: Literal["tableau10", "tableau20"] = "tableau10" if len(order) <= 10 else "tableau20"
+
+    def panel(extent: float, title: str, subtitle: str) -> "alt.Chart":
+        scale = alt.Scale(domain=(-extent, extent), nice=False)
+        return (
+            alt.Chart()
+            .mark_circle(size=14, opacity=0.7, clip=True)
+            .encode(
+                alt.X("first:Q").title("first principal axis of the means").scale(scale),
+                alt.Y("second:Q").title("second principal axis").scale(scale),
+                alt.Color("name:N")
+                .scale(domain=order, scheme=scheme)
+                .legend(title=None, symbolSize=80, symbolOpacity=1, columns=len(order) // 21 + 1),
+            )
+            .properties(
+                width=_SIDE,
+                height=_SIDE,
+                title={"text": title, "subtitle": subtitle, "style": "panel"},
+            )
+        )
+
+    beyond = f"{outside:,} points lie outside" if outside else "no point lies outside"
+    return alt.hconcat(
+        panel(_EXTENT, f"On the scale of every run: \u00b1{_EXTENT:g}", beyond),
+        panel(own, f"On its own scale: \u00b1{own:.2g}", "the largest distance on either axis"),
+        data=charts.table(rows),
+        title=title,
+    )
 
 
 def principal_plane(points: Tensor) -> Tensor:

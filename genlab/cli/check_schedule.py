@@ -102,8 +102,11 @@ def schedules_figure(found: Sequence[ScheduleSummary]) -> alt.HConcatChart:
         .properties(width=_PANEL)
     )
     return alt.hconcat(
-        lines.encode(alt.Y("log_snr:Q").title(None)).properties(title="log-SNR"),
-        lines.encode(alt.Y("alpha_bar:Q").title(None)).properties(
-            title="alpha-bar: the image's share of the variance"
+        lines.encode(alt.Y("log_snr:Q").title(None)).properties(
+            title={"text": "log-SNR", "style": "panel"}
         ),
+        lines.encode(alt.Y("alpha_bar:Q").title(None)).properties(
+            title={"text": "alpha-bar: the image's share of the variance", "style": "panel"}
+        ),
+        title="Noise schedules",
     )

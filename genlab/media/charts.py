@@ -85,6 +85,7 @@ def config(dark: bool = False) -> dict[str, Any]:
 
     Styles of marks: `guide` (a thin line to read values by), `note` (its text), `name` (the name of
     a point), `forecast` (computed, not measured), `collapsed`, `faint` (what is not selected).
+    Style of the title of one panel among several: `panel`.
     """
     paper, ink, soft, faint, line, forecast, collapsed = (
         colour[dark] for colour in (PAPER, INK, SOFT, FAINT, GRID, FORECAST, COLLAPSED)
@@ -144,6 +145,7 @@ def config(dark: bool = False) -> dict[str, Any]:
             "forecast": {"color": forecast},
             "collapsed": {"color": collapsed},
             "faint": {"color": faint},
+            "panel": {"fill": ink, "fontSize": 13, "fontWeight": "normal"},
         },
     }
 

@@ -71,15 +71,6 @@ def draw_lines(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
-    """Make both axes logarithmic, labelled by plain numbers; `ticks` on the horizontal one."""
-    axes.set(xscale="log", yscale="log")
-    axes.set_xticks(ticks)
-    axes.tick_params(which="minor", labelbottom=False, labelleft=False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
 def add_legend(made: Figure) -> None:
     """Add one legend below all axes; a name that occurs in several axes is listed once."""
     named: dict[str, Artist] = {}

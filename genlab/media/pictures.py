@@ -28,7 +28,9 @@ Pixels = npt.NDArray[np.uint8]
 _CELL = 56
 _GAP = 2
 _MARGIN = 6
-_FONT_SIZE = 14
+#: Smallest height of text in pixels, and its share of a picture's width: pictures of 700 pixels are
+#: shown at half of that beside others, where their text must still be readable.
+_FONT_SIZE, _FONT_SHARE = 14, 1 / 30
 _NARROWEST_CAPTION = 280
 _PAPER, _INK = 255, 32
 #: Most pixels of a picture that is read.
@@ -125,14 +127,19 @@ def stack(shown: Sequence[npt.ArrayLike]) -> Pixels:
 
 def heading(text: str, width: int) -> Pixels:
     """Draw text for a heading above a picture, wrapped at its width: grey, (h, width, 1)."""
-    font = ImageFont.load_default(_FONT_SIZE)
+    size = _font_size(width)
+    font = ImageFont.load_default(size)
     lines = _wrap(text, font, width - 2 * _MARGIN)
-    line_height = _FONT_SIZE + 4
+    line_height = size + 4
     canvas = Image.new("L", (width, len(lines) * line_height + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(lines):
         draw.text((_MARGIN, i * line_height + _MARGIN), line, _INK, font)
     return np.asarray(canvas)[..., None]
+
+
+def _font_size(width: int) -> int:
+    return max(_FONT_SIZE, round(_FONT_SHARE * width))
 
 
 def captioned(picture: Pixels, caption: str) -> Pixels:
@@ -233,7 +240,7 @@ def _as_batch(images: npt.ArrayLike) -> Pixels:
 
 
 def _with_row_labels(picture: Pixels, labels: Sequence[str], row_height: int) -> Pixels:
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = ImageFont.load_default(_font_size(picture.shape[1]))
     margin = math.ceil(max(font.getlength(label) for label in labels)) + 2 * _MARGIN
     canvas = Image.new("L", (margin, picture.shape[0]), _PAPER)
     draw = ImageDraw.Draw(canvas)

@@ -80,7 +80,10 @@ class Pace:
 
 #: The pace of jobs for a GPU on a machine that has none, such as the login node of a cluster.
 _UNKNOWN = Pace(
-    *[math.nan] * 3, "unknown, since the jobs need a GPU and none is here to measure a step on"
+    step=math.nan,
+    validation=math.nan,
+    test=math.nan,
+    source="unknown, since the jobs need a GPU and none is here to measure a step on",
 )
 
 

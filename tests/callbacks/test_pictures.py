@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib.axes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,9 +15,10 @@ import torch
 from trained_media import SMALL_DDPM, SMALL_VAE, decoded, differ, loaded, train, validation_images
 
 from genlab.callbacks.base import first_images
+from genlab.callbacks.pictures import latent_figure
 from genlab.diffusion.curves import BoundCurves
 from genlab.diffusion.model import DDPM
-from genlab.media import pictures
+from genlab.media import charts, pictures
 from genlab.metrics.distances import energy_distance
 from genlab.runs.run import Run
 from genlab.seeding import ImageNoise
@@ -191,18 +193,23 @@ def test_traversals_order_the_latents_by_falling_kl(vae: Run) -> None:
     assert_same(shown[-len(labelled) :, : labelled.shape[1], 0], labelled)
 
 
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The specifications of all charts that are drawn."""
+    drawn: list[dict[str, Any]] = []
+    pixels = charts.pixels
+
+    def recorded(chart: Any) -> Pixels:
+        drawn.append(charts.spec(chart))
+        return pixels(chart)
+
+    monkeypatch.setattr(charts, "pixels", recorded)
+    return drawn
+
+
 def test_the_latent_map_has_the_means_on_two_axes_in_the_colour_of_their_label(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, figures: list[dict[str, Any]]
 ) -> None:
-    drawn: list[tuple[str, str, npt.NDArray[np.float64]]] = []
-    scatter = matplotlib.axes.Axes.scatter
-
-    def recorded(self: Any, x: Any, y: Any, *args: Any, **options: Any) -> Any:
-        points = np.stack([np.asarray(x, float), np.asarray(y, float)], 1)
-        drawn.append((str(options["label"]), str(options["color"]), points))
-        return scatter(self, x, y, *args, **options)
-
-    monkeypatch.setattr(matplotlib.axes.Axes, "scatter", recorded)
     others = ("reconstructions", "samples", "interpolation", "traversal")
     only = ["callbacks=pictures", *(f"callbacks.{name}=null" for name in others)]
     trained = train(tmp_path, *SMALL_VAE, *only, "evaluate=last", "callbacks.latent_map.images=30")
@@ -213,14 +220,38 @@ def test_the_latent_map_has_the_means_on_two_axes_in_the_colour_of_their_label(
         means = model.encode(first_images(data, "test", 30)).loc.double().numpy()
     centred = means - means.mean(0)
     expected = centred @ np.linalg.svd(centred)[2][:2].T
-    labels = np.array([model.spec.classes[i] for i in data.labels("test")[:30]])
-    assert sorted(name for name, *_ in drawn) == sorted(set(labels))
-    assert len({colour for _, colour, _ in drawn}) == len(drawn)
-    at = np.empty_like(expected)
-    for name, _, points in drawn:
-        at[labels == name] = points
+    labels = [model.spec.classes[i] for i in data.labels("test")[:30]]
+    (figure,) = figures
+    rows = figure["data"]["values"]
+    assert [row["name"] for row in rows] == labels
+    at = np.array([[row["first"], row["second"]] for row in rows])
     signs = np.sign((at * expected).sum(0))  # a principal axis has no sign
     np.testing.assert_allclose(at, signs * expected, atol=1e-4)
+    assert "30 test images" in figure["title"] and "step 4" in figure["title"]
+
+
+def fills(svg: str) -> list[tuple[str, str]]:
+    """The place and the colour of each point of a chart."""
+    points = re.findall(r'<path aria-label="[^"]*" role="graphics-symbol"[^>]*>', svg)
+    found = [re.search(r'translate\(([^)]*)\)" .*fill="([^"]*)"', point) for point in points]
+    return [(place[1], place[2]) for place in found if place]
+
+
+def test_latent_maps_have_one_scale_for_all_runs_and_one_of_their_own() -> None:
+    names = [f"class {i % 10}" for i in range(40)]
+    spread = np.stack([np.linspace(-6, 6, 40), np.linspace(1, -1, 40)], 1)
+    for points, own, outside in ((spread, 6, 14), (0.001 * spread, 0.006, 0)):
+        chart = latent_figure(points, names, sorted(set(names)), "title")
+        shared, itself = charts.spec(chart)["hconcat"]
+        for panel, extent in ((shared, 4), (itself, own)):
+            for axis in ("x", "y"):
+                assert panel["encoding"][axis]["scale"]["domain"] == [-extent, extent]
+        assert shared["title"]["subtitle"].startswith(str(outside or "no"))
+        drawn = fills(charts.svg(chart))
+        assert len({colour for _, colour in drawn}) == 10
+        places = np.array([place.split(",") for place, _ in drawn[:40]], float)
+        # on the first, a collapsed run is one point: less than a pixel
+        assert (np.abs(places - 190).max() < 1) == (outside == 0)
 
 
 def test_noise_takes_validation_images_over_from_left_to_right(ddpm: Run) -> None:
@@ -243,41 +274,17 @@ def test_a_trajectory_goes_from_noise_above_to_the_sample_below(ddpm: Run) -> No
     assert_same(shown[1::2, -1], decoded(model, model.sample(2, 0)))
 
 
-class Drawn:
-    """The lines and the stairs that matplotlib was given."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lines: list[tuple[Any, Any]] = []
-        self.stairs: list[tuple[Any, Any]] = []
-        for name, kept in (("plot", self.lines), ("stairs", self.stairs)):
-            self._record(monkeypatch, name, kept)
-
-    @staticmethod
-    def _record(monkeypatch: pytest.MonkeyPatch, name: str, kept: list[tuple[Any, Any]]) -> None:
-        draw = getattr(matplotlib.axes.Axes, name)
-
-        def recorded(self: Any, *args: Any, **options: Any) -> Any:
-            kept.append((args[0], args[1]))
-            return draw(self, *args, **options)
-
-        monkeypatch.setattr(matplotlib.axes.Axes, name, recorded)
-
-    def assert_are(self, spent: dict[str, Any]) -> None:
-        """The areas of the last picture are the nats of a bound.json."""
-        times, density = self.lines[-1]
-        assert times == pytest.approx(spent["time"], abs=1e-6)
-        areas = np.diff([0.0, *times]) * density
-        assert areas.tolist() == pytest.approx(spent["nats"], rel=1e-4)
-        shares, edges = self.stairs[-1]
-        assert list(shares) == pytest.approx(spent["nats_by_log_snr"], rel=1e-4)
-        assert list(edges) == spent["log_snr_edges"]
+def panels_of(figure: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows by time and by log-SNR of a picture of the bound."""
+    schedule, by_time, by_log_snr, error = (panel["data"]["values"] for panel in figure["concat"])
+    assert schedule == by_time == error
+    return by_time, by_log_snr
 
 
-def test_the_areas_of_the_bound_over_time_are_its_nats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_picture_of_the_bound_holds_its_nats(
+    tmp_path: Path, figures: list[dict[str, Any]]
 ) -> None:
     """Pictures in training show the validation, the final picture shows the test."""
-    drawn = Drawn(monkeypatch)
     others = ("samples", "forward", "trajectory")
     only = ["callbacks=pictures", *(f"callbacks.{name}=null" for name in others)]
     trained = train(tmp_path, *SMALL_DDPM, *only, "callbacks.bound.every_n_epochs=1")
@@ -285,13 +292,29 @@ def test_the_areas_of_the_bound_over_time_are_its_nats(
         "bound-step0000004",
         "bound-final",
     }
-    drawn.assert_are(json.loads(trained.bound_path.read_text()))
-    (validated,) = (row for row in trained.metrics() if "val/neg_elbo" in row)
-    times, density = drawn.lines[0]
-    areas = np.diff([0.0, *times]) * density
-    assert areas.sum() + validated["val/kl_prior"] == pytest.approx(
-        validated["val/neg_elbo"], rel=1e-4
+    validated, tested = figures
+    assert "validation split" in validated["title"] and "test split" in tested["title"]
+    by_time, by_log_snr = panels_of(tested)
+    spent = json.loads(trained.bound_path.read_text())
+    areas = [(row["to"] - row["from"]) * row["density"] for row in by_time]
+    assert areas == pytest.approx(spent["nats"], rel=1e-4)
+    assert [row["to"] for row in by_time] == pytest.approx(spent["time"], abs=1e-6)
+    for field, name in (("log_snr", "log_snr"), ("error", "squared_error_per_dim")):
+        assert [row[field] for row in by_time] == pytest.approx(spent[name], rel=1e-4)
+    shares = {(row["from"], row["to"]): row["nats"] for row in by_log_snr}
+    edges = spent["log_snr_edges"]
+    assert shares == pytest.approx(
+        {
+            bin_: nats
+            for bin_, nats in zip(pairwise(edges), spent["nats_by_log_snr"], strict=True)
+            if nats
+        },
+        rel=1e-4,
     )
+    (logged,) = (row for row in trained.metrics() if "val/neg_elbo" in row)
+    by_time, _ = panels_of(validated)
+    nats = sum((row["to"] - row["from"]) * row["density"] for row in by_time)
+    assert nats + logged["val/kl_prior"] == pytest.approx(logged["val/neg_elbo"], rel=1e-4)
 
 
 def test_a_bin_of_time_ends_at_the_last_step_in_it() -> None:
