@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from genlab.errors import DONE
+from genlab.errors import DONE, ConfigError
+from genlab.training.terminal import import_from_here
+
+if TYPE_CHECKING:
+    from genlab.report import Record
+    from genlab.report.sections import Section
 
 #: Bytes of the name of a comparison; file systems take 255.
 _LONGEST = 200
@@ -39,20 +45,65 @@ def add(commands: Any) -> None:
         help="where to leave the comparison (default: in the directory; of several, beside the "
         "first one, as FIRST-beside-SECOND, shortened where there are many)",
     )
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="renew the page every so many seconds (10 if left out) until no run goes on, then "
+        "print the comparison",
+    )
+    parser.add_argument(
+        "--section",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="add a section of your own to the page: a genlab.report.sections.Section; its module "
+        "is Python code that is run",
+    )
     parser.set_defaults(command=report)
 
 
-def report(directories: Sequence[Path], output: Path | None) -> int:
+def report(
+    directories: Sequence[Path], output: Path | None, watch: float | None, section: Sequence[str]
+) -> int:
     """Print the comparison of all runs below the directories, and write it."""
     from genlab.report import collect, print_sweep
 
+    if watch is not None and not watch > 0:
+        raise ConfigError(f"--watch {watch:g}: give a number of seconds above 0")
+    sections = [_section(name) for name in section]
     distinct = list(dict.fromkeys(path.resolve() for path in directories))
-    # One directory may lie in another.
-    records = {record.path: record for path in distinct for record in collect(path)}
     beside = _joined([path.name for path in distinct])
     default = directories[0] if len(distinct) == 1 else distinct[0].with_name(beside)
-    print_sweep(list(records.values()), output or default, as_one=len(distinct) > 1)
+    place, as_one = output or default, len(distinct) > 1
+
+    def collected() -> list[Record]:
+        # One directory may lie in another.
+        return list({r.path: r for path in distinct for r in collect(path)}.values())
+
+    if watch is not None:
+        from genlab.report.watch import watch as renew
+
+        renew(collected, place, watch, as_one, sections, print)
+    print_sweep(collected(), place, as_one=as_one, sections=sections)
     return DONE
+
+
+def _section(name: str) -> Section:
+    """Import a section of a page by its module and its name there."""
+    from genlab.report.sections import Section
+
+    import_from_here()
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--section {name}: cannot be imported ({error})") from error
+    if not isinstance(found, Section):
+        raise ConfigError(f"--section {name}: give a genlab.report.sections.Section")
+    return found
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ both are in `config`, so that one chart fits a light and a dark page:
     charts.save(loss_by_step(rows), "loss.png", "loss.svg")   # files, always light
     charts.spec(loss_by_step(rows))                           # for vegaEmbed(.., {config: ..})
     charts.config(), charts.config(dark=True)                 # the two looks of a page
+    charts.page_config()                                      # both in one, chosen by CSS
 
 Fields have fixed names, since Vega-Lite reads `.` and `[` in a name; names that a user chose are
 values of a table. Altair and vl-convert are imported where they are used: together 0.3 s.
@@ -22,6 +23,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,6 +78,7 @@ FAINT, GRID = ("#a9b0b8", "#626a73"), ("#e3e5e8", "#2b3036")
 FORECAST, COLLAPSED = ("#c4701f", "#e69a4c"), ("#b3262e", "#ff8a80")
 #: vl-convert contains the first of them, so that a file is the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+_CLIP = re.compile(r'(url\(#clip|id="clip)(\d+)(\)|")')
 #: Pixels of a PNG for each pixel of its chart.
 SCALE = 2
 
@@ -84,8 +87,9 @@ def config(dark: bool = False) -> dict[str, Any]:
     """Return the look of all charts as a Vega-Lite config, for light or for dark paper.
 
     Styles of marks: `guide` (a thin line to read values by), `note` (its text), `name` (the name of
-    a point), `forecast` (computed, not measured), `collapsed`, `faint` (what is not selected).
-    Style of the title of one panel among several: `panel`.
+    a point), `soft` (of less weight), `veil` (the paper around a name, on top of lines), `forecast`
+    (computed, not measured), `collapsed`, `faint` (what is not selected). Style of the title of one
+    panel among several: `panel`.
     """
     paper, ink, soft, faint, line, forecast, collapsed = (
         colour[dark] for colour in (PAPER, INK, SOFT, FAINT, GRID, FORECAST, COLLAPSED)
@@ -127,6 +131,8 @@ def config(dark: bool = False) -> dict[str, Any]:
             "titleFontSize": 12,
             "titleFontWeight": "normal",
             "labelLimit": 0,
+            "layout": {"bottom": {"anchor": "start", "direction": "vertical"}},
+            "symbolBaseFillColor": soft,
             "symbolBaseStrokeColor": soft,
             "symbolStrokeWidth": 2,
         },
@@ -141,13 +147,34 @@ def config(dark: bool = False) -> dict[str, Any]:
         "style": {
             "guide": {"color": faint, "strokeWidth": 0.8},
             "note": {"color": soft, "fontSize": 11},
+            "soft": {"color": soft},
             "name": {"color": ink},
+            "veil": {"stroke": paper, "strokeWidth": 4, "strokeJoin": "round"},
             "forecast": {"color": forecast},
             "collapsed": {"color": collapsed},
             "faint": {"color": faint},
             "panel": {"fill": ink, "fontSize": 13, "fontWeight": "normal"},
         },
     }
+
+
+def page_config() -> dict[str, Any]:
+    """Return both looks in one, with colours of CSS, for SVG on a page that is light or dark.
+
+    A page takes the light one on paper. A chart has no ground of its own, and its legend shows no
+    more than what a chart asks for, since a page names the settings itself.
+    """
+    found: dict[str, Any] = _both(config(), config(dark=True))
+    legend = {"disable": True, "labelLimit": 290}
+    return found | {"background": None, "padding": 2, "legend": found["legend"] | legend}
+
+
+def _both(light: Any, dark: Any) -> Any:
+    if isinstance(light, dict):
+        return {key: _both(value, dark[key]) for key, value in light.items()}
+    if isinstance(light, list):
+        return [_both(*pair) for pair in zip(light, dark, strict=True)]
+    return light if light == dark else f"light-dark({light}, {dark})"
 
 
 def table(rows: Rows) -> alt.Data:
@@ -213,20 +240,22 @@ def spec(chart: Chart) -> dict[str, Any]:
 
     Control characters become visible escapes; vl-convert would abort the process at one.
     """
+    import altair as alt
+
     # Validation takes 0.15 ms a row, and Altair checks what a chart is made of when it is made.
-    made = chart.to_dict(validate=False)
+    # So does the conversion of named tables, which are plain already.
+    whole: Any = chart.copy(deep=False)  # type: ignore[attr-defined]
+    tables, whole.datasets = whole.datasets, alt.Undefined
+    made = whole.to_dict(validate=False)
     made.pop("config", None)
+    if tables is not alt.Undefined:
+        made["datasets"] = {**made.get("datasets", {}), **tables}
     return dict(_plain(made))
 
 
 def png(chart: Chart) -> bytes:
     """Return the chart as the content of a PNG file, the same bytes for the same chart."""
-    import vl_convert
-
-    content: bytes = vl_convert.vegalite_to_png(
-        json.dumps(spec(chart)), config=config(), scale=SCALE, allowed_base_urls=[]
-    )
-    return content
+    return _png(svg(chart))
 
 
 def svg(chart: Chart) -> str:
@@ -236,6 +265,15 @@ def svg(chart: Chart) -> str:
     content: str = vl_convert.vegalite_to_svg(
         json.dumps(spec(chart)), config=config(), allowed_base_urls=[]
     )
+    # Vega counts clip paths on from chart to chart.
+    ids: dict[str, str] = {}
+    return _CLIP.sub(lambda m: m[1] + ids.setdefault(m[2], str(len(ids))) + m[3], content)
+
+
+def _png(drawn: str) -> bytes:
+    import vl_convert
+
+    content: bytes = vl_convert.svg_to_png(drawn, scale=SCALE)
     return content
 
 
@@ -248,8 +286,9 @@ def pixels(chart: Chart) -> npt.NDArray[np.uint8]:
 
 def save(chart: Chart, *paths: str | os.PathLike[str]) -> None:
     """Write the chart atomically to each path, as SVG or PNG by its suffix; folders must exist."""
+    drawn = svg(chart)
     for path in paths:
-        write_atomically(path, svg(chart) if Path(path).suffix == ".svg" else png(chart))
+        write_atomically(path, drawn if Path(path).suffix == ".svg" else _png(drawn))
 
 
 def _plain(value: Any) -> Any:

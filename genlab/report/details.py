@@ -1,25 +1,21 @@
-"""Build the last sections of a page: configurations, environment, runs without a result."""
+"""What the last sections of a page show: configurations, environments, runs without a result."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from genlab.errors import RunDirectoryError
 from genlab.report.collect import MOST_KEYS, Record, comparable, differs, is_ignored, one_line
-from genlab.report.figures import ShownRun
-from genlab.report.markup import Markup, element, join
 from genlab.report.naming import setting_text
-from genlab.runs.manifest import Manifest
+from genlab.report.shown import ShownRun
 from genlab.runs.points import short_names
 from genlab.runs.reading import ENV, read_end, read_json
 from genlab.runs.run import Run
-from genlab.runs.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -27,30 +23,28 @@ _LAST_LINES = 12
 _LOG_BYTES = 20_000
 
 
-def unfinished_section(records: Sequence[Record]) -> Markup | None:
-    """List every run without a result, with its error and the last lines that it printed."""
-    items = []
-    for record in records:
-        if record.state == "completed" and record.error is None:
-            continue
-        last = _last_lines(record)
-        items.append(
-            element(
-                "li",
-                element("strong", record.run_id),
-                " ",
-                element("span", record.state, class_=f"state {record.state}"),
-                element("p", record.error or "it has not ended yet"),
-                element("details", element("summary", "last lines"), element("pre", last))
-                if last
-                else None,
-            )
-        )
-    return element("ul", *items, class_="unfinished") if items else None
+class Unfinished(NamedTuple):
+    """A run without a result, with the last lines that it printed."""
+
+    record: Record
+    lines: str
 
 
-def configs_section(runs: Sequence[ShownRun]) -> Markup | None:
-    """List the keys in which runs differ, by setting, and the shared keys in a collapsed block."""
+def unfinished(records: Sequence[Record]) -> list[Unfinished]:
+    """Return every run without a result, with the last lines that it printed."""
+    return [
+        Unfinished(record, _last_lines(record))
+        for record in records
+        if record.state != "completed" or record.error is not None
+    ]
+
+
+def configurations(runs: Sequence[ShownRun]) -> dict[str, Any] | None:
+    """Return the keys in which settings differ, and as YAML the keys that all runs share.
+
+    Of each setting: a run, its keys as pairs of a full name and a short text, the number of keys
+    that are left out, and its seeds.
+    """
     flats = [run.record.flat for run in runs if run.record.config]
     if not flats:
         return None
@@ -65,57 +59,34 @@ def configs_section(runs: Sequence[ShownRun]) -> Markup | None:
         flat = run.record.flat
         values = json.dumps([comparable(flat.get(key)) for key in varied])
         settings.setdefault(values, (run, []))[1].append(setting_text("seed", flat.get("seed")))
-    rows = []
-    for run, seeds in settings.values():
-        flat = run.record.flat
-        chips = [
-            element("code", f"{named[key]}={setting_text(key, flat.get(key))}", title=key)
-            for key in varied[:MOST_KEYS]
-            if flat.get(key) is not None
-        ]
-        if len(varied) > MOST_KEYS:
-            chips.append(element("span", f"and {len(varied) - MOST_KEYS} more keys"))
-        rows.append(
-            element(
-                "tr",
-                element("th", run.point, scope="row"),
-                element("td", *chips, class_="chips"),
-                element("td", ", ".join(dict.fromkeys(seeds))),
-            )
-        )
-    head = element(
-        "tr", *(element("th", text, scope="col") for text in ("setting", "differs in", "seeds"))
-    )
-    table = element("table", element("thead", head), element("tbody", *rows))
-    return join(
-        element("div", table, class_="scroll", tabindex="0", role="region", aria_label="settings"),
-        element(
-            "details",
-            element("summary", f"What all runs share ({len(shared)} keys)"),
-            element("pre", _yaml(_nested(shared))),
-        ),
-    )
+    rows = [
+        {
+            "run": run,
+            "keys": [
+                (key, f"{named[key]}={setting_text(key, run.record.flat.get(key))}")
+                for key in varied[:MOST_KEYS]
+                if run.record.flat.get(key) is not None
+            ],
+            "more": max(0, len(varied) - MOST_KEYS),
+            "seeds": list(dict.fromkeys(seeds)),
+        }
+        for run, seeds in settings.values()
+    ]
+    return {"rows": rows, "shared": _yaml(_nested(shared)), "count": len(shared)}
 
 
-def environment_section(
-    records: Sequence[Record], manifests: Mapping[Path, Manifest | None]
-) -> Markup | None:
-    """List each distinct set of packages and hardware, and the commands of the sweeps."""
-    kinds: dict[str, tuple[dict[str, Any], list[Record]]] = {}
+def environments(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return each distinct set of packages and hardware: its summary, its YAML, its runs."""
+    kinds: dict[str, tuple[dict[str, Any], int]] = {}
     for record in records:
         content = _environment(record)
         if content:
-            kinds.setdefault(json.dumps(content), (content, []))[1].append(record)
-    parts = [
-        element("p", element("code", printable(" ".join(manifest.command))))
-        for manifest in manifests.values()
-        if manifest is not None and manifest.command
+            key = json.dumps(content)
+            kinds[key] = (content, kinds.get(key, (content, 0))[1] + 1)
+    return [
+        {"summary": _summary(content), "text": _yaml(content), "runs": count}
+        for content, count in kinds.values()
     ]
-    for content, runs in kinds.values():
-        count = f"{len(runs)} of {len(records)} runs" if len(kinds) > 1 else "All runs"
-        where = element("summary", count, element("span", _summary(content), class_="faint"))
-        parts.append(element("details", where, element("pre", _yaml(content))))
-    return join(*parts) if parts else None
 
 
 def _summary(content: Mapping[str, Any]) -> str:

@@ -1,135 +1,120 @@
-"""Small charts of the other test metrics, and of the bound over log-SNR."""
+"""Charts of the other test metrics."""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from genlab.metrics.names import describe, ordered
+from genlab.report.bounds import bound_curve
 from genlab.report.collect import Record
-from genlab.report.curves import BoundCurve, bound_curve, shown_log_snr
-from genlab.report.figures import FAINT, FORECAST, Figure, ShownRun, without_the_key
-from genlab.report.markup import plotly_text
+from genlab.report.figures.diagnostics import by_number, by_setting
+from genlab.report.shown import ShownRun
 
 _CAPS = {"active_units": "model.latent_dim", "mutual_information": "test/information_cap"}
+_NUMBERED = re.compile(r"(.+)_([+-]?\d+(?:\.\d+)?)")
+#: Charts of single metrics; each costs a reader's time.
+_MOST = 24
 
 
-def bound_figures(runs: Sequence[ShownRun]) -> list[Figure]:
-    """Return charts of the bound of each diffusion model over log-SNR, from noise to data."""
-    found = [(run, c) for run in runs if (c := bound_curve(run.record.bound))]
-    if not found:
-        return []
-    left, right = shown_log_snr([c for _, c in found])
-    figures = [_bound_figure("Bound in each bin of log-SNR (nats)", found, left, right, None)]
-    if len({c.edges for _, c in found}) == 1 and len(found) > 1:
-        lowest = min(found, key=lambda f: f[0].record.metric("test/neg_elbo") or math.inf)
-        title = f"Difference from {lowest[0].label} (nats)"
-        figures.append(_bound_figure(title, found, left, right, lowest[1]))
-    return figures
+class Diagnostic(NamedTuple):
+    """A chart and its heading; a wide one takes a whole row."""
+
+    title: str
+    chart: Any
+    is_wide: bool
 
 
-def diagnostic_figures(runs: Sequence[ShownRun]) -> list[Figure]:
-    """Return a small chart for every diagnostic of the test that differs between runs."""
-    names: set[str] = set()
+def diagnostics(runs: Sequence[ShownRun]) -> list[Diagnostic]:
+    """Return charts of metrics of one kind by their number, then of each other metric.
+
+    A metric that is equal in all runs has no chart.
+    """
+    found: list[Diagnostic] = []
+    has_bound = any(bound_curve(run.record.bound) for run in runs)
+    names = _differing(runs)
+    kinds: dict[str, list[tuple[float, str]]] = {}
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            kinds.setdefault(match[1], []).append((float(match[2]), name))
+    colours = {run.point: run.colour for run in runs}
+    for kind, members in kinds.items():
+        if len(members) < 3:
+            continue
+        names = [name for name in names if name not in {name for _, name in members}]
+        if kind == "bound_log_snr" and has_bound:
+            continue
+        key = "log-SNR" if kind == "bound_log_snr" else kind.rpartition("_")[2]
+        title = describe(members[0][1]).full_title
+        rows = _by_number(runs, sorted(members))
+        found.append(Diagnostic(title, by_number(rows, colours, title, key), True))
+    return found + [_diagnostic(name, runs) for name in names[:_MOST]]
+
+
+def _differing(runs: Sequence[ShownRun]) -> list[str]:
+    """Return the diagnostics of the test, in order, that have several values."""
+    values: dict[str, list[float]] = {}
     for run in runs:
         metrics = run.record.result.get("metrics")
         for metric in metrics if isinstance(metrics, dict) else ():
             split, _, name = str(metric).partition("/")
-            if split == "test" and describe(name).is_diagnostic and not name.endswith("_se"):
-                names.add(name)
-    figures = []
-    for name in ordered(names):
-        known = [(r, v) for r in runs if (v := r.record.metric(f"test/{name}")) is not None]
-        if len(known) > 1 and len({value for _, value in known}) > 1:
-            figures.append(_diagnostic(name, known))
-    return figures
+            value = run.record.metric(str(metric))
+            is_listed = describe(name).is_diagnostic or _NUMBERED.fullmatch(name)
+            if split == "test" and value is not None and is_listed and not name.endswith("_se"):
+                values.setdefault(name, []).append(value)
+    return ordered(name for name, known in values.items() if len(set(known)) > 1)
 
 
-def _bound_figure(
-    title: str,
-    found: Sequence[tuple[ShownRun, BoundCurve]],
-    left: float,
-    right: float,
-    base: BoundCurve | None,
-) -> Figure:
-    below = None if base is None else base.points(left, right)[1]
-    traces = []
-    for run, spent in found:
-        x, y = spent.points(left, right)
-        y = y if below is None else [a - b for a, b in zip(y, below, strict=True)]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": plotly_text(run.label),
-                "x": x,
-                "y": y,
-                "customdata": [run.number] * len(x),
-                "hoverinfo": "text",
-                "hovertext": [
-                    f"{plotly_text(run.label)}<br>log-SNR {a:g}: {b:.2f} nats"
-                    for a, b in zip(x, y, strict=True)
-                ],
-                "line": {"width": 1.8, "color": run.colour},
-                "marker": {"size": 5, "color": run.colour},
-            }
-        )
-    layout = {
-        "xaxis": {"title": {"text": "log-SNR (data on the right)"}},
-        "showlegend": False,
-        "hovermode": "closest",
-    }
-    return {"title": title, "data": traces, "layout": layout, "height": 380, "wide": True}
-
-
-def _diagnostic(name: str, known: Sequence[tuple[ShownRun, float]]) -> Figure:
-    """Plot one metric of all runs by setting, with its forecast and upper limit if it has any."""
-    names, key = without_the_key([run.point for run, _ in known])
-    traces: list[Figure] = [
+def _by_number(
+    runs: Sequence[ShownRun], members: Sequence[tuple[float, str]]
+) -> list[dict[str, Any]]:
+    return [
         {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "runs",
-            "x": [names[run.point] for run, _ in known],
-            "y": [value for _, value in known],
-            "customdata": [run.number for run, _ in known],
-            "hoverinfo": "text",
-            "hovertext": [f"{plotly_text(run.label)}<br>{value:.5g}" for run, value in known],
-            "marker": {"size": 9, "color": [run.colour for run, _ in known]},
-            "cliponaxis": False,
+            "run": run.number,
+            "label": run.label,
+            "name": run.point,
+            "part": "run",
+            "number": number,
+            "value": value,
         }
+        for run in runs
+        for number, name in members
+        if (value := run.record.metric(f"test/{name}")) is not None
+    ]
+
+
+def _diagnostic(name: str, runs: Sequence[ShownRun]) -> Diagnostic:
+    """Draw one metric of all runs by setting, with its forecast and upper limit if it has any."""
+    known = [(r, v) for r in runs if (v := r.record.metric(f"test/{name}")) is not None]
+    texts, key = _without_the_key([run.point for run, _ in known])
+    rows = [
+        {
+            "run": run.number,
+            "label": run.label,
+            "name": texts[run.point],
+            "value": value,
+            "colour": run.colour,
+        }
+        for run, value in known
     ]
     expected = {
-        names[run.point]: value
+        texts[run.point]: value
         for run, _ in known
         if (value := run.record.metric(f"forecast/{name}")) is not None
     }
-    if expected:
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "forecast of the linear model",
-                "x": list(expected),
-                "y": list(expected.values()),
-                "marker": {"symbol": "line-ew-open", "size": 16, "color": FORECAST},
-                "cliponaxis": False,
-            }
-        )
-    shapes, cap = [], _cap(name, known[0][0].record)
-    if cap is not None:
-        line = {"dash": "dot", "width": 1, "color": FAINT}
-        shapes.append(
-            {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": cap, "y1": cap, "line": line}
-        )
-    layout = {
-        "xaxis": {"type": "category", "automargin": True, "title": {"text": key}},
-        "yaxis": {"rangemode": "tozero"},
-        "shapes": shapes,
-        "showlegend": False,
-        "hovermode": "closest",
-    }
-    return {"title": describe(name).full_title, "data": traces, "layout": layout, "height": 250}
+    forecasts = [{"name": setting, "value": value} for setting, value in expected.items()]
+    cap = _cap(name, known[0][0].record)
+    chart = by_setting(rows, list(dict.fromkeys(texts.values())), key, cap, forecasts)
+    return Diagnostic(describe(name).full_title, chart, False)
+
+
+def _without_the_key(points: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Shorten settings of one key to their values, and return the key; else leave them as is."""
+    words = {point.partition(" ")[0] for point in points}
+    if len(words) == 1 and not any("," in point for point in points):
+        return {p: p.partition(" ")[2] or p for p in points}, words.pop()
+    return {point: point for point in points}, ""
 
 
 def _cap(name: str, record: Record) -> float | None:

@@ -21,7 +21,7 @@ from genlab.runs.reading import read_bytes
 from genlab.runs.text import printable
 
 #: Bytes before base64, which turns three bytes into four.
-PICTURE_BUDGET = 7_000_000
+PICTURE_BUDGET = 5_000_000
 VIDEO_BUDGET = 24_000_000
 #: Pixels of all pictures before they are made smaller, which take time however few their bytes.
 PIXEL_BUDGET = 2**28
@@ -40,8 +40,11 @@ _PICTURES = (
 _VIDEOS = ("interpolation", "traversal", "prior_walk", "trajectory", "training")
 _MIMES = {".mp4": "video/mp4", ".webp": "image/webp"}
 _TITLES = {"samples_aggregate": "samples from a fitted q(z)"}
-# More pictures are embedded smaller: (largest count, largest width in pixels, WebP quality).
-_LEVELS = ((60, 800, 82), (300, 560, 76), (10**9, 400, 68))
+# More pictures are embedded smaller and with less effort: (largest count, largest width in pixels,
+# quality and method of WebP).
+_LEVELS = ((60, 800, 82, 4), (200, 560, 76, 1), (10**9, 400, 68, 0))
+#: Pictures of a page; each takes milliseconds.
+_MOST_PICTURES = 400
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,15 @@ class Media:
     broken: list[Path] = field(default_factory=list)
 
     def add_pictures(self, paths: Sequence[Path], budget: int = PICTURE_BUDGET) -> None:
-        """Embed pictures as WebP, in order, until the budget or the pixels are used up."""
+        """Embed pictures as WebP, in order, until budget, pixels or their number are used up."""
         pixels = PIXEL_BUDGET
-        width, quality = next((w, q) for most, w, q in _LEVELS if len(paths) <= most)
+        look = next(look for most, *look in _LEVELS if len(paths) <= most)
+        self.too_large += paths[_MOST_PICTURES:]
+        paths = paths[:_MOST_PICTURES]
         for i, path in enumerate(paths):
             try:
                 pixels -= math.prod(pictures.size_of_png(path))
-                content = _webp(path, width, quality) if pixels >= 0 else b""
+                content = _webp(path, *look) if pixels >= 0 else b""
             except RunDirectoryError:
                 self.broken.append(path)
                 continue
@@ -158,8 +163,8 @@ def _in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
     )
 
 
-def _webp(path: Path, width: int, quality: int) -> bytes:
+def _webp(path: Path, width: int, quality: int, method: int) -> bytes:
     buffer = io.BytesIO()
     picture = pictures.read_png(path, width)
-    Image.fromarray(picture).save(buffer, "webp", quality=quality, method=4)
+    Image.fromarray(picture).save(buffer, "webp", quality=quality, method=method)
     return buffer.getvalue()

@@ -1,13 +1,19 @@
-"""The rate-distortion plane of a sweep as data, independent of how it is drawn."""
+"""The rate-distortion plane of a sweep, for a page and as a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+from genlab.media import charts
 from genlab.report.collect import MODEL, Record, swept_keys
-from genlab.report.naming import data_names, sort_key
+from genlab.report.intervals import mean_interval
+from genlab.report.naming import data_names, number_text, sort_key, sweep_names
+from genlab.report.pictures import on_paper, picture
+from genlab.report.shown import ShownRun, brief_names, shown_runs
 from genlab.runs.points import short_names
 
 Point = tuple[float, float]
@@ -18,7 +24,6 @@ class Unit(NamedTuple):
     """The unit of both axes; below `linear_to` a logarithmic axis of rates is linear."""
 
     name: str
-    level: str
     linear_to: float
 
     def scale(self, record: Record) -> float:
@@ -32,8 +37,8 @@ class Unit(NamedTuple):
         return None if x is None or y is None else (scale * max(x, 0.0), scale * y)
 
 
-NATS = Unit("nats per image", "neg_elbo {}", 1.0)
-BITS = Unit("bits/dim", "{} bits/dim", 0.001)
+NATS = Unit("nats per image", 1.0)
+BITS = Unit("bits/dim", 0.001)
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,120 @@ def plane(records: Sequence[Record]) -> Plane | None:
     )
 
 
-def round_levels(points: Sequence[Point]) -> list[float]:
-    """Return round values of the bound around those of the points, for lines of equal bound."""
-    from matplotlib.ticker import MaxNLocator
+def plane_chart(runs: Sequence[ShownRun], sweeps: Sequence[str] = ("",)) -> Any | None:
+    """Draw the rate-distortion plane of these runs; None if no run has both numbers."""
+    from genlab.report.figures import plane as figures
 
-    bounds = [rate + distortion for rate, distortion in points]
-    room = max(0.5 * (max(bounds) - min(bounds)), 0.02 * max(bounds))
-    levels = MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(
-        min(bounds) - room, max(bounds) + room
+    shown = plane([run.record for run in runs])
+    if shown is None:
+        return None
+    by_path = {run.record.path: run for run in runs}
+    placed = [by_path[record.path] for record in shown.records]
+    texts = brief_names(list(dict.fromkeys(run.point for run in placed)))
+    rows = [
+        _row(run, point, shown, texts, sweeps)
+        for run, point in zip(placed, shown.points, strict=True)
+    ]
+    families = {r.family for r in shown.records}
+    spread, spread_name = _spread(shown, placed)
+    collapse = ""
+    at_zero = next((r for (rate, _), r in shown.forecasts if rate == 0), None)
+    threshold = at_zero and at_zero.metric("forecast/collapse_threshold")
+    if threshold is not None:
+        collapse = f"a linear VAE collapses above a weight of {threshold:.3g}"
+    is_diffusion = any(record.is_diffusion for record in shown.records)
+    is_curve = len(shown.swept) == 1 and len(families) == 1 and len(set(sweeps)) == 1
+    return figures.plane(
+        rows,
+        shown.close_limits() if shown.is_close else shown.wide_limits(),
+        shown.unit.name,
+        None if shown.is_close else shown.unit.linear_to,
+        [_forecast(point, record, by_path) for point, record in shown.forecasts],
+        spread,
+        spread_name,
+        collapse,
+        is_joined=is_curve and not is_diffusion and shown.swept != ["seed"],
     )
-    return [float(level) for level in levels if level > 0]
+
+
+def draw_rate_distortion(records: Sequence[Record], *paths: str | os.PathLike[str]) -> bool:
+    """Draw each run at its rate (test/kl) and distortion (test/reconstruction), for all paths once.
+
+    The unit is nats per image, or bits/dim if one of the runs is of a diffusion model. Thin lines
+    join points of equal negative ELBO. The linear forecast, where a run has one, is a hollow marker
+    on a dashed line. Returns False, with nothing written, if no run has both numbers.
+    """
+    shown = plane(records)
+    if shown is None:
+        return False
+    runs = on_paper(shown_runs(list(records)))
+    chart = plane_chart(runs, list(sweep_names(records).values()))
+    charts.save(picture([chart], runs, shown.title), *paths)
+    return True
+
+
+def _row(
+    run: ShownRun, point: Point, shown: Plane, texts: Mapping[str, str], sweeps: Sequence[str]
+) -> dict[str, Any]:
+    kind, legend = shown.kind(run.record)
+    decimals = 2 if shown.unit is NATS else 3
+    rate, distortion = point
+    active = run.record.metric("test/active_units")
+    units = run.record.flat.get("model.latent_dim", "?")
+    return {
+        "run": run.number,
+        "label": run.label,
+        "name": texts[run.point],
+        "x": rate,
+        "y": distortion,
+        "kind": kind,
+        "place": run.sweep,
+        "legend": f"{legend} ({sweeps[run.sweep]})" if len(sweeps) > 1 else legend,
+        "colour": run.colour,
+        "reconstruction": number_text(distortion, decimals),
+        "kl": number_text(rate, decimals),
+        "neg_elbo": f"{number_text(rate + distortion, decimals)} {shown.unit.name}",
+        "units": "-" if active is None else f"{active:g} of {units}",
+    }
+
+
+def _forecast(point: Point, record: Record, by_path: Mapping[Path, ShownRun]) -> dict[str, Any]:
+    rate, distortion = point
+    return {
+        "x": rate,
+        "y": distortion,
+        "label": by_path[record.path].point,
+        "kl": number_text(rate, 2),
+        "reconstruction": number_text(distortion, 2),
+    }
+
+
+def _spread(shown: Plane, runs: Sequence[ShownRun]) -> tuple[list[dict[str, float]], str]:
+    """Return the bars of each setting, and what they are: of its mean over seeds, else of a test.
+
+    The error over test images is shown where the rates are close: in a wide plane it is too small.
+    """
+    groups: dict[tuple[int, str], list[Point]] = {}
+    for run, point in zip(runs, shown.points, strict=True):
+        groups.setdefault((run.sweep, run.point), []).append(point)
+    bars = []
+    for points in groups.values():
+        rate, distortion = (mean_interval(values) for values in zip(*points, strict=True))
+        if len(points) > 1:
+            bars.append(
+                {
+                    "x": rate.mean,
+                    "y": distortion.mean,
+                    "left": max(rate.low, 0.0),
+                    "right": rate.high,
+                    "bottom": distortion.low,
+                    "top": distortion.high,
+                }
+            )
+    if bars or not shown.is_close:
+        return bars, "mean over seeds, with its 95 % interval"
+    for (x, y), error in zip(shown.points, shown.errors, strict=True):
+        if error > 0:
+            sides = {"left": x - error, "right": x + error, "bottom": y, "top": y}
+            bars.append({"x": x, "y": y} | sides)
+    return bars, "standard error of neg_elbo over test images"

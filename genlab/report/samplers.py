@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from genlab.metrics.names import describe
+from genlab.report.collect import swept_keys
 from genlab.report.findings import Finding
 from genlab.report.intervals import mean_interval
+from genlab.report.shown import ShownRun
+from genlab.runs.points import without_seed
 
 DISTANCE = "test/energy_distance"
 _SAMPLER = ("model/sampler", "model.sampler.")
@@ -37,6 +42,21 @@ def about_samplers(findings: Sequence[Finding]) -> list[str]:
     if cheap[0] not in (nearest, near):
         sentences.append(f"The fewest evaluations are those of {_described(cheap[0])}.")
     return [*sentences, "The weights are the same in all runs, and so is the bound."]
+
+
+def samplers_chart(runs: Sequence[ShownRun]) -> Any | None:
+    """Draw the distance of the samples against their cost; None unless only the sampler differs."""
+    from genlab.report.figures.samplers import samplers
+
+    if not differ_in_sampler(without_seed(swept_keys([run.record for run in runs]))):
+        return None
+    rows = []
+    for run in runs:
+        cost, distance = run.record.metric("test/evaluations"), run.record.metric(DISTANCE)
+        if cost and distance is not None:
+            named = {"run": run.number, "label": run.label, "name": run.point}
+            rows.append(named | {"evaluations": cost, "distance": distance, "colour": run.colour})
+    return samplers(rows, describe(DISTANCE).title) if len(rows) > 1 else None
 
 
 def _interval(finding: Finding) -> tuple[float, float]:

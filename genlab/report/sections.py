@@ -1,211 +1,184 @@
-"""Build the sections of a page that its script fills or sorts."""
+"""The sections of a page: a list that is open to packages outside of genlab."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
 
+from genlab.report.bounds import bound_charts
 from genlab.report.collect import swept_keys
-from genlab.report.figures import ShownRun
-from genlab.report.markup import Markup, element, join
-from genlab.report.media import Media, relative_url
-from genlab.report.replicates import CAPTION, Replicates, cells, has_replicates, summarise
-from genlab.report.tables import Table
+from genlab.report.details import configurations, environments, unfinished
+from genlab.report.diagnostics import diagnostics as diagnostic_charts
+from genlab.report.figures.curves import curves as curves_figure
+from genlab.report.parts import Part
+from genlab.report.plane import plane_chart
+from genlab.report.replicates import CAPTION, cells, has_replicates, summarise
+from genlab.report.samplers import samplers_chart
+from genlab.report.training import training_curves
+from genlab.report.units import units_chart, units_note
 from genlab.runs.text import printable
 
 
-def plane_section() -> Markup:
-    """Build the section of the rate-distortion plane."""
-    return join(
-        element(
-            "p",
-            "Each point is a run: right is more nats of information in the latent code, up is a "
-            "worse reconstruction; thin lines join equal neg_elbo. Point at a run to see it, click "
-            "to keep it beside others.",
-            class_="note",
-        ),
-        element("div", class_="key"),
-        element(
-            "div",
-            element(
-                "div",
-                element("div", class_="chart", id="plane-chart"),
-                element("ul", class_="legend", id="legend"),
-            ),
-            element("aside", id="pointed", aria_label="the run that is pointed at"),
-            class_="beside",
-        ),
-        element("div", id="kept", role="region", aria_label="runs that were kept"),
-    )
+@dataclass(frozen=True)
+class Section:
+    """A section of the page of a group of runs.
+
+    Attributes:
+        name: its anchor, a word.
+        title: its heading.
+        context: called with the part of the page; returns what the template needs, or None where
+            there is nothing to show.
+        template: Jinja. It may call `chart(figure, label)` with a chart of Altair; text that it is
+            given is escaped; `part` is there besides the context.
+    """
+
+    name: str
+    title: str
+    context: Callable[[Part], Mapping[str, Any] | None]
+    template: str
 
 
-def units_section(note: str) -> Markup:
-    """Build the section of the KL of each latent unit, with its note."""
-    return join(
-        element("p", note, class_="note"),
-        element("div", class_="key"),
-        element("div", class_="chart", id="units-chart"),
-    )
+def plane(part: Part) -> Mapping[str, Any] | None:
+    """Return the rate-distortion plane."""
+    figure = plane_chart(part.runs, list(part.sweeps.values()))
+    return None if figure is None else {"figure": figure, "runs": _cards(part)}
 
 
-def curves_section() -> Markup:
-    """Build the section of the curves over training."""
-    return join(
-        element(
-            "p",
-            "What was logged on the way: val/ is measured on images held out from training.",
-            class_="note",
-        ),
-        element(
-            "div",
-            element("label", "Metric ", element("select", id="metric"), for_="metric"),
-            element(
-                "label", element("input", type="checkbox", id="logarithmic"), " logarithmic scale"
-            ),
-            class_="controls",
-        ),
-        element("div", class_="key"),
-        element("div", class_="chart", id="curve-chart"),
-    )
+def samplers(part: Part) -> Mapping[str, Any] | None:
+    """Return the cost and the distance of samplers."""
+    figure = samplers_chart(part.runs)
+    return None if figure is None else {"figure": figure}
 
 
-def diagnostics_section() -> Markup:
-    """Build the section of the other test metrics."""
-    return join(
-        element(
-            "p",
-            "What else was measured on the test set, by setting; a point or a line is a run. Where "
-            "there are any, an orange dash is the linear forecast, and a dotted line the most that "
-            "can be read: all units, or the logarithm of the number of images.",
-            class_="note",
-        ),
-        element("div", class_="key"),
-        element("div", class_="charts"),
-    )
+def bound(part: Part) -> Mapping[str, Any] | None:
+    """Return the bounds of diffusion models over log-SNR."""
+    figures = bound_charts(part.runs)
+    return {"figures": figures} if figures else None
 
 
-def table_section(table: Table, runs: Sequence[ShownRun]) -> Markup:
-    """Build the section of the sortable table of all runs."""
-    headings = [element("th", element("span", "keep", class_="hidden"), scope="col")]
-    for column in table.columns:
-        button = element("button", column.heading, type="button")
-        kind = "number" if column.numeric else None
-        headings.append(element("th", button, scope="col", aria_sort="none", class_=kind))
-    rows = []
-    for run, row, texts in zip(runs, table.rows, table.cells(), strict=True):
-        box = element("input", type="checkbox", aria_label=f"keep {run.label}")
-        shown = [element("td", box, element("span", class_="swatch"), class_="keep")]
-        for column, cell in zip(table.columns, texts, strict=True):
-            is_state = column.heading == "state"
-            text = element("span", cell, class_=f"state {run.record.state}") if is_state else cell
-            value = column.value(row)
-            shown.append(
-                element(
-                    "td",
-                    text,
-                    class_="number" if column.numeric else None,
-                    data_value=repr(float(value)) if isinstance(value, int | float) else None,
-                )
-            )
-        rows.append(
-            element("tr", *shown, data_run=run.number, style=_shades(run.colour), title=run.label)
-        )
-    points = summarise([run.record for run in runs], swept_keys([run.record for run in runs]))
-    return join(
-        element(
-            "div",
-            element(
-                "label",
-                "Filter ",
-                element(
-                    "input",
-                    type="search",
-                    id="filter",
-                    placeholder="words, or kl<5",
-                    autocomplete="off",
-                    spellcheck="false",
-                ),
-                for_="filter",
-            ),
-            element("span", id="matches", role="status"),
-            element("button", "Keep none", type="button", id="keep-none", class_="plain"),
-            class_="controls",
-        ),
-        element(
-            "div",
-            element(
-                "table",
-                element("thead", element("tr", *headings)),
-                element("tbody", *rows),
-                id="table",
-            ),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="table of runs",
-        ),
-        element("p", table.caption, class_="note"),
-        _seeds_table(points) if has_replicates(points) else None,
-    )
+def units(part: Part) -> Mapping[str, Any] | None:
+    """Return the KL of each latent unit."""
+    figure = units_chart(part.runs)
+    return None if figure is None else {"figure": figure, "note": units_note(part.runs)}
 
 
-def _seeds_table(points: Sequence[Replicates]) -> Markup:
-    """Build the table of mean, 95 % interval and standard deviation of each setting over seeds."""
-    headings, rows = cells(points)
-    head = element("tr", *(element("th", text, scope="col", class_="number") for text in headings))
-    body = [element("tr", *(element("td", text, class_="number") for text in row)) for row in rows]
-    return join(
-        element("h3", "By setting, over seeds"),
-        element(
-            "div",
-            element("table", element("thead", head), element("tbody", *body)),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="means over seeds",
-        ),
-        element("p", f"{CAPTION[:1].upper()}{CAPTION[1:]}.", class_="note"),
-    )
+def curves(part: Part) -> Mapping[str, Any] | None:
+    """Return the curves of the training."""
+    found = training_curves(part.records)
+    if not found["names"]:
+        return None
+    # A diffusion model's reconstruction term is equally close to zero in every run.
+    is_diffusion = any(record.is_diffusion for record in part.records)
+    wanted = "val/neg_elbo" if is_diffusion else "val/reconstruction"
+    first = wanted if wanted in found["names"] else found["names"][0]
+    shades = {point: colour for point, (colour, _) in part.settings.items()}
+    found["runs"] = [
+        {**run, "label": shown.label, "name": shown.point}
+        for run, shown in zip(found["runs"], part.runs, strict=True)
+    ]
+    return {"curves": found, "first": first, "figure": curves_figure(shades)}
 
 
-def gallery_section(media: Media, directory: Path) -> Markup:
-    """Build the section of pictures and videos, with links to files too large to embed."""
-    notes = []
-    if media.too_large:
-        links = [
-            element("li", element("a", _name(path), href=url), f" in {_name(path.parents[1])}")
-            for path in media.too_large
-            if (url := relative_url(path, directory))
+def runs(part: Part) -> Mapping[str, Any] | None:
+    """Return the table of all runs, and that of the means over seeds."""
+    points = summarise(part.records, swept_keys(part.records))
+    seeds = cells(points) if has_replicates(points) else None
+    rows = list(zip(part.runs, part.table.rows, part.table.cells(), strict=True))
+    return {
+        "rows": rows,
+        "seeds": seeds,
+        "caption_of_seeds": f"{CAPTION[:1].upper()}{CAPTION[1:]}.",
+    }
+
+
+def gallery(part: Part) -> Mapping[str, Any] | None:
+    """Return the pictures and the videos by kind."""
+    kinds = (*part.videos, *part.pictures)
+    if not kinds:
+        return None
+    counts = {len(numbers) for _, numbers in part.settings.values()}
+    columns = counts.pop() if len(counts) == 1 and len(part.sweeps) == 1 else 0
+    mine = {path for kind in kinds for path in kind.files.values()}
+    return {
+        "kinds": kinds,
+        "columns": columns if 1 < columns < 4 else 0,
+        "too_large": [path for path in part.media.too_large if path in mine],
+        "broken": [path for path in part.media.broken if path in mine],
+    }
+
+
+def diagnostics(part: Part) -> Mapping[str, Any] | None:
+    """Return the charts of the other metrics of the test."""
+    found = diagnostic_charts(part.runs)
+    return {"charts": found} if found else None
+
+
+def without_result(part: Part) -> Mapping[str, Any] | None:
+    """Return the runs without a result."""
+    found = unfinished(part.records)
+    return {"runs": found} if found else None
+
+
+def configs(part: Part) -> Mapping[str, Any] | None:
+    """Return the configurations."""
+    return configurations(part.runs)
+
+
+def environment(part: Part) -> Mapping[str, Any] | None:
+    """Return the commands of the sweeps, and the packages and machines of the runs."""
+    commands = [
+        printable(" ".join(manifest.command))
+        for manifest in part.manifests.values()
+        if manifest is not None and manifest.command
+    ]
+    found = environments(part.records)
+    return {"commands": commands, "environments": found} if commands or found else None
+
+
+def _cards(part: Part) -> list[dict[str, Any]]:
+    """Return of each run what a card beside the plane shows: facts and pictures."""
+    cards = []
+    shown = {kind.name: kind for kind in part.pictures}
+    for run, row in zip(part.runs, part.table.rows, strict=True):
+        facts = [
+            (column.heading, text)
+            for column in part.table.columns
+            if (column.source.startswith("test/") or column.heading == "forecast")
+            and (text := column.text(row))
         ]
-        notes.append(
-            element(
-                "details",
-                element(
-                    "summary",
-                    f"{len(links)} files are too large together for this page and lie beside it",
-                ),
-                element("ul", *links),
-            )
-        )
-    if media.broken:
-        names = ", ".join(f"{_name(p.parents[1])}/{_name(p)}" for p in media.broken)
-        notes.append(element("p", f"Could not be read: {names}.", class_="note"))
-    return join(
-        element(
-            "p",
-            "Every run gets the same inputs and the same noise, so that what differs is the model.",
-            class_="note",
-        ),
-        element("div", class_="controls", id="kinds", role="group", aria_label="what to show"),
-        element("div", id="shown"),
-        *notes,
-    )
+        pictures = [
+            (name, number)
+            for name in ("reconstructions", "samples")
+            if name in shown
+            and run.number in shown[name].files
+            and (number := part.medium(shown[name].files[run.number])) is not None
+        ]
+        cards.append({"run": run, "facts": facts, "pictures": pictures})
+    return cards
 
 
-def _name(path: Path) -> str:
-    return printable(path.name, kept="")
+def _template(name: str) -> str:
+    path = files("genlab.report") / "templates" / f"{name}.html.j2"
+    return path.read_text(encoding="utf-8")
 
 
-def _shades(colour: str) -> str:
-    light, _, dark = colour.partition("|")
-    return f"--light:{light};--dark:{dark}"
+def _own(name: str, title: str, context: Callable[[Part], Mapping[str, Any] | None]) -> Section:
+    return Section(name, title, context, _template(name))
+
+
+#: The sections of a page, in their order: the figure that answers first, then the numbers.
+SECTIONS: tuple[Section, ...] = (
+    _own("samplers", "Cost and quality of samples", samplers),
+    _own("plane", "Rate and distortion", plane),
+    _own("bound", "Where the bound is spent", bound),
+    _own("units", "Latent units", units),
+    _own("runs", "Runs", runs),
+    _own("gallery", "Pictures and videos", gallery),
+    _own("curves", "Training", curves),
+    _own("diagnostics", "Diagnostics", diagnostics),
+    _own("unfinished", "Without a result", without_result),
+    _own("configs", "Configurations", configs),
+    _own("environment", "Environment", environment),
+)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -14,20 +15,22 @@ from rich.text import Text
 from genlab.errors import RunDirectoryError, is_full
 from genlab.media import pictures
 from genlab.report.answer import about
+from genlab.report.bounds import draw_bounds
 from genlab.report.collect import Record, swept_keys
-from genlab.report.curves import bound_by_log_snr_png
 from genlab.report.escaping import markdown
 from genlab.report.groups import Group, apart, groups, in_order
-from genlab.report.html import report_page
 from genlab.report.media import PIXEL_BUDGET
 from genlab.report.naming import setting_names
-from genlab.report.plots import draw_rate_distortion as draw_plane
+from genlab.report.plane import draw_rate_distortion as draw_plane
 from genlab.report.replicates import has_replicates, rows, summarise, to_csv, to_text
 from genlab.report.tables import sweep_table
 from genlab.report.units import draw_units
 from genlab.report.videos import write_videos
 from genlab.runs.files import write_atomically
 from genlab.runs.text import printable
+
+if TYPE_CHECKING:
+    from genlab.report.sections import Section
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,10 @@ _MOST_DRAWN = 8
 
 
 def write_sweep(
-    records: Sequence[Record], directory: str | os.PathLike[str], as_one: bool = False
+    records: Sequence[Record],
+    directory: str | os.PathLike[str],
+    as_one: bool = False,
+    sections: Sequence[Section] = (),
 ) -> list[Path]:
     """Write report.html, summary.csv, summary.md and pictures, and return what was written.
 
@@ -48,11 +54,13 @@ def write_sweep(
     drew samples; `by_point.csv` needs a setting with several seeds. Otherwise an older file is left
     as it is and not returned. Each of several groups that do not compare has pictures of its own,
     with its number in their names. Videos that at least two runs have are put side by side into
-    `videos/`, if all runs compare.
+    `videos/`, if all runs compare. The page has further `sections` after its own.
 
     Raises:
         RunDirectoryError: there are no records, or the directory cannot be written.
     """
+    from genlab.report.page import report_page
+
     directory = Path(directory)
     table = sweep_table(records)
     found = groups(records, as_one)
@@ -76,7 +84,7 @@ def write_sweep(
             pictured += [name for names, _ in drawn for name in names]
         if points:
             write_atomically(directory / "by_point.csv", to_csv(points))
-        write_atomically(html, report_page(records, directory))
+        write_atomically(html, report_page(records, directory, sections, as_one))
         write_atomically(csv, table.to_csv())
         write_atomically(summary, "\n\n".join(parts) + "\n")
     except OSError as error:
@@ -98,7 +106,7 @@ def _draw(records: Sequence[Record], directory: Path, suffix: str) -> list[tuple
     pages: list[tuple[Sequence[str], str, Callable[..., bool]]] = [
         (("rate_distortion.png", "rate_distortion.svg"), "rate against distortion", draw_plane),
         (("kl_by_unit.png", "kl_by_unit.svg"), "KL of each latent unit", draw_units),
-        (["bound_by_log_snr.png"], "where the bounds are spent", bound_by_log_snr_png),
+        (["bound_by_log_snr.png"], "where the bounds are spent", draw_bounds),
         (["reconstructions.png"], "reconstructions of every run", _reconstructions_png),
         (["samples.png"], "samples of every run", _samples_png),
     ]
@@ -165,6 +173,7 @@ def print_sweep(
     directory: str | os.PathLike[str],
     console: Console | None = None,
     as_one: bool = False,
+    sections: Sequence[Section] = (),
 ) -> None:
     """Print the table and the answer of each group, then write both and print their paths.
 
@@ -192,5 +201,5 @@ def print_sweep(
         sentences = [Text(""), Text(printable(about(group.records)))]
         console.print(*sentences, sep="\n", soft_wrap=is_piped)
     console.print()
-    for path in write_sweep(records, directory, as_one):
+    for path in write_sweep(records, directory, as_one, sections):
         console.print(Text(f"  {printable(str(path))}"), soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from genlab.errors import RunDirectoryError
 from genlab.metrics.names import describe, ordered
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _MOST_POINTS = 300
 _LEAST_POINTS = 40
 # Points of all curves of a page together, so that a page of hundreds of runs has a few megabytes.
-_MOST_NUMBERS = 400_000
+_MOST_NUMBERS = 120_000
 
 Curve = tuple[list[int], list[float]]
 
@@ -27,8 +27,9 @@ def training_curves(records: Sequence[Record]) -> dict[str, Any]:
     """Read what was logged while training, by run and by metric, for the script of the page.
 
     `names` holds the metrics, those of validation first, and `units` the units that the names do
-    not state. `runs` holds for each run its distinct lists of steps (`x`) and, by metric (`y`), the
-    index of such a list and the values.
+    not state. `runs` holds for each run its distinct lists of steps (`step`), the same in epochs
+    (`epoch`) and, for a run that is done, in minutes at its mean speed (`time`), and by metric
+    (`y`) the index of such a list and the values.
     """
     curves = [_curves(record) for record in records]
     lengths: dict[str, int] = {}
@@ -43,7 +44,9 @@ def training_curves(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "names": names,
         "units": units,
-        "runs": [_packed(run, names, most) for run in curves],
+        "runs": [
+            _packed(run, names, most, record) for run, record in zip(curves, records, strict=True)
+        ],
     }
 
 
@@ -82,7 +85,9 @@ def _curves(record: Record) -> dict[str, Curve]:
     return {printable(name): thinned(curve, _MOST_POINTS) for name, curve in curves.items()}
 
 
-def _packed(run: Mapping[str, Curve], names: Sequence[str], most: int) -> dict[str, Any]:
+def _packed(
+    run: Mapping[str, Curve], names: Sequence[str], most: int, record: Record
+) -> dict[str, Any]:
     lists: list[list[int]] = []
     packed: dict[str, tuple[int, list[float]]] = {}
     for name in names:
@@ -91,8 +96,14 @@ def _packed(run: Mapping[str, Curve], names: Sequence[str], most: int) -> dict[s
             if steps not in lists:
                 lists.append(steps)
             packed[name] = (lists.index(steps), [float(f"{value:.6g}") for value in values])
-    return {"x": lists, "y": packed}
+    axes: dict[str, Any] = {"step": lists}
+    for name, total in (("epoch", "epochs"), ("time", "wall_seconds")):
+        count, whole = (record.result.get(key) for key in ("steps", total))
+        if _is_number(whole) and _is_number(count) and count > 0:
+            each = float(whole) / count / (60 if name == "time" else 1)
+            axes[name] = [[float(f"{each * step:.6g}") for step in steps] for steps in lists]
+    return {**axes, "y": packed}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

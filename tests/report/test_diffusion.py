@@ -13,17 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from genlab.media import matplotlib_charts as charts
+from genlab.media import charts
 from genlab.report import (
     answer,
-    bound_by_log_snr_png,
     collect,
+    draw_bounds,
     draw_rate_distortion,
     print_sweep,
     sweep_table,
@@ -33,6 +30,7 @@ from genlab.report import (
 from genlab.report.naming import run_label
 from genlab.runs.directory import RunDirectory
 
+Spec = dict[str, Any]
 TARGETS = {"VAE": "genlab.vae.model.VAE", "DDPM": "genlab.diffusion.model.DDPM"}
 BITS_PER_NAT = 1 / (784 * math.log(2))
 EDGES = list(range(-20, 21, 2))
@@ -149,17 +147,32 @@ def plane(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Spec]:
     """The figures that would have been written."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(charts, "save", lambda made, path: figures.append(made))
+    figures: list[Spec] = []
+    monkeypatch.setattr(charts, "save", lambda made, *_: figures.append(charts.spec(made)))
     return figures
 
 
-def points(axes: Axes) -> np.ndarray:
+def points(spec: Spec) -> np.ndarray:
     """(N, 2), all the markers of the plane."""
-    marked = [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)]
-    return np.concatenate([np.asarray(offsets) for offsets in marked])
+    return np.array([(row["x"], row["y"]) for row in spec["datasets"]["runs"]])
+
+
+def axis(spec: Spec, channel: str) -> Spec:
+    """An axis of a chart, which all of its layers share."""
+    found: Spec = spec["layer"][0]["encoding"][channel]
+    return found
+
+
+def lines(spec: Spec, name: str = "bounds") -> dict[str, tuple[list[float], list[float]]]:
+    """Log-SNRs and nats of each setting."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in spec["datasets"][name]:
+        x, y = found.setdefault(row["name"], ([], []))
+        x.append(row["log_snr"])
+        y.append(row["nats"])
+    return found
 
 
 def test_a_schedule_is_one_column_and_a_family_brings_its_own_recipe(
@@ -315,121 +328,122 @@ def test_what_is_no_comparison_is_not_made(tmp_path: Path) -> None:
     assert "since they differ in the binarisation" in answer(collect(tmp_path / "data"))
 
 
-def test_the_plane_of_two_families_is_in_bits(plane: Path, drawn: list[Figure]) -> None:
+def test_the_plane_of_two_families_is_in_bits(plane: Path, drawn: list[Spec]) -> None:
     assert draw_rate_distortion(collect(plane), plane / "x.png")
-    (axes,) = drawn[0].axes
-    assert axes.get_xlabel() == "rate: kl (bits/dim)"
-    assert axes.get_ylabel() == "distortion: reconstruction (bits/dim)"
-    assert axes.get_xscale() == "symlog"
+    (spec,) = drawn
+    assert axis(spec, "x")["axis"]["title"] == "rate: kl (bits/dim)"
+    assert axis(spec, "y")["axis"]["title"] == "distortion: reconstruction (bits/dim)"
+    assert axis(spec, "x")["scale"]["type"] == "symlog"
     expected = np.array([[90, 920], [22, 940], [0, 1066], [640.25, 11]]) * BITS_PER_NAT
-    np.testing.assert_allclose(points(axes), expected, rtol=1e-12)
-    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert legend == ["VAE", "VAE, collapsed: no latent unit is active", "DDPM"]
-    texts = [text.get_text() for text in axes.texts]
-    assert {"DDPM", "kl_weight 0", "kl_weight 1", "kl_weight 30"} <= set(texts)
-    assert any(text.endswith(" bits/dim") for text in texts)
+    found = points(spec)
+    np.testing.assert_allclose(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+    legend = {row["legend"] for row in spec["datasets"]["runs"]}
+    assert legend == {"VAE", "VAE, collapsed: no latent unit is active", "DDPM"}
+    texts = {row["text"] for row in spec["datasets"]["names"]}
+    assert {"DDPM", "kl_weight 0", "kl_weight 1", "kl_weight 30"} <= texts
 
 
 @pytest.mark.parametrize("which", ["schedules", "plane"])
 def test_lines_of_equal_bound_and_points_in_sight(
-    which: str, request: pytest.FixtureRequest, drawn: list[Figure]
+    which: str, request: pytest.FixtureRequest, drawn: list[Spec]
 ) -> None:
     root = request.getfixturevalue(which)
     assert draw_rate_distortion(collect(root), root / "x.png")
-    (axes,) = drawn[0].axes
-    straight = [line for line in axes.lines if len(line.get_xdata()) > 100]
-    sums = [np.ptp(np.add(*line.get_data())) for line in straight]
-    assert len(straight) > 2 and max(sums) < 1e-9
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    x, y = points(axes).T
+    (spec,) = drawn
+    straight: dict[float, list[float]] = {}
+    for row in spec["datasets"]["equal"]:
+        straight.setdefault(row["level"], []).append(row["x"] + row["y"])
+    assert len(straight) > 2
+    assert all(sums == pytest.approx([level] * len(sums)) for level, sums in straight.items())
+    (left, right), (bottom, top) = (axis(spec, channel)["scale"]["domain"] for channel in "xy")
+    x, y = points(spec).T
     assert (left < x).all() and (x < right).all() and (bottom < y).all() and (y < top).all()
 
 
-def test_the_plane_of_schedules_is_close_and_has_errors(
-    schedules: Path, drawn: list[Figure]
-) -> None:
+def test_the_plane_of_schedules_is_close_and_has_errors(schedules: Path, drawn: list[Spec]) -> None:
     assert draw_rate_distortion(collect(schedules), schedules / "x.png")
-    (axes,) = drawn[0].axes
-    assert axes.get_xscale() == "linear"
-    assert np.ptp(axes.get_xlim()) == pytest.approx(np.ptp(axes.get_ylim()))
-    assert np.ptp(axes.get_xlim()) < 0.2
-    (errors,) = [c for c in axes.collections if isinstance(c, LineCollection)]
-    segments = np.stack(errors.get_segments())
-    np.testing.assert_allclose(np.ptp(segments[:, :, 0], axis=1), 8 * BITS_PER_NAT)
+    (spec,) = drawn
+    assert "type" not in axis(spec, "x")["scale"]  # linear
+    spans = [np.ptp(axis(spec, channel)["scale"]["domain"]) for channel in "xy"]
+    assert spans[0] == pytest.approx(spans[1]) and spans[0] < 0.2
+    bars = spec["datasets"]["spread"]
+    assert len(bars) == len(SCHEDULES)
+    assert [bar["right"] - bar["left"] for bar in bars] == pytest.approx([8 * BITS_PER_NAT] * 4)
 
 
-def test_the_bound_by_log_snr_has_a_line_for_each_run(schedules: Path, drawn: list[Figure]) -> None:
-    assert bound_by_log_snr_png(collect(schedules), schedules / "x.png")
-    left, right = drawn[0].axes
-    lines = {str(line.get_label()): line for line in left.lines}
-    assert list(lines) == TYPED
+def test_the_bound_by_log_snr_has_a_line_for_each_run(schedules: Path, drawn: list[Spec]) -> None:
+    assert draw_bounds(collect(schedules), schedules / "x.png")
+    (spec,) = drawn
+    found = {name.removeprefix("noise_schedule "): line for name, line in lines(spec).items()}
+    assert list(found) == TYPED
     for name, kl in zip(TYPED, SCHEDULES.values(), strict=True):
-        np.testing.assert_array_equal(lines[name].get_xdata(), np.arange(-7, 11, 2))
-        np.testing.assert_allclose(lines[name].get_ydata(), shares(kl)[6:15])
-    assert left.get_ylabel() == "nats per image in each bin"
-    assert right.get_ylabel() == "difference from cosine (nats)"
-    ends = {str(line.get_label()): line.get_ydata()[-1] for line in right.lines}
+        np.testing.assert_array_equal(found[name][0], np.arange(-7, 11, 2))
+        np.testing.assert_allclose(found[name][1], shares(kl)[6:15])
+    left, right = spec["hconcat"]
+    assert axis(left, "y")["axis"]["title"] == "nats per image in each bin"
+    assert axis(right, "y")["axis"]["title"] == "difference from noise_schedule cosine (nats)"
+    ends = {
+        name.removeprefix("noise_schedule "): y[-1]
+        for name, (_, y) in lines(spec, "differences").items()
+    }
     assert ends == {
         name: pytest.approx(kl - 640.25) for name, kl in zip(TYPED, SCHEDULES.values(), strict=True)
     }
 
 
-def test_in_discrete_time_l_0_is_said_to_be_in_the_curve(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
+def test_in_discrete_time_l_0_is_said_to_be_in_the_curve(tmp_path: Path, drawn: list[Spec]) -> None:
     config = ddpm()
     config["model"]["steps"] = 250
     write(tmp_path / "a", config, of_diffusion(640.0), shares(640.0))
-    assert bound_by_log_snr_png(collect(tmp_path), tmp_path / "x.png")
-    (axes,) = drawn[0].axes
-    assert axes.get_ylabel() == "nats per image in each bin, with L_0"
+    assert draw_bounds(collect(tmp_path), tmp_path / "x.png")
+    assert axis(drawn[0], "y")["axis"]["title"] == "nats per image in each bin, with L_0"
 
 
-def test_runs_of_one_setting_stay_apart(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_runs_of_one_setting_stay_apart(tmp_path: Path, drawn: list[Spec]) -> None:
     for group in ("a", "b"):
         write(tmp_path / group, ddpm(), of_diffusion(640.0), shares(640.0))
     write(tmp_path / "c", ddpm("Linear"), of_diffusion(640.0), shares(640.0))
-    assert bound_by_log_snr_png(collect(tmp_path), tmp_path / "x.png")
-    names = [line.get_label() for line in drawn[0].axes[0].lines]
-    assert names == ["cosine (plane/a)", "cosine (plane/b)", "linear"]
+    assert draw_bounds(collect(tmp_path), tmp_path / "x.png")
+    names = [f"noise_schedule {end}" for end in ("cosine (plane/a)", "cosine (plane/b)", "linear")]
+    assert list(lines(drawn[0])) == names
 
 
-def test_seeds_are_one_line_and_samplers_none(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_seeds_are_one_line_and_samplers_none(tmp_path: Path, drawn: list[Spec]) -> None:
     for name in ("Cosine", "Linear"):
         for seed, bound in enumerate((640.0, 660.0)):
             config = {**ddpm(name), "seed": seed}
             write(tmp_path / f"{name}{seed}", config, of_diffusion(bound), shares(bound))
-    assert bound_by_log_snr_png(collect(tmp_path), tmp_path / "x.png")
-    lines = drawn[0].axes[0].lines
-    assert [line.get_label() for line in lines] == ["cosine", "linear"]
-    for line in lines:
-        np.testing.assert_allclose(line.get_ydata(), shares(650.0)[6:15])
+    assert draw_bounds(collect(tmp_path), tmp_path / "x.png")
+    found = lines(drawn[0])
+    assert list(found) == ["noise_schedule cosine", "noise_schedule linear"]
+    for _, nats in found.values():
+        np.testing.assert_allclose(nats, shares(650.0)[6:15])
 
     for steps in (10, 20):
         config = ddpm()
         config["model"]["sampler"] = {"steps": steps}
         write(tmp_path / "samplers" / str(steps), config, of_diffusion(640.0), shares(640.0))
-    assert not bound_by_log_snr_png(collect(tmp_path / "samplers"), tmp_path / "y.png")
+    assert not draw_bounds(collect(tmp_path / "samplers"), tmp_path / "y.png")
 
 
-def test_many_runs_on_one_spot_have_a_label_that_fits(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_many_runs_on_one_spot_have_a_label_that_fits(tmp_path: Path, drawn: list[Spec]) -> None:
     for i in range(30):
         config = ddpm()
         config["model"]["sampler"] = {"steps": i}
         write(tmp_path / str(i), config, of_diffusion(640.0), shares(640.0))
     assert draw_rate_distortion(collect(tmp_path), tmp_path / "x.png")
-    texts = [text.get_text() for text in drawn[0].axes[0].texts]
+    texts = [row["text"] for row in drawn[0]["datasets"]["names"]]
     assert any(re.fullmatch(r"steps 0.* and \d+ more", text) for text in texts), texts
 
 
 def test_curves_of_other_bins_are_drawn_without_a_difference(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, drawn: list[Spec]
 ) -> None:
     write(tmp_path / "a", ddpm(), of_diffusion(640.0), shares(640.0))
     with RunDirectory(write(tmp_path / "b", ddpm("Linear"), of_diffusion(640.0))) as run:
         run.write_bound({"log_snr_edges": [-10, 0, 10], "nats_by_log_snr": [40.0, 600.0]})
-    assert bound_by_log_snr_png(collect(tmp_path), tmp_path / "x.png")
-    assert [len(axes.lines) for axes in drawn[0].axes] == [2]
+    assert draw_bounds(collect(tmp_path), tmp_path / "x.png")
+    assert len(lines(drawn[0])) == 2 and "differences" not in drawn[0]["datasets"]
 
 
 def test_a_bound_that_cannot_be_read_loses_no_number(schedules: Path) -> None:
@@ -440,7 +454,7 @@ def test_a_bound_that_cannot_be_read_loses_no_number(schedules: Path) -> None:
     assert any("bound.json" in note for note in sweep_table(records).notes())
     assert all(cells[2] for cells in sweep_table(records).cells())
     assert (schedules / "x.png").exists() is False
-    assert bound_by_log_snr_png(records, schedules / "x.png")
+    assert draw_bounds(records, schedules / "x.png")
 
 
 def test_all_pictures_of_a_schedule_sweep_are_written_and_named(schedules: Path) -> None:

@@ -10,12 +10,11 @@ import yaml
 
 from genlab.metrics.names import describe
 from genlab.report import Record, answer, collect, draw_rate_distortion, sweep_table, swept_keys
-from genlab.report.diagnostics import diagnostic_figures
-from genlab.report.figures import ShownRun
-from genlab.report.html import report_page
-from genlab.report.naming import setting_names
+from genlab.report.diagnostics import diagnostics
+from genlab.report.page import report_page
 from genlab.report.plane import NATS, plane
 from genlab.report.replicates import summarise, to_text
+from genlab.report.shown import shown_runs
 from genlab.report.training import training_curves
 from genlab.runs.directory import RunDirectory
 
@@ -52,14 +51,6 @@ def write(
     return path
 
 
-def shown(records: list[Record]) -> list[ShownRun]:
-    names = setting_names(records, swept_keys(records))
-    return [
-        ShownRun(r, i, n, n, "#000|#fff")
-        for i, (r, n) in enumerate(zip(records, names, strict=True))
-    ]
-
-
 def test_an_unlisted_metric_is_shown_under_its_plain_name(tmp_path: Path) -> None:
     for weight in (1.0, 30.0):
         for seed in (0, 1):
@@ -80,7 +71,7 @@ def test_an_unlisted_metric_is_shown_under_its_plain_name(tmp_path: Path) -> Non
         *("val/reconstruction", "val/kl", "val/neg_elbo", "val/bits_per_dim", "val/mine")
     ]
     assert curves["units"] == dict.fromkeys(curves["names"][:3], "nats per image")
-    assert [figure["title"] for figure in diagnostic_figures(shown(records))] == ["mine"]
+    assert [chart.title for chart in diagnostics(shown_runs(records))] == ["mine"]
 
 
 def test_every_listed_metric_of_a_table_has_a_title_and_a_place() -> None:

@@ -412,7 +412,7 @@ def test_the_picture_is_drawn_for_one_run_and_for_many(tmp_path: Path) -> None:
         ]
         assert draw_rate_distortion(records, path)
         with Image.open(path) as picture:
-            assert picture.size == (1200, 825)
+            assert picture.width >= 1200 and picture.height >= 825
             assert np.asarray(picture.convert("L")).std() > 5
 
 
@@ -444,10 +444,10 @@ def test_a_directory_that_cannot_be_written_is_named(sweep: Path) -> None:
         write_sweep(collect(sweep), sweep / "kl_weight=0" / "config.yaml" / "x")
 
 
-def test_a_report_does_not_import_torch_and_loads_matplotlib_late() -> None:
+def test_a_report_does_not_import_torch_and_loads_altair_late() -> None:
     script = (
         "import sys, genlab.report, genlab.media.pictures, genlab.runs.directory;"
-        "assert not {'torch', 'matplotlib', 'lightning'} & set(sys.modules)"
+        "assert not {'torch', 'altair', 'jinja2', 'lightning'} & set(sys.modules)"
     )
     project = Path(genlab.__file__).parents[1]
     subprocess.run([sys.executable, "-c", script], check=True, cwd=project)

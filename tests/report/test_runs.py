@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
-from matplotlib.figure import Figure
 from PIL import Image
 
-from genlab.media import matplotlib_charts as charts
+from genlab.media import charts
 from genlab.report import answer, collect, sweep_table, swept_keys, write_sweep
-from genlab.report.curves import bound_by_log_snr_png
-from genlab.report.html import report_page
+from genlab.report.bounds import draw_bounds
+from genlab.report.page import report_page
 from genlab.report.replicates import has_replicates, summarise, to_csv
 from genlab.report.replicates import rows as rows_of
 from genlab.report.units import draw_units
@@ -105,52 +104,86 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """The content of a page: its data for the script, its media, and the rows of its table."""
+    """A page: the rows of its table, its charts by section, its cards, its pictures and media."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.scripts: dict[str, str] = {}
         self.rows: list[tuple[dict[str, str | None], list[str]]] = []
-        self.headings: list[str] = []
-        self._script: str | None = None
-        self._cell: list[str] | None = None
-        self._in_table = False
+        self.charts: dict[str, list[dict[str, Any]]] = {}
+        self.curves: list[dict[str, Any]] = []
+        self.cards: dict[int, dict[str, str]] = {}
+        self.gallery: dict[str, list[tuple[int, int]]] = {}
+        self.media: dict[str, str] = {}
+        self._kinds: list[str] = []
+        self._section = ""
+        self._given: dict[str, str | None] = {}
+        self._figure = -1
+        self._text: list[str] = []
+        self._in_table = self._in_card = False
         self.feed(text)
-        self.content: dict[str, Any] = json.loads(self.scripts["content"])
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
-        if tag == "script":
-            self._script = given.get("id")
+        if tag not in ("strong", "span", "button", "img"):
+            self._text = []
+        if tag == "section":
+            self._section = given["id"] or ""
+        elif tag == "script":
+            self._given = given
         elif tag == "table":
-            self._in_table = given.get("id") == "table"
-        elif self._in_table and tag == "tr":
+            self._in_table = given.get("class") == "runs"
+        elif tag == "tr" and self._in_table:
             self.rows.append((given, []))
-        elif self._in_table and tag in ("td", "th"):
-            self._cell = []
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._script = None
-        elif tag == "table":
-            self._in_table = False
-        elif tag in ("td", "th") and self._cell is not None:
-            self.rows[-1][1].append("".join(self._cell))
-            self._cell = None
+        elif tag == "template":
+            self._in_card = given["class"] == "card-of"
+            if self._in_card:
+                self.cards[int(given["data-run"] or "")] = {}
+        elif tag == "figure":
+            self._figure = int(given.get("data-run") or -1)
+        elif "data-medium" in given and not self._in_card:
+            kind = (given.get("alt") or given["aria-label"] or "").partition(":")[0]
+            found = self.gallery.setdefault(kind, [])
+            found.append((self._figure, int(given["data-medium"] or "")))
 
     def handle_data(self, data: str) -> None:
-        if self._script is not None:
-            self.scripts[self._script] = self.scripts.get(self._script, "") + data
-        if self._cell is not None:
-            self._cell.append(data)
+        self._text.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        text = "".join(self._text)
+        if tag == "script" and self._given.get("type") == "application/json":
+            if self._given.get("class") == "curve-data":
+                self.curves = json.loads(text)
+            elif "id" not in self._given:
+                self.charts.setdefault(self._section, []).append(json.loads(text))
+        elif tag == "script":
+            self.media[self._given.get("id") or ""] = text
+        elif tag in ("td", "th") and self._in_table:
+            self.rows[-1][1].append(text.strip())
+        elif tag == "dt" and self._in_card:
+            self._fact = text
+        elif tag == "dd" and self._in_card:
+            self.cards[max(self.cards)][self._fact] = text
+        elif tag == "table":
+            self._in_table = False
 
     @property
     def ids(self) -> list[str]:
         """The runs in the order of their numbers."""
-        return [run["id"] for run in self.content["runs"]]
+        numbered = {
+            int(given["data-run"] or ""): given["data-id"] or "" for given, _ in self.rows[1:]
+        }
+        return [numbered[i] for i in range(len(numbered))]
+
+    def colour(self, number: int) -> str:
+        (found,) = {
+            (given["style"] or "").removeprefix("--shade:")
+            for given, _ in self.rows[1:]
+            if given["data-run"] == str(number)
+        }
+        return found
 
     def medium(self, number: int) -> bytes:
-        return base64.b64decode(self.scripts[f"m{number}"])
+        return base64.b64decode(self.media[f"m{number}"])
 
 
 @pytest.fixture(scope="module")
@@ -193,26 +226,23 @@ def test_a_row_of_the_page_has_the_numbers_and_the_colour_of_its_run(page: Page)
     assert page.ids == SHOWN and len(rows) == len(SHOWN)
     colours: dict[float, set[str]] = {}
     for attributes, cells in rows:
-        run = page.content["runs"][int(attributes["data-run"] or "")]
-        weight, seed = RUNS[run["id"]]
+        number = int(attributes["data-run"] or "")
+        name = page.ids[number]
+        weight, seed = RUNS[name]
         shown = dict(zip(headings, cells, strict=True))
         assert (float(shown["kl_weight"]), int(shown["seed"])) == (weight, seed)
-        assert float(shown["neg_elbo"]) == metrics(run["id"])["test/neg_elbo"]
-        assert run["values"]["kl"] == metrics(run["id"])["test/kl"]
-        assert run["values"]["kl_weight"] == weight
-        assert dict(run["facts"])["kl"] == f"{metrics(run['id'])['test/kl']:.2f}"
-        assert run["label"] == f"kl_weight {weight:g}, seed {seed}" == attributes["title"]
-        light, _, dark = run["colour"].partition("|")
-        assert attributes["style"] == f"--light:{light};--dark:{dark}"
-        colours.setdefault(weight, set()).add(run["colour"])
+        assert float(shown["neg_elbo"]) == metrics(name)["test/neg_elbo"]
+        assert page.cards[number]["kl"] == f"{metrics(name)['test/kl']:.2f}"
+        assert attributes["title"] == f"kl_weight {weight:g}, seed {seed}"
+        colours.setdefault(weight, set()).add(page.colour(number))
     assert all(len(of_setting) == 1 for of_setting in colours.values())
     assert len(set().union(*colours.values())) == 3
 
 
 def test_a_picture_and_a_video_of_the_page_are_those_of_their_run(page: Page) -> None:
-    kinds = {(kind["name"], kind["video"]): kind["files"] for kind in page.content["gallery"]}
-    assert set(kinds) == {("reconstructions", False), ("samples", False), ("training", True)}
-    for (name, is_video), files in kinds.items():
+    assert set(page.gallery) == {"Reconstructions", "Samples", "Training"}
+    for title, files in page.gallery.items():
+        name, is_video = title.lower(), title == "Training"
         assert [i for i, _ in files] == list(range(len(SHOWN)))
         for i, number in files:
             content = page.medium(number)
@@ -225,53 +255,45 @@ def test_a_picture_and_a_video_of_the_page_are_those_of_their_run(page: Page) ->
 
 
 def test_a_curve_of_the_page_is_that_of_its_run(page: Page) -> None:
-    curves = page.content["curves"]
-    assert len(curves["runs"]) == len(SHOWN)
-    for name, run in zip(page.ids, curves["runs"], strict=True):
+    assert len(page.curves) == len(SHOWN)
+    for name, run in zip(page.ids, page.curves, strict=True):
         steps, values = run["y"]["val/neg_elbo"]
         assert values == curve(name)
-        assert run["x"][steps] == [0, 10, 20, 30, 40]
+        assert run["step"][steps] == [0, 10, 20, 30, 40]
         assert run["y"]["val/kl"][1] == [value / 2 for value in curve(name)]
 
 
 def test_points_and_lines_of_the_page_are_those_of_their_runs(page: Page) -> None:
-    def traces(figure: dict[str, Any]) -> list[dict[str, Any]]:
-        return [trace for trace in figure["data"] if "customdata" in trace]
+    def shade(spec: dict[str, Any], name: str) -> str:
+        scale = spec["layer"][0]["encoding"]["color"]["scale"]
+        return dict(zip(scale["domain"], scale["range"], strict=True))[name]
 
-    def colour(number: int) -> str:
-        found: str = page.content["runs"][number]["colour"]
+    def lines(spec: dict[str, Any], table: str, field: str) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for row in spec["datasets"][table]:
+            found.setdefault(page.ids[row["run"]], []).append(row[field])
+            assert shade(spec, row["name"]) == page.colour(row["run"])
         return found
 
     bits = 1 / (784 * math.log(2))  # a diffusion model is among them
-    points = {}
-    for trace in traces(page.content["plane"]):
-        for number, x, y, its in zip(
-            trace["customdata"], trace["x"], trace["y"], trace["marker"]["color"], strict=True
-        ):
-            points[page.ids[number]] = (x, y)
-            assert its == colour(number)
+    (plane,) = page.charts["plane"]
+    points = {page.ids[row["run"]]: row for row in plane["datasets"]["runs"]}
     assert set(points) == set(SHOWN)
-    for name, (_, y) in points.items():
-        assert y == pytest.approx(metrics(name)["test/reconstruction"] * bits)
+    for name, row in points.items():
+        assert row["y"] == pytest.approx(metrics(name)["test/reconstruction"] * bits)
+        assert row["colour"] == page.colour(row["run"])
     by_rate = sorted(SHOWN, key=lambda name: metrics(name)["test/kl"])
-    assert sorted(SHOWN, key=lambda name: points[name][0]) == by_rate
+    assert sorted(SHOWN, key=lambda name: points[name]["x"]) == by_rate
 
-    drawn = {}
-    for trace in traces(page.content["units"]):
-        (number,) = set(trace["customdata"])
-        drawn[page.ids[number]] = trace["y"]
-        assert trace["line"]["color"] == colour(number)
-    assert drawn == {name: units(name) for name in SHOWN}
-
-    titled = {figure["title"]: traces(figure) for figure in page.content["diagnostics"]}
-    (active,) = titled["Active latent units"]
-    assert {page.ids[i]: y for i, y in zip(active["customdata"], active["y"], strict=True)} == {
+    assert lines(page.charts["units"][0], "units", "kl") == {name: units(name) for name in SHOWN}
+    found = lines(page.charts["bound"][0], "bounds", "nats")
+    assert found == {name: spent(name) for name in SHOWN}
+    active = next(
+        spec for spec in page.charts["diagnostics"] if spec["description"] == "Active latent units"
+    )
+    assert {page.ids[row["run"]]: row["value"] for row in active["datasets"]["runs"]} == {
         name: metrics(name)["test/active_units"] for name in SHOWN
     }
-    lines = {page.ids[t["customdata"][0]]: t for t in titled["Bound in each bin of log-SNR (nats)"]}
-    assert {name: line["y"] for name, line in lines.items()} == {n: spent(n) for n in SHOWN}
-    for i, name in enumerate(page.ids):
-        assert lines[name]["line"]["color"] == colour(i)
 
 
 def test_pictures_laid_together_are_in_the_order_of_the_rows(sweep: Path) -> None:
@@ -294,19 +316,21 @@ def test_pictures_laid_together_are_in_the_order_of_the_rows(sweep: Path) -> Non
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would have been written."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(charts, "save", lambda made, path: figures.append(made))
-    return figures
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The charts that would have been written."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(charts, "save", lambda chart, *_: made.append(charts.spec(chart)))
+    return made
 
 
-def lines_of(figure: Figure) -> dict[str, list[float]]:
+def lines_of(spec: dict[str, Any]) -> dict[str, list[float]]:
     """Values by name, of the lines that are no forecast."""
-    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
-    found = {str(line.get_label()): np.asarray(line.get_ydata(), float) for line in lines}
-    assert len(found) == len(lines)
-    return {name: values.tolist() for name, values in found.items()}
+    tables = spec["datasets"]
+    table, field = ("units", "kl") if "units" in tables else ("bounds", "nats")
+    found: dict[str, list[float]] = {}
+    for row in tables[table]:
+        found.setdefault(row["name"], []).append(row[field])
+    return found
 
 
 def mean(values: list[list[float]]) -> list[float]:
@@ -315,11 +339,11 @@ def mean(values: list[list[float]]) -> list[float]:
 
 
 def test_a_line_over_seeds_is_the_mean_of_its_settings_runs(
-    sweep: Path, drawn: list[Figure], tmp_path: Path
+    sweep: Path, drawn: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     records = collect(sweep)
     assert draw_units(records, tmp_path / "x.png")
-    assert bound_by_log_snr_png(records, tmp_path / "x.png")
+    assert draw_bounds(records, tmp_path / "x.png")
     settings = {"0": ("c", "e"), "1": ("f", "b"), "30": ("d", "a")}
     for figure, of in zip(drawn, (units, spent), strict=True):
         found = {name.split()[-1]: line for name, line in lines_of(figure).items()}
@@ -358,17 +382,18 @@ def test_runs_of_different_sweeps_are_no_replicates(tmp_path: Path, seeds: int) 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_the_page_of_two_sweeps_has_a_mean_for_each(tmp_path: Path, seeds: int) -> None:
     root = two_sweeps(tmp_path, seeds)
-    files = {file.name for file in write_sweep(collect(root), root / "both")}
+    files = {file.name for file in write_sweep(collect(root), root / "both", as_one=True)}
     assert ("by_point.csv" in files) is (seeds == 2)
     page = Page((root / "both" / "report.html").read_text())
-    means = [trace for trace in page.content["plane"]["data"] if "error_y" in trace]
-    assert [len(trace["y"]) for trace in means] == ([4] if seeds == 2 else [])
+    means = page.charts["plane"][0]["datasets"]["spread"]
+    has_images = sum(row["top"] > row["bottom"] for row in means)
+    assert has_images == (4 if seeds == 2 else 0)
+    labels = {row["run"]: row["label"] for row in page.charts["plane"][0]["datasets"]["runs"]}
     for attributes, cells in page.rows[1:]:
-        run = page.content["runs"][int(attributes["data-run"] or "")]
-        where = "first" if run["id"] in "abcd" else "second"
+        where = "first" if (attributes["data-id"] or "") in "abcd" else "second"
         assert where in cells
-        assert page.content["sweeps"][run["sweep"]] == where
-        assert run["label"].startswith(f"{where}: ")
+        assert (attributes["title"] or "").startswith(f"{where}: ")
+        assert labels[int(attributes["data-run"] or "")] == attributes["title"]
 
 
 def test_the_answer_keeps_sweeps_apart(tmp_path: Path) -> None:
@@ -383,11 +408,11 @@ def test_the_answer_keeps_sweeps_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_lines_of_the_same_setting_in_two_sweeps_are_two(
-    tmp_path: Path, drawn: list[Figure], seeds: int
+    tmp_path: Path, drawn: list[dict[str, Any]], seeds: int
 ) -> None:
     records = collect(two_sweeps(tmp_path, seeds))
     assert draw_units(records, tmp_path / "x.png")
-    assert bound_by_log_snr_png(records, tmp_path / "x.png")
+    assert draw_bounds(records, tmp_path / "x.png")
     for figure in drawn:
         assert len(lines_of(figure)) == 4
 

@@ -1,4 +1,4 @@
-"""The KL of each unit as a picture, checked at what matplotlib was told to draw."""
+"""The KL of each unit as a picture, checked at the rows that are drawn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from matplotlib.figure import Figure
 
-from genlab.media import matplotlib_charts as charts
+from genlab.media import charts
 from genlab.report import collect, write_sweep
 from genlab.report.units import FLOOR, draw_units
 from genlab.runs.directory import RunDirectory
@@ -37,23 +36,25 @@ def runs(tmp_path: Path) -> Path:
 def test_each_setting_is_a_line_of_its_seeds_mean_and_a_dashed_forecast(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(charts, "save", lambda made, path: drawn.append(made))
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(charts, "save", lambda made, *_: drawn.append(charts.spec(made)))
     assert draw_units(collect(runs), runs / "x.png", runs / "x.svg")
-    (axes,) = drawn[0].axes
-    lines = {
-        (line.get_label(), line.get_linestyle()): [float(y) for y in line.get_ydata()]
-        for line in axes.lines
-        if len(line.get_ydata())
-    }
+    (spec,) = drawn
+    lines: dict[tuple[str, str], list[float]] = {}
+    for row in spec["datasets"]["units"]:
+        lines.setdefault((row["name"], row["part"]), []).append(row["kl"])
     assert lines == {
-        ("kl_weight 0", "-"): [10.0, 4.0, 1.0],
-        ("kl_weight 30", "-"): [FLOOR] * 3,
-        ("_kl_weight 30", "--"): [FLOOR] * 2,
+        ("kl_weight 0", "run"): [10.0, 4.0, 1.0],
+        ("kl_weight 30", "run"): [FLOOR] * 3,
+        ("kl_weight 30", "forecast"): [FLOOR] * 2,
     }
-    (legend,) = drawn[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == ["kl_weight 0", "kl_weight 30"]
-    low, high = axes.get_ylim()
+    encoding = spec["layer"][0]["encoding"]
+    assert encoding["color"]["scale"]["domain"] == ["kl_weight 0", "kl_weight 30"]
+    assert encoding["strokeDash"]["scale"] == {
+        "domain": ["run", "forecast"],
+        "range": [[1, 0], [5, 4]],
+    }
+    low, high = encoding["y"]["scale"]["domain"]
     assert low < FLOOR and high > 10
 
 

@@ -1,0 +1,95 @@
+"""What charts of a page share: emphasis of runs from outside, zoom, lines of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+Row = Mapping[str, Any]
+#: Lines whose points are drawn and which a legend names; more cannot be told apart.
+_FEW = 24
+#: How visible a mark of a run is.
+OPACITY = "isValid(emphasis) ? emphasis[datum.run] : 1"
+#: The marks of runs that are not filtered out.
+IS_SHOWN = "!isValid(emphasis) || emphasis[datum.run] > 0"
+
+
+def emphasis() -> Any:
+    """Return the parameter by which a page tells a chart how visible each run is, by number."""
+    return alt.param(name="emphasis", value=None)
+
+
+def zoom() -> Any:
+    """Return the parameter that lets a mouse move a chart and, with the shift key, zoom it.
+
+    It is for a page alone: what moves is clipped, which makes a file slow to draw.
+    """
+    return alt.selection_interval(
+        name="zoom",
+        bind="scales",
+        zoom="wheel![event.shiftKey]",
+        translate="[pointerdown[event.pointerType === 'mouse'], window:pointerup] "
+        "> window:pointermove!",
+    )
+
+
+def composed(
+    layers: Sequence[Any],
+    tables: Mapping[str, Iterable[Row]],
+    height: float,
+    *parameters: Any,
+) -> Any:
+    """Return a chart of layers, whose data are tables by name.
+
+    Altair copies the data of a chart with each layer that is put on top of it, but not a name.
+    """
+    chart = alt.layer(*layers).resolve_scale(shape="independent", strokeDash="independent")
+    chart = chart.add_params(*parameters).properties(height=height)
+    chart.datasets = {name: [dict(row) for row in rows] for name, rows in tables.items()}
+    return chart
+
+
+def of(table: str) -> Any:
+    """Return a chart of the rows of a named table."""
+    return alt.Chart(alt.NamedData(name=table))
+
+
+def lines(
+    table: str,
+    x: Any,
+    y: Any,
+    tooltip: Sequence[Any],
+    names: Mapping[str, str],
+) -> list[Any]:
+    """Return the layers of lines of runs, each with its points if there are few names.
+
+    Args:
+        table: a row for each point, with `run`, `name`, and the fields of x, y and tooltip; rows of
+            one run that have different `part`s are different lines, `forecast` a dashed one.
+        names: the colour of each name.
+    """
+    is_few = len(names) <= _FEW
+    colour = alt.Color(
+        "name:N",
+        scale=alt.Scale(domain=list(names), range=list(names.values())),
+        title=None,
+        legend=alt.Undefined if is_few else None,
+    )
+    dash = alt.StrokeDash(
+        "part:N", scale=alt.Scale(domain=["run", "forecast"], range=[[1, 0], [5, 4]]), legend=None
+    )
+    base = of(table).transform_filter(IS_SHOWN)
+    look: dict[str, Any] = {"cursor": "pointer", "aria": False}
+    drawn = base.mark_line(**look, strokeWidth=1.8, opacity=alt.ExprRef(OPACITY))
+    tooltips = [] if is_few else [tooltip[0]]
+    layers = [
+        drawn.encode(x=x, y=y, color=colour, strokeDash=dash, detail="run:N", tooltip=tooltips)
+    ]
+    if is_few:
+        dots = base.transform_filter("datum.part == 'run'").mark_point(
+            **look, size=30, opacity=alt.ExprRef(OPACITY)
+        )
+        layers.append(dots.encode(x=x, y=y, color=colour, tooltip=list(tooltip)))
+    return layers
