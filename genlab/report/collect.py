@@ -254,7 +254,9 @@ def _job(sweep: Path, job: Job, point: dict[str, Any], command: tuple[str, ...])
         group=str(known.get("group") or printable(sweep.name, kept="")),
         state="missing",
         error=_error("missing", {}),
-        asked=known or plain(job.point) | {"seed": job.seed},
+        asked={**choices(plain(dict(job.config))), **known}
+        if known
+        else plain(job.point) | {"seed": job.seed},
         point=point,
         command=command,
     )
