@@ -103,7 +103,13 @@ def _check_target(node: Config, key: str) -> Config:
         elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             checked[name] = check(value, place)
         else:
-            raise ConfigError(f"{place}={value!r}: {unknown(name, parameters)}")
+            # what a partial lacks, such as the parameters of an optimizer, is not for a config
+            known = [
+                parameter
+                for parameter, kind in parameters.items()
+                if parameter in node or kind.default is not kind.empty or "_partial_" not in node
+            ]
+            raise ConfigError(f"{place}={value!r}: {unknown(name, known)}")
     return checked
 
 
@@ -111,7 +117,8 @@ def unknown(name: str, known: Iterable[str]) -> str:
     """Return the part of a message that suggests a key for an unknown one."""
     known = [k for k in known if k != "self"]
     close = difflib.get_close_matches(name, known, n=1)
-    guess = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+    listed = f"known are {', '.join(sorted(known))}" if known else "none is known here"
+    guess = f"did you mean {close[0]}?" if close else listed
     return f"there is no such key; {guess}"
 
 

@@ -70,7 +70,7 @@ def check_finite(terms: Mapping[str, Tensor], step: int, lr: float) -> None:
     broken = [n for n, v in values.items() if n != "loss" and not math.isfinite(v)] or ["loss"]
     raise TrainingError(
         f"step {step}: {' and '.join(broken)} is not finite "
-        f"({', '.join(f'{name}={value:g}' for name, value in values.items())}); the last "
-        f"checkpoint is from before it; lower model.optimizer.lr={lr:g}, or set "
-        "trainer.gradient_clip_val"
+        f"({', '.join(f'{name}={value:g}' for name, value in values.items())}): lower "
+        f"model.optimizer.lr={lr:g}, or set trainer.gradient_clip_val; a checkpoint, if there is "
+        "one, is from before this step"
     )

@@ -172,7 +172,11 @@ def _about_families(families: Mapping[str, Sequence[Finding]]) -> list[str]:
     }
     ranked = sorted(known.values(), key=lambda finding: finding.bits("neg_elbo"))
     sentences = [_compare(ranked, families)] if len(ranked) > 1 else []
-    unbounded = [family for family in families if family not in known]
+    unbounded = [
+        family
+        for family, findings in families.items()
+        if all(finding.metric(BOUND) is None for finding in findings)
+    ]
     everything = [finding for findings in families.values() for finding in findings]
     if unbounded:
         sentences.append(

@@ -17,6 +17,8 @@ from genlab.runs.points import without_seed
 LIKELIHOOD = "model.likelihood._target_"
 #: Keys of a group that have a column, the seed beside them.
 MOST_COLUMNS = 4
+# Values of a term that a sentence names.
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,29 @@ def apart(found: Sequence[Group]) -> str:
     if len(found) < 2:
         return ""
     terms = [_terms_of(group.records) for group in found]
-    differing = [
-        name
-        for name, values in zip(Terms._fields, zip(*terms, strict=True), strict=True)
-        if len({value for value in values if value is not None}) > 1
-    ]
-    parts = f"{len(found)} groups of runs are reported one by one and not compared"
-    if differing:
-        reasons = " and ".join(_NAMES[name] for name in differing)
-        return f"The {parts}, since they differ in {reasons}."
-    return f"The {parts}, since they are of different sweeps: name two of them to compare those."
+    reasons = []
+    for i, name in enumerate(Terms._fields):
+        if len({own[i] for own in terms if own[i] is not None}) > 1:
+            texts = [
+                _text(name, group.records, own) for group, own in zip(found, terms, strict=True)
+            ]
+            known = list(dict.fromkeys(text for text in texts if text))
+            more = [f"{len(known) - _MOST_NAMED} more"] if len(known) > _MOST_NAMED else []
+            reasons.append(f"{_NAMES[name]} ({', '.join([*known[:_MOST_NAMED], *more])})")
+    parts = f"The {len(found)} groups of runs are reported one by one and not compared"
+    if reasons:
+        return f"{parts}, since they differ in {' and in '.join(reasons)}."
+    return f"{parts}, since they are of different sweeps: name two sweeps to compare those."
+
+
+def _text(name: str, records: Sequence[Record], terms: Terms) -> str:
+    """Write one of the terms of runs in words."""
+    if name == "data":
+        return data_names([record for record in records if record.config])
+    if name == "shape":
+        return " x ".join(map(str, terms.shape or ()))
+    value = getattr(terms, name)
+    return {"images": f"{value} test images"}.get(name, str(value or ""))
 
 
 def _several(records: Sequence[Record], directories: Sequence[str]) -> str:
@@ -282,14 +297,12 @@ def _titles(parts: Sequence[Sequence[Record]]) -> list[str]:
 def _texts(records: Sequence[Record]) -> list[str]:
     """Return the terms of runs as they are written in a title."""
     terms = _terms_of(records)
-    return [
-        data_names([record for record in records if record.config]),
-        " x ".join(map(str, terms.shape or ())),
-        f"binarisation {terms.binarisation}",
-        f"{terms.images} test images",
-        _likelihoods(records),
-        f"genlab {terms.version}",
-    ]
+    texts = {name: _text(name, records, terms) for name in Terms._fields} | {
+        "binarisation": f"binarisation {terms.binarisation}",
+        "unit": _likelihoods(records),
+        "version": f"genlab {terms.version}",
+    }
+    return [texts[name] for name in Terms._fields]
 
 
 def _likelihoods(records: Sequence[Record]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from genlab.report.differences import Difference, differences
 from genlab.report.escaping import spreadsheet_cell
 from genlab.report.intervals import mean_interval
 from genlab.report.naming import number_text, setting_text, sort_key, sweep_names
+from genlab.report.tables import Column, Table
 from genlab.runs.points import point_text, short_names, without_seed
 
 CAPTION = "mean over seeds +- half of its 95 % interval (Student's t), sd in brackets"
@@ -151,16 +152,23 @@ def _is_shown(metric: str) -> bool:
     return bool(name.heading) and not name.is_part
 
 
+def table(points: Sequence[Replicates]) -> Table:
+    """Return the table of `cells`, for a terminal."""
+    headings, texts = cells(points)
+    settings = len(points[0].point) + 1
+    columns = [
+        Column(heading, _text_of(i), is_result=i >= settings) for i, heading in enumerate(headings)
+    ]
+    return Table([dict(enumerate(row)) for row in texts], columns, CAPTION)
+
+
+def _text_of(column: int) -> Callable[[Mapping[Any, Any]], str]:
+    return lambda row: str(row[column])
+
+
 def to_text(points: Sequence[Replicates]) -> str:
-    """Format the table for a terminal."""
-    headings, rows = cells(points)
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    lines = [headings, ["-" * width for width in widths], *rows]
-    text = "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-    return f"{text}\n{CAPTION}\n"
+    """Format the table as plain text."""
+    return table(points).to_text()
 
 
 #: The columns of `rows` that compare a point with the best one, over their common seeds.

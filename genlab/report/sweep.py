@@ -23,6 +23,7 @@ from genlab.report.media import PIXEL_BUDGET
 from genlab.report.naming import setting_names
 from genlab.report.plane import draw_rate_distortion as draw_plane
 from genlab.report.replicates import has_replicates, rows, summarise, to_csv, to_text
+from genlab.report.replicates import table as settings_table
 from genlab.report.tables import sweep_table
 from genlab.report.units import draw_units
 from genlab.report.videos import write_videos
@@ -197,7 +198,8 @@ def print_sweep(
         sweep_table(group.records).print(console)
         points = summarise(group.records, swept_keys(group.records))
         if has_replicates(points):
-            console.print(Text(f"\n{printable(to_text(points))}"), soft_wrap=True, end="")
+            console.print()
+            settings_table(points).print(console)
         sentences = [Text(""), Text(printable(about(group.records)))]
         console.print(*sentences, sep="\n", soft_wrap=is_piped)
     console.print()

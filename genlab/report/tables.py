@@ -23,7 +23,7 @@ from genlab.report.groups import in_order as in_order
 from genlab.report.naming import number_text, setting_text, sweep_names
 from genlab.runs.points import short_names
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 #: Columns that summary.csv has even if no run has a value for them.
 _ALWAYS = tuple(f"test/{name.name}" for name in NAMES if name.is_compared)
 _FACTS = (
@@ -68,7 +68,7 @@ class Table:
         endings: a line for each run without a usable result, and what to do about it.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[dict[Any, Any]]
     columns: list[Column]
     caption: str = ""
     endings: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ class Table:
             # Text, since a message may hold square brackets, which rich would take for markup.
             table.add_row(
                 *map(Text, texts),
-                style="red" if row["error"] or row["verdict"] == "diverged" else None,
+                style="red" if row.get("error") or row.get("verdict") == "diverged" else None,
             )
         return table
 

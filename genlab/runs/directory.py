@@ -121,7 +121,7 @@ class RunDirectory(Layout):
         if self.writes and self._lock.is_held and not self._lock.is_in_place:
             raise TrainingError(
                 f"{self.path} was moved or removed during the run, which has stopped: move it back "
-                "and the same command goes on from its last checkpoint"
+                "and the same command, without overwrite=true, goes on from the last checkpoint"
             )
 
     @contextmanager

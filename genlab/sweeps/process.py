@@ -225,7 +225,9 @@ class Sweep:
         compare(self.directory, ())
         left = sum(task.state != "completed" for task in tasks)
         print(f"\nstopped with {left} of {len(tasks)} jobs to do; the same command goes on:")
-        print(f"  {shlex.join([Path(sys.executable).name, *sys.argv])}", flush=True)
+        # with overwrite=true, the jobs that are done would start anew
+        again = [word for word in sys.argv if not word.startswith("overwrite=")]
+        print(f"  {shlex.join([Path(sys.executable).name, *again])}", flush=True)
 
     def _returned(
         self, overrides: Sequence[str], config: Mapping[str, Any], outcome: Outcome

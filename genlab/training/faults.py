@@ -75,7 +75,7 @@ def _explanation(error: BaseException) -> str | None:
         )
         return (
             f"nothing more can be written{at} ({error.strerror}): {remedy}; what was written is "
-            "whole, and the same command goes on from the last checkpoint"
+            "whole, and the same command, without overwrite=true, goes on from the last checkpoint"
         )
     if isinstance(error, OSError | ImportError | RuntimeError):
         for what, texts, remedy in _LIMITS:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from genlab.data.datamodule import ImageData
 from genlab.metrics.names import describe
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import Forecast, HasSetting
@@ -42,13 +43,16 @@ def result(
         forecast_verdict = _verdict(module.model, forecast.metrics())
     trainer = module.trainer
     batches = trainer.global_step * trainer.accumulate_grad_batches
-    images = batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+    data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+    images = batches * data.batch_size
+    tested_images = int(sum(trainer.num_test_batches)) * data.eval_batch_size
     on_gpu = trainer.strategy.root_device.type == "cuda"
     return {
         "metrics": metrics,
         "units": {name: unit for name in metrics if (unit := describe(name).unit)},
         "verdict": verdict,
         "forecast_verdict": forecast_verdict,
+        "test_images": min(tested_images, data.size("test")),
         "seed": module.seed,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,

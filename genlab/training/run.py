@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,7 +175,7 @@ def _train_in(
     if run_config.forecast and isinstance(module.model, HasForecast):
         forecast = module.model.forecast(data.pixels("train"))
     if forecast is not None:
-        print(f"expect {forecast.sentence}")
+        print(textwrap.fill(f"expect {forecast.sentence}", 80, subsequent_indent=" " * 7))
     print(flush=True)
 
     last = LastCheckpoint(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
+import pytest
 import yaml
 
-from genlab.report import collect
+from genlab.report import collect, sweep_table
+from genlab.report.answer import about
 from genlab.report.groups import Group, apart, groups
 from genlab.runs.manifest import Job, Manifest
 
@@ -217,3 +220,71 @@ def test_a_run_without_a_result_stays_with_its_sweep(tmp_path: Path) -> None:
     for i, state in enumerate(("failed", "preempted", "running")):
         write(path / f"other{i}", vae(**{"model.kl_weight": 5.0 + i}), state=state)
     assert sizes(tmp_path) == [5]
+
+
+def test_a_gan_without_a_bound_is_compared_by_its_quality(tmp_path: Path) -> None:
+    for name, fid in (("vae", 40.0), ("gan", 12.0)):
+        config = vae("discretized_logistic")
+        if name == "gan":
+            config["model"] = {"_target_": "genlab.gan.model.GAN"}
+        path = write(tmp_path / "plane" / name, config)
+        metrics = {"test/energy_distance": fid}
+        if name == "vae":
+            metrics |= {"test/reconstruction": 900.0, "test/kl": 20.0, "test/neg_elbo": 920.0}
+        (path / "result.json").write_text(json.dumps({"metrics": metrics}))
+    (group,) = found(tmp_path)
+    said = about(group.records)
+    assert "The GAN has no bound on the likelihood, and so no place in the rate" in said
+    assert "The lowest energy distance is that of GAN: 12.00" in said
+    table = sweep_table(group.records)
+    headings = [column.heading for column in table.columns]
+    assert "neg_elbo" in headings and "energy distance" in headings
+    rows = {cells[0]: dict(zip(headings, cells, strict=True)) for cells in table.cells()}
+    assert rows["GAN"]["neg_elbo"] == "" and rows["VAE"]["neg_elbo"] == "920.0"
+
+
+def test_an_unlisted_metric_is_shown_where_it_is_one_kind(tmp_path: Path) -> None:
+    for i, feature in enumerate((64, 64, 2048)):
+        config = vae(**{"model.kl_weight": float(i), "metrics.fid.feature": feature})
+        path = write(tmp_path / "s" / str(i), config)
+        metrics = {"test/neg_elbo": 1.0, "test/reconstruction": 1.0, "test/fid": 9.0, "test/x": 2.0}
+        (path / "result.json").write_text(json.dumps({"metrics": metrics}))
+    headings = [column.heading for column in sweep_table(collect(tmp_path / "s")).columns]
+    assert "x" in headings and "fid" not in headings
+    shown = sweep_table(collect([tmp_path / "s" / "0", tmp_path / "s" / "1"])).columns
+    assert "fid" in [column.heading for column in shown]
+
+
+def test_where_no_unit_is_active_the_weight_is_not_blamed(tmp_path: Path) -> None:
+    def with_units(active: dict[float, int]) -> str:
+        for weight, units in active.items():
+            path = write(tmp_path / "s" / f"{weight}", vae(**{"model.kl_weight": weight}))
+            metrics = {"test/reconstruction": 200.0 + weight, "test/kl": 0.0}
+            metrics |= {"test/neg_elbo": 200.0 + weight, "test/active_units": units}
+            (path / "result.json").write_text(json.dumps({"metrics": metrics}))
+        return about(collect(tmp_path / "s"))
+
+    assert with_units({0.5: 0, 1.0: 0, 30.0: 0}).startswith(
+        "No latent unit is active at any weight from 0.5 to 30, so that the weight is not what"
+    )
+    rmtree(tmp_path / "s")
+    said = with_units({0.5: 9, 1.0: 0, 30.0: 0})
+    assert said.startswith("kl_weight 30 switches off all 20 latent units")
+    assert "from 200.5 (kl_weight 0.5) to 230.0 nats" in said
+
+
+@pytest.mark.parametrize("runs", [200, 1000])
+def test_many_runs_are_one_table_in_numeric_order(tmp_path: Path, runs: int) -> None:
+    config = yaml.safe_dump(vae(**{"model.kl_weight": -1.0}))
+    result = {"metrics": {"test/reconstruction": 90.0, "test/kl": 1.0, "test/neg_elbo": 91.0}}
+    for i in range(runs):
+        path = tmp_path / "s" / f"run{i}"
+        path.mkdir(parents=True)
+        weight = f"kl_weight: {i * 7 % runs / 10}"
+        (path / "config.yaml").write_text(config.replace("kl_weight: -1.0", weight))
+        (path / "status.json").write_text('{"state": "completed"}')
+        (path / "result.json").write_text(json.dumps(result))
+    (group,) = found(tmp_path)
+    assert group.keys == ("model.kl_weight",)
+    shown = [float(cells[0]) for cells in sweep_table(group.records).cells()]
+    assert shown == [i / 10 for i in range(runs)]
