@@ -18,6 +18,7 @@ from genlab.cli.choices import (
     whole_numbers,
     without,
 )
+from genlab.cli.parsing import add_command
 from genlab.cli.trained import naming_flags
 from genlab.errors import DONE, at_key
 
@@ -56,28 +57,38 @@ class Row(NamedTuple):
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check-sampler",
-        help="the error of a sampler and its step grid on a known distribution",
-        description="Sample Gaussian data with a perfect network, so that every error is the "
+        "the error of samplers with a perfect network, as a table and a chart",
+        "Sample Gaussian data with a perfect network, so that every error is the "
         "sampler's: the error of the mean and the standard deviation, exactly, and the "
         "order at which it falls. Prints a table and draws it.",
-        epilog="example: genlab check-sampler model/noise_schedule=cosine "
-        "model/sampler=ddim,dpm_solver model.sampler.steps=10,20,50",
+        "genlab check-sampler model/noise_schedule=cosine \\\n"
+        "  model/sampler=ddim,dpm_solver model.sampler.steps=10,20,50",
+        "genlab check-sampler --all --std 0.25",
     )
-    add_arguments(parser, "check-sampler")
+    add_arguments(parser)
     parser.add_argument(
-        "--all", dest="everything", action="store_true", help="all samplers on all step grids"
+        "--all",
+        dest="everything",
+        action="store_true",
+        help="compare all samplers on all step grids",
     )
     parser.add_argument(
         "--std",
         type=_numbers,
         default=STDS,
         metavar="S,...",
-        help=f"standard deviations of the data, images being in [-1, 1] ({_listed(STDS)})",
+        help="standard deviations of the data; images have values from -1 to 1 (default: "
+        f"{_listed(STDS)})",
     )
     parser.add_argument(
-        "--mean", type=float, default=0.5, metavar="M", help="mean of the data (%(default)s)"
+        "--mean",
+        type=float,
+        default=0.5,
+        metavar="M",
+        help="mean of the data (default: %(default)s)",
     )
     parser.set_defaults(command=check_sampler)
 

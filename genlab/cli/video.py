@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from genlab.cli import trained
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links
 from genlab.runs.text import printable
@@ -27,16 +28,20 @@ _TRAJECTORIES = 3
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "video",
-        help="film trained models, several of them side by side",
-        description="Film trained models: validation images that turn into one another, "
-        "single latents, a walk through the prior, the way out of noise, the samples of each "
-        "validation. Several runs make one video, with the same images and the same noise at every "
-        "moment and the setting above each. MP4 needs genlab[video]; WebP is made anyway.",
-        epilog="example: genlab video runs/vae-kl_weight data=mnist_mini --kind interpolation",
+        "film trained models, several of them side by side",
+        "Film trained models: validation images that turn into one another, single latents, a "
+        "walk through the prior, the way from noise to images, the samples at each validation of "
+        "the training. Several runs make one video, with the same images and the same noise at "
+        "every moment and the setting above each. MP4 needs genlab[video]; WebP is made anyway.",
+        "genlab video RUN",
+        "genlab video runs/vae-kl_weight data=mnist_mini --kind interpolation",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or a sweep's")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run directory, or a folder of several"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -47,19 +52,33 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--kind",
         metavar="KIND,...",
-        help="interpolation, traversal, prior_walk, trajectory, training; by default all that a "
+        help="interpolation, traversal, prior_walk, trajectory, training (default: all that the "
         "model has, except the walk of a diffusion model, which takes minutes, and, without "
-        "data=NAME, those that need images",
+        "data=NAME, those that need images)",
     )
-    parser.add_argument("--n", type=int, help="panels of a run; 9 by default, 3 of a trajectory")
-    parser.add_argument("--seconds", type=float, default=6.0, help="length (%(default)s)")
-    parser.add_argument("--fps", type=float, default=20.0, help="frames a second (%(default)s)")
+    parser.add_argument(
+        "--n", type=int, metavar="N", help="panels of each run (default: 9; 3 of a trajectory)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=6.0,
+        metavar="S",
+        help="length in seconds (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=20.0,
+        metavar="N",
+        help="frames a second (default: %(default)g)",
+    )
     trained.add_arguments(parser)
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where the files go, instead of videos/ in the run, or of several beside them",
+        help="folder of the files (default: videos/ in the run; of several runs, beside them)",
     )
     parser.set_defaults(command=video)
 
