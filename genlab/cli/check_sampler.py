@@ -18,6 +18,7 @@ from genlab.cli.choices import (
     whole_numbers,
     without,
 )
+from genlab.cli.output import say
 from genlab.cli.parsing import add_command
 from genlab.cli.trained import naming_flags
 from genlab.errors import DONE, at_key
@@ -118,13 +119,14 @@ def check_sampler(
         rows += _of_genlab(rest, counts, grids, data, everything)
 
     console = Console(soft_wrap=True, highlight=False)
-    console.print(
-        f"Data N({mean:g}, std^2), sampled with a perfect network. For each std of the data,\n"
-        "the error of the samples' std in percent; then the largest error of their mean."
+    say(
+        console,
+        f"Data N({mean:g}, std^2), sampled with a perfect network. For each std of the data, the "
+        "error of the samples' std in percent; then the largest error of their mean.",
     )
     cells = [_cells(row, std) for row in rows]
     if len({row.schedule for row in rows}) == 1:
-        console.print(f"Noise schedule: {rows[0].schedule}", markup=False)
+        say(console, f"Noise schedule: {rows[0].schedule or '-'}")
         cells = [{**cell, "schedule": ""} for cell in cells]
     print_table(console, cells, ("schedule", "sampler", "grid"))
     if any(row.order is not None for row in rows):
@@ -134,7 +136,7 @@ def check_sampler(
     if any(row.is_estimate for row in rows):
         console.print("~ from samples, to 0.2 % of the standard deviation; all others are exact.")
     charts.save(samplers_figure(rows, std), path)
-    console.print(f"chart: {path}", markup=False)
+    say(console, f"chart: {path}")
     return DONE
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from genlab.cli.choices import SCHEDULE, add_arguments, chart_path, choices, print_table
+from genlab.cli.output import say
 from genlab.cli.parsing import add_command
 from genlab.errors import DONE
 
@@ -61,9 +62,9 @@ def check_schedule(
     print_table(console, [_cells(one) for one in found], ("schedule",))
     for one in found:
         if one.warning:
-            console.print(f"warning: {one.warning}", style="yellow", markup=False)
+            say(console, f"warning: {one.warning}", "yellow")
     charts.save(schedules_figure(found), path)
-    console.print(f"chart: {path}", markup=False)
+    say(console, f"chart: {path}")
     return DONE
 
 

@@ -196,6 +196,7 @@ def print_table(console: Console, rows: Sequence[dict[str, str]], texts: Collect
         table.add_column(name, justify=side, vertical="bottom", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(row[name]) or "-") for name in headings))
-    unbounded = console.options.update(max_width=1000)
-    console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    width, unbounded = console.width, console.options.update(max_width=1000)
+    console.width = max(width, Measurement.get(console, unbounded, table).maximum)
     console.print(table)
+    console.width = width

@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from genlab.cli import trained
+from genlab.cli.output import say
 from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.runs.files import refuse_foreign, write_atomically
 from genlab.runs.run import Run
-from genlab.runs.text import printable
 
 
 def add(commands: Any) -> None:
@@ -98,13 +98,13 @@ def evaluate(
         own = evaluation.OfRun.of(path)
         data = trained.data_for(path, spec, of_data, own.data)
         if other := data_record.difference(Run(path), data):
-            console.print(printable(f"{path}: {other}"), markup=False)
+            say(console, f"{path}: {other}")
         limit = own.batches if most is None else most or None
         record = evaluation.evaluate(path, data, there, split, limit, places[0], trust)
         record |= {"run": path.resolve().name, "batches": limit, "data": list(of_data)}
         target = path / "evaluations" / f"{_name(record, is_own=most is None)}.json"
         _write(target, record)
-        console.print(printable(f"{path}, {there}, {record['images']:,} images"), markup=False)
+        say(console, f"{path}, {there}, {record['images']:,} images")
         terminal.show(record, target, split)
     return DONE
 

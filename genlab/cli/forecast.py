@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from rich.console import Console
 
 from genlab.cli.choices import print_table
+from genlab.cli.output import say
 from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError
 
@@ -89,7 +90,7 @@ def forecast(overrides: Sequence[str]) -> int:
     )
     rows = [_cells(w, one, model.latent_dim) for w, one in zip(weights, found, strict=True)]
     print_table(console, rows, ("verdict",))
-    console.print(_reading(found[0]), markup=False)
+    say(console, _reading(found[0]))
     return DONE
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.text import Text
 
 from genlab.cli import trained
+from genlab.cli.output import say
 from genlab.cli.parsing import add_command
+from genlab.data.progress import progress
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links
-from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from genlab.callbacks.videos import VideoCallback
@@ -118,19 +118,22 @@ def video(
 
     console = Console(soft_wrap=True, highlight=False)
     films: dict[str, dict[str, Pixels]] = {}
-    for (label, record), of_run in zip(chosen, callbacks, strict=True):
-        with console.status(Text(f"{label or record.run_id} ...")):
+    said: list[str] = []
+    with progress("filming", len(chosen) * len(kinds)) as advance:
+        for (label, record), of_run in zip(chosen, callbacks, strict=True):
             model = trained.load(record.path, checkpoint, trust)
-            made, left_out = _films(record.path, model, data, of_run, kind is not None)
-        for name, film in made.items():
-            films.setdefault(name, {})[label] = film
-        names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
-        console.print(printable(f"{label or record.run_id}: {names}"), markup=False)
-        if left_out:
-            console.print(printable(f"  left out: {left_out}"), markup=False)
+            made, left_out = _films(record.path, model, data, of_run, kind is not None, advance)
+            for name, film in made.items():
+                films.setdefault(name, {})[label] = film
+            names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
+            said.append(f"{label or record.run_id}: {names}")
+            if left_out:
+                said.append(f"  left out: {left_out}")
+    for line in said:
+        say(console, line)
     for name, by_label in films.items():
         for path in _save(name, by_label, [record.path for _, record in chosen], fps, out):
-            console.print(printable(f"  {path}"), markup=False)
+            say(console, f"  {path}")
     return DONE
 
 
@@ -188,6 +191,7 @@ def _films(
     overrides: Sequence[str],
     callbacks: Sequence[VideoCallback],
     is_asked: bool,
+    advance: Callable[[int], None],
 ) -> tuple[dict[str, Pixels], str]:
     """Draw the films of a run: return them by kind, and why some were left out.
 
@@ -195,6 +199,7 @@ def _films(
         overrides: of the data.
         is_asked: True if the user named the kinds; else those that need images are left out where
             no data are named.
+        advance: called with 1 after each kind.
 
     Raises:
         ConfigError: the model lacks the ability for a requested kind, or the data are missing or
@@ -223,7 +228,9 @@ def _films(
             if is_asked:
                 raise
             left_out = str(error)
+            advance(1)
             continue
+        advance(1)
         if film is not None:
             films[callback.kind] = film
         elif is_asked:
