@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train.start(given[0], given[1:])
     parser = argparse.ArgumentParser(
         prog="genlab",
-        description="Trains generative image models whose settings can be compared: forecasts and "
-        "checks before a training; samples, videos and reports after it.",
+        description="Train generative image models and compare the settings of one hyperparameter.",
     )
     parser.add_argument("--version", action="version", version=f"genlab {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -18,6 +18,8 @@ from genlab.cli.choices import (
     whole_numbers,
     without,
 )
+from genlab.cli.output import say
+from genlab.cli.parsing import add_command
 from genlab.cli.trained import naming_flags
 from genlab.errors import DONE, at_key
 
@@ -56,28 +58,38 @@ class Row(NamedTuple):
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check-sampler",
-        help="the error of a sampler and its step grid on a known distribution",
-        description="Sample Gaussian data with a perfect network, so that every error is the "
+        "the error of samplers with a perfect network, as a table and a chart",
+        "Sample Gaussian data with a perfect network, so that every error is the "
         "sampler's: the error of the mean and the standard deviation, exactly, and the "
         "order at which it falls. Prints a table and draws it.",
-        epilog="example: genlab check-sampler model/noise_schedule=cosine "
-        "model/sampler=ddim,dpm_solver model.sampler.steps=10,20,50",
+        "genlab check-sampler model/noise_schedule=cosine \\\n"
+        "  model/sampler=ddim,dpm_solver model.sampler.steps=10,20,50",
+        "genlab check-sampler --all --std 0.25",
     )
-    add_arguments(parser, "check-sampler")
+    add_arguments(parser)
     parser.add_argument(
-        "--all", dest="everything", action="store_true", help="all samplers on all step grids"
+        "--all",
+        dest="everything",
+        action="store_true",
+        help="compare all samplers on all step grids",
     )
     parser.add_argument(
         "--std",
         type=_numbers,
         default=STDS,
         metavar="S,...",
-        help=f"standard deviations of the data, images being in [-1, 1] ({_listed(STDS)})",
+        help="standard deviations of the data; images have values from -1 to 1 (default: "
+        f"{_listed(STDS)})",
     )
     parser.add_argument(
-        "--mean", type=float, default=0.5, metavar="M", help="mean of the data (%(default)s)"
+        "--mean",
+        type=float,
+        default=0.5,
+        metavar="M",
+        help="mean of the data (default: %(default)s)",
     )
     parser.set_defaults(command=check_sampler)
 
@@ -107,13 +119,14 @@ def check_sampler(
         rows += _of_genlab(rest, counts, grids, data, everything)
 
     console = Console(soft_wrap=True, highlight=False)
-    console.print(
-        f"Data N({mean:g}, std^2), sampled with a perfect network. For each std of the data,\n"
-        "the error of the samples' std in percent; then the largest error of their mean."
+    say(
+        console,
+        f"Data N({mean:g}, std^2), sampled with a perfect network. For each std of the data, the "
+        "error of the samples' std in percent; then the largest error of their mean.",
     )
     cells = [_cells(row, std) for row in rows]
     if len({row.schedule for row in rows}) == 1:
-        console.print(f"Noise schedule: {rows[0].schedule}", markup=False)
+        say(console, f"Noise schedule: {rows[0].schedule or '-'}")
         cells = [{**cell, "schedule": ""} for cell in cells]
     print_table(console, cells, ("schedule", "sampler", "grid"))
     if any(row.order is not None for row in rows):
@@ -123,7 +136,7 @@ def check_sampler(
     if any(row.is_estimate for row in rows):
         console.print("~ from samples, to 0.2 % of the standard deviation; all others are exact.")
     charts.save(samplers_figure(rows, std), path)
-    console.print(f"chart: {path}", markup=False)
+    say(console, f"chart: {path}")
     return DONE
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from genlab.cli.choices import SCHEDULE, add_arguments, chart_path, choices, print_table
+from genlab.cli.output import say
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE
 
 if TYPE_CHECKING:
@@ -23,14 +25,17 @@ _PANEL = 420
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check-schedule",
-        help="alpha-bar, log-SNR and prior term of a noise schedule",
-        description="Where a noise schedule begins and ends, and whether it ends in noise. Prints "
-        "a table and draws the curves.",
-        epilog="example: genlab check-schedule model/noise_schedule=linear,cosine model.steps=1000",
+        "where noise schedules begin and end, as a table and a chart",
+        "Print and draw noise schedules: the log-SNR at both ends, alpha-bar (the image's share of "
+        "the variance), and L_T, the prior term of the bound, which is above 0.001 bits/dim where "
+        "a schedule does not end in noise. Nothing is trained.",
+        "genlab check-schedule model/noise_schedule=linear,cosine model.steps=1000",
+        "genlab check-schedule --diffusers DDPMScheduler --out theirs.png",
     )
-    add_arguments(parser, "check-schedule")
+    add_arguments(parser)
     parser.set_defaults(command=check_schedule)
 
 
@@ -57,9 +62,9 @@ def check_schedule(
     print_table(console, [_cells(one) for one in found], ("schedule",))
     for one in found:
         if one.warning:
-            console.print(f"warning: {one.warning}", style="yellow", markup=False)
+            say(console, f"warning: {one.warning}", "yellow")
     charts.save(schedules_figure(found), path)
-    console.print(f"chart: {path}", markup=False)
+    say(console, f"chart: {path}")
     return DONE
 
 

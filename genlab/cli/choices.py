@@ -23,28 +23,29 @@ if TYPE_CHECKING:
 SCHEDULE = "model/noise_schedule"
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both check commands."""
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="as for train.py -m with model=ddpm: several values are separated by commas",
+        help="settings as for genlab train with model=ddpm; several values of one, separated by "
+        "commas, are compared",
     )
     parser.add_argument(
         "--diffusers",
         action="append",
         default=[],
         metavar="NAME[,KEY=VALUE...]",
-        help="a scheduler of the package diffusers, with its own defaults but for what is given; "
-        "may be repeated",
+        help="a scheduler of the package diffusers, to compare; its own defaults but for what is "
+        "given; may be repeated",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"where the chart goes, a .png or .svg (default: {name}.png, or {name}-2.png and so "
-        "on if there is one)",
+        help="where the chart goes, a .png or .svg (default: a new PNG in this folder, named after "
+        "the command)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the file if there is one already"
@@ -195,6 +196,7 @@ def print_table(console: Console, rows: Sequence[dict[str, str]], texts: Collect
         table.add_column(name, justify=side, vertical="bottom", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(row[name]) or "-") for name in headings))
-    unbounded = console.options.update(max_width=1000)
-    console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    width, unbounded = console.width, console.options.update(max_width=1000)
+    console.width = max(width, Measurement.get(console, unbounded, table).maximum)
     console.print(table)
+    console.width = width

@@ -12,42 +12,50 @@ from typing import Any
 from rich.console import Console
 
 from genlab.cli import trained
+from genlab.cli.output import say
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.runs.files import refuse_foreign, write_atomically
 from genlab.runs.run import Run
-from genlab.runs.text import printable
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "evaluate",
-        help="test trained models without training them",
-        description="Evaluate a checkpoint of each run as its own test does, and write the numbers "
+        "test trained models without training them",
+        "Evaluate a checkpoint of each run as its own test does, and write the numbers "
         "into RUN/evaluations/. Without other choices they are those of the run's own test, to the "
         "last bit on a like device.",
-        epilog="example: genlab evaluate RUN data=mnist_mini --split val --checkpoint last",
+        "genlab evaluate RUN data=mnist_mini --split val --checkpoint last",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="of the data, as for train.py: data=NAME, and what else their place needs; the other "
-        "values of data are the run's unless they are given",
+        help="where the data are, as for genlab train: data=NAME, and keys such as data.data_dir; "
+        "what is not given is as in the run",
     )
     parser.add_argument(
-        "--split", choices=("test", "val", "train"), default="test", help="(%(default)s)"
+        "--split",
+        choices=("test", "val", "train"),
+        default="test",
+        help="images to evaluate on (default: %(default)s)",
     )
     parser.add_argument(
         "--batches",
         metavar="N",
-        help="at most so many batches, or all; by default as in the run's own test",
+        help="at most so many batches, or all (default: as in the run's own test)",
     )
     trained.add_checkpoint(parser)
     trained.add_trust(parser)
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda:N; auto is a GPU if there is one"
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu or cuda:N; auto is a GPU if there is one (default: %(default)s)",
     )
     parser.set_defaults(command=evaluate)
 
@@ -90,13 +98,13 @@ def evaluate(
         own = evaluation.OfRun.of(path)
         data = trained.data_for(path, spec, of_data, own.data)
         if other := data_record.difference(Run(path), data):
-            console.print(printable(f"{path}: {other}"), markup=False)
+            say(console, f"{path}: {other}")
         limit = own.batches if most is None else most or None
         record = evaluation.evaluate(path, data, there, split, limit, places[0], trust)
         record |= {"run": path.resolve().name, "batches": limit, "data": list(of_data)}
         target = path / "evaluations" / f"{_name(record, is_own=most is None)}.json"
         _write(target, record)
-        console.print(printable(f"{path}, {there}, {record['images']:,} images"), markup=False)
+        say(console, f"{path}, {there}, {record['images']:,} images")
         terminal.show(record, target, split)
     return DONE
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from genlab.cli import trained
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.runs.files import refuse_links
 from genlab.runs.text import printable
@@ -17,26 +18,28 @@ from genlab.runs.text import printable
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "export",
-        help="write a trained model for other programs, with a model card",
-        description="Export the trained model of a run, its averaged weights where there are any, "
+        "write a trained model for other programs, with a model card",
+        "Export the trained model of a run, its averaged weights where there are any, "
         "into a new folder: as safetensors with its config, which genlab.load reads anywhere; the "
         "U-Net of a diffusion model in the layout of diffusers; encoder, decoder or U-Net as ONNX. "
         "README.md there is the model card: what the model is, how to load it, and its numbers. "
         "The data are not needed.",
-        epilog="example: genlab export RUN --format safetensors,onnx --out my-model",
+        "genlab export RUN",
+        "genlab export RUN --format safetensors,onnx --out my-model",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="a new folder, instead of one in RUN/exports/"
+        "--out", type=Path, metavar="DIR", help="a new folder (default: one in RUN/exports/)"
     )
     parser.add_argument(
         "--format",
         metavar="NAME,...",
         dest="formats",
         default="safetensors",
-        help="safetensors, diffusers, onnx, or several (%(default)s)",
+        help="safetensors, diffusers, onnx, or several (default: %(default)s)",
     )
     trained.add_checkpoint(parser)
     trained.add_trust(parser)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from rich.console import Console
 
 from genlab.cli.choices import print_table
+from genlab.cli.output import say
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError
 
 if TYPE_CHECKING:
@@ -32,20 +34,22 @@ class HasKLWeight(Protocol):
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "forecast",
-        help="forecast the effect of each KL weight from the data alone",
-        description="The PCA of the data, and what follows for each KL weight before any training: "
-        "the optimum of the linear VAE, the weight at which it collapses, and a ceiling on the "
-        "rate that holds for any decoder.",
-        epilog="example: genlab forecast data=mnist_mini model/likelihood=gaussian "
-        "model.kl_weight=0,1,30",
+        "forecast the effect of each KL weight from the data alone",
+        "Forecast from a PCA of the data, before any training, what each KL weight does: the "
+        "optimum of a linear VAE, the weight from which it uses no latent, and a ceiling on the "
+        "rate (the KL in nats per image) that holds for any decoder.",
+        "genlab forecast",
+        "genlab forecast data=mnist_mini model/likelihood=gaussian \\\n  model.kl_weight=0,1,30",
     )
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="as for train.py; model.kl_weight takes several values, separated by commas",
+        help="settings as for genlab train; model.kl_weight takes several values, separated by "
+        "commas (default: " + ",".join(f"{w:g}" for w in WEIGHTS) + ")",
     )
     parser.set_defaults(command=forecast)
 
@@ -86,7 +90,7 @@ def forecast(overrides: Sequence[str]) -> int:
     )
     rows = [_cells(w, one, model.latent_dim) for w, one in zip(weights, found, strict=True)]
     print_table(console, rows, ("verdict",))
-    console.print(_reading(found[0]), markup=False)
+    say(console, _reading(found[0]))
     return DONE
 
 

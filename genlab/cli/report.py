@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError
 from genlab.training.terminal import import_from_here
 
@@ -22,14 +23,16 @@ _LONGEST = 200
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "report",
-        help="compare the runs of a sweep, or of several",
-        description="Print the comparison of all runs below a directory, and leave it there as a "
+        "compare the runs of a sweep, or of several",
+        "Print the comparison of all runs below a directory, and leave it there as a "
         "page (report.html), CSV, Markdown, PNG and SVG. Runs that do not compare, and sweeps of "
         "different questions, are groups of their own. Several directories are compared with one "
-        "another, in a directory of their own. Needs no torch and no network.",
-        epilog="examples: genlab report runs/vae-kl_weight; genlab report runs/first runs/second",
+        "another, in a directory of their own. No network is needed.",
+        "genlab report runs/vae-kl_weight",
+        "genlab report runs/first runs/second",
     )
     parser.add_argument(
         "directories",
@@ -42,8 +45,8 @@ def add(commands: Any) -> None:
         "--output",
         type=Path,
         metavar="DIRECTORY",
-        help="where to leave the comparison (default: in the directory; of several, beside the "
-        "first one, as FIRST-beside-SECOND, shortened where there are many)",
+        help="folder of the files (default: the directory itself; of several, a new one beside the "
+        "first)",
     )
     parser.add_argument(
         "--watch",

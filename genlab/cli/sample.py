@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from genlab.cli import trained
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links, sha256
 from genlab.runs.text import printable
@@ -30,53 +31,76 @@ _TRAJECTORIES, _TIMES = 4, 10
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "sample",
-        help="draw images from a trained model, with several samplers side by side",
-        description="Draw images from a trained model: a grid, numbered PNGs and samples.npz. "
-        "Image i is a function of the seed, i and its class, whatever the batch size, where the "
-        "device rounds batches of all sizes alike, as a CPU does; several samplers or numbers of "
-        "steps also make one picture, with the same noise in each column. "
-        "Each call writes a new folder.",
-        epilog="example: genlab sample RUN --n 16 --sampler ddim,dpm_solver --steps 10,50",
+        "draw images from a trained model, with several samplers side by side",
+        "Draw images from a trained model: a grid, numbered PNGs and samples.npz. "
+        "Image i depends on the seed, i and its class alone, and not on the batch size where the "
+        "device rounds all batches alike, as a CPU does. Several samplers or numbers of steps also "
+        "make one picture, with the same noise in each column. Each call writes a new folder.",
+        "genlab sample RUN",
+        "genlab sample RUN --n 16 --sampler ddim,dpm_solver --steps 10,50",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--n", type=int, default=64, help="number of images (%(default)s)")
+    parser.add_argument(
+        "--n", type=int, default=64, metavar="N", help="number of images (default: %(default)s)"
+    )
     trained.add_arguments(parser)
     parser.add_argument(
-        "--batch-size", type=int, default=64, help="images drawn at once (%(default)s)"
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="images drawn at once (default: %(default)s)",
     )
     parser.add_argument(
         "--device",
         default="auto",
-        help="cpu, cuda:N, or several, as cuda:0,cuda:1, which take turns with the batches; "
-        "auto is all GPUs",
+        metavar="NAME",
+        help="cpu, cuda:N, or several such as cuda:0,cuda:1, which take turns with the batches; "
+        "auto is all GPUs (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="a new folder, instead of one in RUN/samples/"
+        "--out", type=Path, metavar="DIR", help="a new folder (default: one in RUN/samples/)"
     )
     parser.add_argument(
         "--trajectory", action="store_true", help="also draw the way from noise to images"
     )
     choices = parser.add_argument_group(
-        "diffusion models", "What is not given is as in the run's config, or the sampler's file."
+        "diffusion models",
+        "Without an option, the run's own value is used, or that of the sampler's file.",
     )
     choices.add_argument(
         "--sampler",
         metavar="NAME,...",
         action="append",
-        help="of conf/model/sampler, or a YAML file of your own; may be repeated",
+        help="ancestral, ddim, dpm_solver, heun, or a YAML file of your own",
     )
-    choices.add_argument("--steps", metavar="N,...", help="of the sampler; at most the model's")
-    choices.add_argument("--grid", help="how steps are spaced: uniform, log_snr, ...")
-    choices.add_argument("--eta", type=float, help="share of the ancestral noise in ddim")
+    choices.add_argument(
+        "--steps", metavar="N,...", help="steps of the sampler; at most those of the model"
+    )
+    choices.add_argument(
+        "--grid", metavar="NAME", help="spacing of the steps: uniform, quadratic, log_snr, karras"
+    )
+    choices.add_argument(
+        "--eta",
+        type=float,
+        metavar="X",
+        help="noise of ddim: 0 is none, 1 that of ancestral sampling",
+    )
     choices.add_argument(
         "--class",
         metavar="CLASS,...",
         dest="classes",
-        help="names or numbers, taken in turn; by default all that the data have",
+        help="names or numbers of classes, taken in turn (default: all)",
     )
-    choices.add_argument("--guidance", type=float, help="towards the class; 1 is none")
+    choices.add_argument(
+        "--guidance",
+        type=float,
+        metavar="X",
+        help="strength of classifier-free guidance; 1 is none",
+    )
     parser.set_defaults(command=sample)
 
 

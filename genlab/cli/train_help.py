@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.config import compose as composition
+from genlab.config import hydra_job
 from genlab.config.check import fitting, hints, import_class
 from genlab.config.comments import comments
 from genlab.runs.identity import flatten
@@ -33,7 +34,7 @@ usage: genlab train [KEY=VALUE ...]      train one model
     "sweep": """\
 usage: genlab sweep sweep=NAME [KEY=VALUE ...]  train the models of a study
        genlab sweep sweep=NAME dry=true         print its jobs and their cost
-       genlab sweep sweep=NAME KEY=A,B,C        other values, or one more setting
+       genlab sweep sweep=NAME KEY=A,B,C        other values, or another setting
 """,
 }
 _OPTIONS = {
@@ -106,7 +107,7 @@ def _choices(loader: ConfigLoader, cfg: DictConfig) -> Iterator[tuple[str, str]]
     assert isinstance(chosen, dict)
     for group, choice in sorted((str(k), v) for k, v in chosen.items()):
         files = group.partition("@")[0]
-        if files.startswith("hydra/"):
+        if files.startswith("hydra/") or files == hydra_job.FOLLOWS:
             continue
         own = composition.options(files)
         known = sorted({*loader.get_group_options(files), *own})

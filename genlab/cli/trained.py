@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --seed, --checkpoint and --trust."""
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)"
+    )
     add_checkpoint(parser)
     add_trust(parser)
 
@@ -32,7 +34,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         choices=("best", "last"),
         default="best",
-        help="by validation loss, or of the last step (%(default)s)",
+        help="weights of the lowest validation loss, or of the last step (default: %(default)s)",
     )
 
 

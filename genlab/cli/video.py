@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.text import Text
 
 from genlab.cli import trained
+from genlab.cli.output import say
+from genlab.cli.parsing import add_command
+from genlab.data.progress import progress
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links
-from genlab.runs.text import printable
 
 if TYPE_CHECKING:
     from genlab.callbacks.videos import VideoCallback
@@ -27,16 +28,20 @@ _TRAJECTORIES = 3
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "video",
-        help="film trained models, several of them side by side",
-        description="Film trained models: validation images that turn into one another, "
-        "single latents, a walk through the prior, the way out of noise, the samples of each "
-        "validation. Several runs make one video, with the same images and the same noise at every "
-        "moment and the setting above each. MP4 needs genlab[video]; WebP is made anyway.",
-        epilog="example: genlab video runs/vae-kl_weight data=mnist_mini --kind interpolation",
+        "film trained models, several of them side by side",
+        "Film trained models: validation images that turn into one another, single latents, a "
+        "walk through the prior, the way from noise to images, the samples at each validation of "
+        "the training. Several runs make one video, with the same images and the same noise at "
+        "every moment and the setting above each. MP4 needs genlab[video]; WebP is made anyway.",
+        "genlab video RUN",
+        "genlab video runs/vae-kl_weight data=mnist_mini --kind interpolation",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or a sweep's")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run directory, or a folder of several"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -47,19 +52,33 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--kind",
         metavar="KIND,...",
-        help="interpolation, traversal, prior_walk, trajectory, training; by default all that a "
+        help="interpolation, traversal, prior_walk, trajectory, training (default: all that the "
         "model has, except the walk of a diffusion model, which takes minutes, and, without "
-        "data=NAME, those that need images",
+        "data=NAME, those that need images)",
     )
-    parser.add_argument("--n", type=int, help="panels of a run; 9 by default, 3 of a trajectory")
-    parser.add_argument("--seconds", type=float, default=6.0, help="length (%(default)s)")
-    parser.add_argument("--fps", type=float, default=20.0, help="frames a second (%(default)s)")
+    parser.add_argument(
+        "--n", type=int, metavar="N", help="panels of each run (default: 9; 3 of a trajectory)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=6.0,
+        metavar="S",
+        help="length in seconds (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=20.0,
+        metavar="N",
+        help="frames a second (default: %(default)g)",
+    )
     trained.add_arguments(parser)
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where the files go, instead of videos/ in the run, or of several beside them",
+        help="folder of the files (default: videos/ in the run; of several runs, beside them)",
     )
     parser.set_defaults(command=video)
 
@@ -99,19 +118,22 @@ def video(
 
     console = Console(soft_wrap=True, highlight=False)
     films: dict[str, dict[str, Pixels]] = {}
-    for (label, record), of_run in zip(chosen, callbacks, strict=True):
-        with console.status(Text(f"{label or record.run_id} ...")):
+    said: list[str] = []
+    with progress("filming", len(chosen) * len(kinds)) as advance:
+        for (label, record), of_run in zip(chosen, callbacks, strict=True):
             model = trained.load(record.path, checkpoint, trust)
-            made, left_out = _films(record.path, model, data, of_run, kind is not None)
-        for name, film in made.items():
-            films.setdefault(name, {})[label] = film
-        names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
-        console.print(printable(f"{label or record.run_id}: {names}"), markup=False)
-        if left_out:
-            console.print(printable(f"  left out: {left_out}"), markup=False)
+            made, left_out = _films(record.path, model, data, of_run, kind is not None, advance)
+            for name, film in made.items():
+                films.setdefault(name, {})[label] = film
+            names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
+            said.append(f"{label or record.run_id}: {names}")
+            if left_out:
+                said.append(f"  left out: {left_out}")
+    for line in said:
+        say(console, line)
     for name, by_label in films.items():
         for path in _save(name, by_label, [record.path for _, record in chosen], fps, out):
-            console.print(printable(f"  {path}"), markup=False)
+            say(console, f"  {path}")
     return DONE
 
 
@@ -169,6 +191,7 @@ def _films(
     overrides: Sequence[str],
     callbacks: Sequence[VideoCallback],
     is_asked: bool,
+    advance: Callable[[int], None],
 ) -> tuple[dict[str, Pixels], str]:
     """Draw the films of a run: return them by kind, and why some were left out.
 
@@ -176,6 +199,7 @@ def _films(
         overrides: of the data.
         is_asked: True if the user named the kinds; else those that need images are left out where
             no data are named.
+        advance: called with 1 after each kind.
 
     Raises:
         ConfigError: the model lacks the ability for a requested kind, or the data are missing or
@@ -204,7 +228,9 @@ def _films(
             if is_asked:
                 raise
             left_out = str(error)
+            advance(1)
             continue
+        advance(1)
         if film is not None:
             films[callback.kind] = film
         elif is_asked:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from genlab.cli.parsing import add_command
 from genlab.errors import DONE, RunDirectoryError, is_full
 from genlab.runs.files import write_atomically
 from genlab.runs.reading import RESULT, read_json
@@ -25,18 +26,26 @@ _WIDE = 50
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "workspace",
-        help="the dashboard on W&B that compares the runs of a sweep",
-        description="Build a W&B workspace that shows the runs of a sweep alone, by the setting "
+        "make a dashboard on W&B that compares the runs of a sweep",
+        "Build a W&B workspace that shows the runs of a sweep alone, by the setting "
         "that it varies: reconstruction against KL, the negative ELBO, curves over training, "
         "pictures and videos side by side. The same command again updates it. Without a W&B key "
         "it is kept as JSON in the sweep's directory.",
-        epilog="example: genlab workspace runs/vae-kl_weight --report",
+        "genlab workspace runs/vae-kl_weight --report",
+        "genlab workspace runs/vae-kl_weight --dry",
     )
-    parser.add_argument("directory", type=Path, help="a sweep's directory")
-    parser.add_argument("--entity", help="user or team on W&B; else the runs' or the key's own")
-    parser.add_argument("--project", help="project on W&B; else the runs' own")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="a sweep's directory")
+    parser.add_argument(
+        "--entity",
+        metavar="NAME",
+        help="user or team on W&B (default: that of the runs, or of your key)",
+    )
+    parser.add_argument(
+        "--project", metavar="NAME", help="project on W&B (default: that of the runs)"
+    )
     parser.add_argument(
         "--report", action="store_true", help="make a W&B report of the same panels too"
     )

@@ -25,15 +25,27 @@ def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[
             yield lambda amount: bar.advance(task, amount)
         return
 
-    done, last = start, time.monotonic()
+    done = start
+    first = last = time.monotonic()
 
     def advance(amount: int) -> None:
         nonlocal done, last
         done += amount
-        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            share = f"{100 * done / total:.0f} %" if total else f"{done:,}"
+        now = time.monotonic()
+        if now - last > _SECONDS_BETWEEN_LINES:
+            last = now
+            said = f"{100 * done / total:.0f} %" if total else f"{done:,}"
+            if total and start < done < total:
+                said += f", {in_words((now - first) * (total - done) / (done - start))} to go"
             # no log record: before a run has its train.log, records below a warning go nowhere
-            print(f"{what}: {share}", file=sys.stderr, flush=True)
+            print(f"{what}: {said}", file=sys.stderr, flush=True)
 
     yield advance
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in rounded words."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -25,6 +25,7 @@ from rich.text import Text
 from genlab.config.build import build
 from genlab.config.check import from_yaml
 from genlab.data.datamodule import ImageData
+from genlab.data.progress import in_words
 from genlab.errors import ConfigError
 from genlab.runs.points import point_text
 from genlab.runs.run import Run, find_runs
@@ -32,7 +33,6 @@ from genlab.sweeps.freeze import Composed
 from genlab.sweeps.merging import firsts
 from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import planning
-from genlab.training.countdown import in_words
 
 _LEAST_SHARE = 0.1
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2

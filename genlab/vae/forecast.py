@@ -122,7 +122,8 @@ class Forecast:
         if self.active_units is not None:
             state = "collapse, 0" if self.collapse else str(self.active_units)
             rate = "unbounded" if self.rate == math.inf else f"{self.rate:.2f} nats"
-            parts.append(f"{state} active units, rate {rate}")
+            units = "unit" if state == "1" else "units"
+            parts.append(f"{state} active {units}, rate {rate}")
         if self.collapse_threshold is not None:
             parts.append(f"collapse is locally stable from weight {self.collapse_threshold:.4g} on")
         if self.rate_ceiling is not None and math.isfinite(self.rate_ceiling):

@@ -20,6 +20,16 @@ def test_without_a_terminal_lines_are_printed_although_nothing_listens_to_the_lo
     assert len(lines) == 4 and lines[-1] == f"decoding images: {last}"
 
 
+def test_a_line_says_the_time_to_go(capsys, monkeypatch):
+    clock = iter([100.0, 120.0, 160.0])  # 20 s for the first quarter, 60 s for two
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    with progress("filming", 6, start=2) as advance:
+        advance(1)
+        advance(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["filming: 50 %, 60 s to go", "filming: 67 %, 60 s to go"]
+
+
 def test_short_work_is_silent(capsys):
     with progress("decoding images", 4) as advance:
         advance(4)

@@ -1,0 +1,32 @@
+"""The parser of a command, whose help fits 80 columns and has examples that can be copied."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Any
+
+#: Letters of a line of help.
+_WIDTH = 78
+
+
+def add_command(
+    commands: Any, name: str, summary: str, description: str, *examples: str
+) -> argparse.ArgumentParser:
+    r"""Add the parser of a command.
+
+    Args:
+        commands: the subparsers of `genlab`.
+        summary: its line in `genlab --help`.
+        examples: whole command lines; a long one is continued by a backslash.
+    """
+    listed = "\n".join(textwrap.indent(example, "  ") for example in examples)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, _WIDTH, break_on_hyphens=False),
+        epilog=f"examples:\n{listed}" if len(examples) > 1 else f"example:\n{listed}",
+        # as written, so that no example is broken in the middle
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
