@@ -130,7 +130,7 @@ def test_one_name_has_one_meaning() -> None:
 def test_a_page_has_no_riddles_and_its_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [word for word in RIDDLES if re.search(rf"(?i)\b{word}", prose(page))] == []
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+    for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]", text):
         if re.match(r"https?://", link):
             continue
         target, _, anchor = unquote(link).partition("#")
