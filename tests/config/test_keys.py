@@ -88,8 +88,8 @@ def make(config: RunConfig, key: str, folder: Path) -> None:
         build(config.trainer, "trainer", logger=False)
     elif group == "callbacks":
         for name_, node in config.callbacks.items():
-            given = "videos" if takes(node, "videos") else "directory"
-            build(node, f"callbacks.{name_}", **{given: folder})
+            given = {key: folder for key in ("videos", "directory") if takes(node, key)}
+            build(node, f"callbacks.{name_}", **given)
     elif key.startswith("model.net."):
         spec = build(config.data, "data").spec
         net = build(config.model["net"], "model.net")
