@@ -86,6 +86,10 @@ class Lock:
             return False
         return os.path.samestat(there, os.fstat(self._descriptor))
 
+    def remove(self) -> None:
+        """Remove the file of the lock, which is held, from the folder."""
+        (self.folder / _FILE).unlink()
+
     def close(self) -> None:
         """Release the lock."""
         _held.discard(self)

@@ -100,22 +100,23 @@ def read_end(path: str | os.PathLike[str], at_most: int) -> bytes:
         return file.read(at_most)
 
 
-def size_without_holes(path: str | os.PathLike[str]) -> int:
-    """Count the bytes of a regular file that lie on the disk: a hole takes none, whatever its size.
+def size_without_holes(file: BinaryIO) -> int:
+    """Count the bytes of an open file that lie on the disk: a hole takes none, whatever its size.
 
     Raises:
-        OSError, RunDirectoryError: as `open_regular`.
+        OSError: its filesystem fails.
     """
     size = end = 0
-    with open_regular(path) as file:
-        try:
-            while True:
-                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-                end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-                size += end - start
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # which says that no data follow
-                raise
+    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    try:
+        while True:
+            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            size += end - start
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # which says that no data follow
+            raise
+    os.lseek(file.fileno(), place, os.SEEK_SET)
     return size
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -238,7 +238,7 @@ def _completed(runs_dir: Path) -> Iterator[tuple[str, Run]]:
         if there.is_completed and text is not None:
             try:
                 yield _kind(from_yaml(text, str(there.config_path))), there
-            except (ConfigError, KeyError, AttributeError):
+            except (ConfigError, KeyError, AttributeError, TypeError):
                 continue  # of an older version, whose pace does not apply to this one
 
 
@@ -250,20 +250,41 @@ def _known_pace(kind: str, work: Work, runs: Sequence[tuple[str, Run]]) -> Pace 
     """
     steps, rests = [], []
     for other, there in runs:
-        result, status = there.result or {}, there.status
-        if other != kind or not result.get("steps") or not result.get("wall_seconds"):
-            continue
-        if _LEAST_SHARE * work.steps > result["steps"]:
-            continue
-        training = float(result["wall_seconds"])
-        times = [datetime.fromisoformat(str(status[key])) for key in ("started", "heartbeat")]
-        steps.append(training / result["steps"])
-        rests.append(max(0.0, (times[1] - times[0]).total_seconds() - training))
+        spent = _spent(there) if other == kind else None
+        if spent is not None and _LEAST_SHARE * work.steps <= spent.steps:
+            steps.append(spent.training / spent.steps)
+            rests.append(max(0.0, spent.total - spent.training))
     if not steps:
         return None
     many = f"{len(steps)} completed runs" if len(steps) > 1 else "a completed run"
     source = f"from {many} of the same network there"
     return Pace(statistics.median(steps), 0.0, 0.0, source, statistics.median(rests))
+
+
+class _Spent(NamedTuple):
+    """The steps of a completed run, and its seconds in training and altogether."""
+
+    steps: int
+    training: float
+    total: float
+
+
+def _spent(there: Run) -> _Spent | None:
+    """Return what a run, which may come from a stranger, says that it took; None if nothing."""
+    result, status = there.result or {}, there.status
+    steps, training = result.get("steps"), result.get("wall_seconds")
+    if type(steps) is not int or steps < 1:
+        return None
+    if not isinstance(training, int | float) or isinstance(training, bool) or training <= 0:
+        return None
+    try:
+        began, ended = (
+            datetime.fromisoformat(str(status[key])) for key in ("started", "heartbeat")
+        )
+        total = (ended - began).total_seconds()
+    except (KeyError, ValueError, TypeError):  # a time with a zone and one without have no distance
+        return None
+    return _Spent(steps, training, total)
 
 
 class _Clock(pl.Callback):

@@ -38,6 +38,8 @@ from genlab.training.terminal import command_line, import_from_here
 
 #: Where the launcher tells a job's further processes which manifest they belong to.
 _MANIFEST = "GENLAB_MANIFEST_SHA256"
+#: Set for the forkserver alone: programs that a job starts are run as from a terminal.
+SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def start(
     # Lightning starts the other processes of a job with the command line of this one.
     sys.modules["__main__"] = sys.modules[__name__]
     sys.argv = [__file__, str(manifest.absolute()), run_id]
+    os.environ.pop(SAFE_PATH, None)
     os.environ.update({**environment, _MANIFEST: sha256(manifest)})
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

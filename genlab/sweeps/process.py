@@ -210,6 +210,8 @@ class Sweep:
             if task.attempts > 1:
                 config["overwrite"] = False  # a second attempt resumes the first one
             environment = {"OMP_NUM_THREADS": str(threads)}
+            if (safe := os.environ.get(job.SAFE_PATH)) is not None:
+                environment[job.SAFE_PATH] = safe
             if slot.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
             path = self.directory / FILE_NAME
@@ -246,16 +248,20 @@ def _import_ahead(config: DictConfig, threads: int) -> None:
     named = _modules(OmegaConf.to_container(config))
     modules = ["genlab.sweeps.job", "genlab.training.run", *named]
     _FORKS.set_forkserver_preload(list(dict.fromkeys(modules)))
-    resource_tracker.ensure_running()
     # The launcher handles Ctrl-C at the terminal and signals to the whole process group.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it at import
+    # Libraries read the one at import; without the other, `python -c`, by which Python starts both,
+    # would take modules of the working directory for those of the standard library.
+    given = {"OMP_NUM_THREADS": str(threads), job.SAFE_PATH: "1"}
+    before = {name: os.environ[name] for name in given if name in os.environ}
+    os.environ.update(given)
     try:
+        resource_tracker.ensure_running()
         forkserver.ensure_running()
     finally:
-        os.environ.pop("OMP_NUM_THREADS")
-        os.environ |= {} if before is None else {"OMP_NUM_THREADS": before}
+        for name in given:
+            os.environ.pop(name)
+        os.environ.update(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

@@ -12,6 +12,7 @@ from secrets import token_hex
 from genlab.config.check import to_yaml
 from genlab.errors import ConfigError
 from genlab.runs.files import write_atomically
+from genlab.runs.locks import Lock, is_locked, was_locked
 from genlab.runs.run import EXPORTED, Run
 from genlab.training import export_diffusers, export_onnx, weights
 from genlab.training.export_parts import Part, Trained
@@ -90,13 +91,25 @@ FORMATS: Mapping[str, Writer] = {
 
 @contextmanager
 def _renamed_when_whole(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target`, which takes its place at the end, or is removed."""
+    """Yield a new folder beside `target`, which takes its place at the end, or is removed.
+
+    Folders that killed exports to the same place have left are removed first.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.iterdir():
+        is_ours = left.name.startswith(f".{target.name}.") and left.name.endswith(".tmp")
+        if is_ours and not left.is_symlink() and was_locked(left) and not is_locked(left):
+            shutil.rmtree(left, ignore_errors=True)
     folder = target.with_name(f".{target.name}.{token_hex(4)}.tmp")
     folder.mkdir()
+    lock = Lock(folder)
     try:
+        lock.open()
         yield folder
+        lock.remove()
         folder.replace(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        lock.close()

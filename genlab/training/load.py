@@ -20,7 +20,7 @@ from genlab.config.trust import check_received
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError, at_key
 from genlab.protocols import ImageSpec
 from genlab.runs.files import refuse_links
-from genlab.runs.reading import size_without_holes
+from genlab.runs.reading import open_regular, size_without_holes
 from genlab.runs.run import Run
 from genlab.training import weights
 from genlab.training.run_config import build_model, check_model, without_training
@@ -139,7 +139,10 @@ def load(
     received = read_received(run, packages)
     refuse_links(run, ["checkpoints"])
     path = weights.checkpoint_of(run, checkpoint)
-    size = size_without_holes(path) if path.is_file() else 0
+    size = 0
+    if path.is_file():
+        with open_regular(path) as file:
+            size = size_without_holes(file)
     model = build_received(received, _TIMES * size + _BYTES)
     weights.load_into(_Holder(model), path)
     return model.eval().to(device)

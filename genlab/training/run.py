@@ -63,7 +63,9 @@ def train(cfg: DictConfig) -> Outcome:
             return run(cfg)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)  # also in a multirun: a stop signal stops all of its jobs
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of the user's classes too
         code, sentence = told(error)
         message = sentence or f"{type(error).__name__}: {error}"
         if OmegaConf.select(cfg, "traceback") or sentence is None:

@@ -101,7 +101,9 @@ def ending() -> Iterator[None]:
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # of the user's classes too
         code, sentence = told(error)
         if sentence is None or "traceback=true" in sys.argv:
             traceback.print_exc()
@@ -109,7 +111,7 @@ def ending() -> Iterator[None]:
         sys.exit(code)
 
 
-def told(error: Exception) -> tuple[int, str | None]:
+def told(error: BaseException) -> tuple[int, str | None]:
     """Return the exit code of an error and its sentence, None for one that nobody foresaw."""
     if isinstance(error, GenlabError):
         return error.exit_code, str(error)

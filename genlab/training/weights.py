@@ -6,6 +6,7 @@ A checkpoint is a .ckpt file of a run, or the model.safetensors of an export.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import struct
 import warnings
@@ -14,14 +15,14 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
 from genlab.runs.files import refuse_links, write_atomically
-from genlab.runs.reading import read_bytes
+from genlab.runs.reading import read_bytes, size_without_holes
 from genlab.runs.run import EXPORTED
 from genlab.runs.text import printable
 from genlab.training import schema
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: Bytes of the part of a checkpoint that is not the content of tensors.
 _STRUCTURE = 2**26
+#: Holes make a file at most so many times as long; a filesystem may make some of zeros.
+_TIMES = 4
 #: The records at the end of a zip archive: of the directory's place, and in 64 bits.
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR, _END_64 = struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
@@ -61,17 +64,24 @@ def read(path: Path, at_most: float = float("inf")) -> dict[str, Any]:
             )
         if not path.is_file():
             raise RunDirectoryError(f"{path} is no regular file: give a checkpoint")
-        size = path.stat().st_size
-        if size > at_most:
-            raise RunDirectoryError(
-                f"{path} has {size:,} bytes, more than the {at_most:,.0f} that a checkpoint of "
-                "this model can have: give another"
-            )
-        with zipfile.ZipFile(path) as archive:
-            _check_archive(archive, size)
-            _check_directory(path, archive.start_dir, size)
-        with warnings.catch_warnings(action="ignore"):  # torch warns of some files it cannot read
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # once, so that what is checked is what is loaded
+            size = os.fstat(file.fileno()).st_size
+            if size > at_most:
+                raise RunDirectoryError(
+                    f"{path} has {size:,} bytes, more than the {at_most:,.0f} that a checkpoint of "
+                    "this model can have: give another"
+                )
+            if size > _STRUCTURE + _TIMES * (stored := size_without_holes(file)):
+                raise RunDirectoryError(
+                    f"{path} has {size:,} bytes, of which {stored:,} are stored and the others are "
+                    "a hole: give a checkpoint as genlab wrote it"
+                )
+            with zipfile.ZipFile(file) as archive:
+                _check_archive(archive, size)
+                _check_directory(file, archive.start_dir, size)
+            file.seek(0)
+            with warnings.catch_warnings(action="ignore"):  # torch warns of what it cannot read
+                content = torch.load(file, map_location="cpu", weights_only=True)
         schema.check_plain(content, size)
     except GenlabError:
         raise
@@ -155,7 +165,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
         raise ValueError(f"{altered!r} does not match its checksum")
 
 
-def _check_directory(path: Path, start: int, size: int) -> None:
+def _check_directory(file: BinaryIO, start: int, size: int) -> None:
     """Check that torch finds the directory of the archive where zipfile found it, at `start`.
 
     zipfile corrects a wrong offset in the record at the end of the file, and torch does not: the
@@ -164,17 +174,16 @@ def _check_directory(path: Path, start: int, size: int) -> None:
     Raises:
         ValueError: it is elsewhere, or the record is not at the very end.
     """
-    with path.open("rb") as file:
-        file.seek(max(0, size - _END.size - _LOCATOR.size - _END_64.size))
-        end_64, locator, end = _parts(file.read())
-        kind, *_, offset, comment = _END.unpack(end)
-        if _LOCATOR.unpack(locator)[0] == b"PK\6\7":
-            kind_64, *_, offset_64 = _END_64.unpack(end_64)
-            is_before = _LOCATOR.unpack(locator)[2] == size - len(end_64 + locator + end)
-            is_64 = kind_64 == b"PK\6\6" and is_before
-            offset = offset_64 if is_64 and offset in (offset_64, 0xFFFFFFFF) else -1
-        if kind != b"PK\5\6" or comment or offset != start:
-            raise ValueError("the directory of the archive is not where its end says")
+    file.seek(max(0, size - _END.size - _LOCATOR.size - _END_64.size))
+    end_64, locator, end = _parts(file.read())
+    kind, *_, offset, comment = _END.unpack(end)
+    if _LOCATOR.unpack(locator)[0] == b"PK\6\7":
+        kind_64, *_, offset_64 = _END_64.unpack(end_64)
+        is_before = _LOCATOR.unpack(locator)[2] == size - len(end_64 + locator + end)
+        is_64 = kind_64 == b"PK\6\6" and is_before
+        offset = offset_64 if is_64 and offset in (offset_64, 0xFFFFFFFF) else -1
+    if kind != b"PK\5\6" or comment or offset != start:
+        raise ValueError("the directory of the archive is not where its end says")
 
 
 def _parts(end: bytes) -> tuple[bytes, bytes, bytes]:

@@ -18,6 +18,7 @@ from trained_runs import train_in
 import genlab
 from genlab import cli
 from genlab.errors import DONE, REFUSED, ConfigError, RunDirectoryError
+from genlab.runs.locks import Lock
 from genlab.runs.run import Run
 from genlab.training import export as exporting
 from genlab.training.load import read_received
@@ -189,6 +190,20 @@ def test_half_an_export_does_not_stay(
     with pytest.raises(type(error)):
         exporting.export(vae, tmp_path / "export")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(vae: Path, tmp_path: Path) -> None:
+    left, busy, other = (
+        tmp_path / name for name in (".export.1234.tmp", ".export.5678.tmp", ".exports.tmp")
+    )
+    for folder in (left, busy, other):
+        Lock(folder).open().close()
+        (folder / "half").write_text("half")
+    lock = Lock(busy).open()  # by an export to the same place that is not done
+    exporting.export(vae, tmp_path / "export")
+    lock.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"export", busy.name, other.name}
+    assert not (tmp_path / "export" / ".lock").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(

@@ -180,3 +180,37 @@ def test_jobs_for_a_gpu_are_listed_without_times_where_there_is_none(
     assert shown.count(" ? ") == 2
     assert "Time: unknown, since the jobs need a GPU" in shown
     assert "one after another" not in shown
+
+
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [
+        ({"steps": "1000"}, {}),
+        ({"steps": [1000]}, {}),
+        ({"steps": True}, {}),
+        ({"steps": -1000}, {}),
+        ({"wall_seconds": {"a": 1}}, {}),
+        ({"wall_seconds": "10"}, {}),
+        ({"wall_seconds": -10}, {}),
+        ({}, {"heartbeat": None}),
+        ({}, {"heartbeat": "yesterday"}),
+        ({}, {"heartbeat": "2026-01-01T00:00:15"}),  # without a zone
+        ({}, {"heartbeat": ["2026"]}),
+    ],
+)
+def test_a_run_that_says_nonsense_of_its_time_tells_nothing(
+    tmp_path: Path, result: dict[str, Any], status: dict[str, Any]
+) -> None:
+    kind, run = completed(tmp_path / "a", steps=1000, training=10, whole=15)
+    for path, changes in ((run.result_path, result), (run.status_path, status)):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert cost._known_pace(kind, cost.Work(1000, 0, 0, 0), [(kind, run)]) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["trainer: [1]", "trainer: {}\nmodel: {net: {1: a, b: c}}\ndata: {}"]
+)
+def test_a_run_with_another_config_is_of_no_kind(tmp_path: Path, text: str) -> None:
+    _, run = completed(tmp_path / "a", steps=1000, training=10, whole=15)
+    run.config_path.write_text(text)
+    assert len(list(cost._completed(tmp_path))) <= 1

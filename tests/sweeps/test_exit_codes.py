@@ -223,6 +223,31 @@ def test_a_job_that_exits_ends_no_other(
     assert sorted(states) == ["completed", "failed"]
 
 
+RAISING = """import lightning.pytorch as pl
+
+class Halt(BaseException):
+    pass
+
+class Halting(pl.Callback):
+    def on_train_start(self, trainer, module):
+        if module.seed == 0:
+            raise Halt("enough")
+"""
+
+
+@pytest.mark.slow
+def test_a_class_that_raises_no_exception_but_its_base_ends_no_other_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "halting.py").write_text(RAISING)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    chosen = ["-m", *QUICK, "+callbacks.own._target_=halting.Halting", "seed=0,1"]
+    done = command("train.py", *chosen, f"runs_dir={tmp_path / 'runs'}")
+    assert done.returncode == 1 and "error: Halt: enough" in done.stderr
+    states = [there.state for there in find_runs(tmp_path / "runs")]
+    assert sorted(states) == ["completed", "failed"]
+
+
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 TYPED: list[Callable[[str], str]] = [
     lambda key: f"+logger.api_key={key}",

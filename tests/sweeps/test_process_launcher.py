@@ -544,3 +544,26 @@ def test_the_memory_of_a_job_is_that_of_all_its_processes() -> None:
         assert 2 * held < _resident_bytes(process.pid) < 4 * held
         process.stdin.close()  # which both wait for
     assert _resident_bytes(None) == 0
+
+
+@pytest.mark.slow
+def test_no_module_of_the_working_directory_replaces_one_of_the_standard_library(
+    tmp_path: Path,
+) -> None:
+    for name in ("struct", "selectors", "random", "torch"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w')")
+    start = (
+        "import sys; sys.path.remove('')\n"
+        "import os\n"
+        "from omegaconf import OmegaConf\n"
+        "from genlab.sweeps import process\n"
+        "process._import_ahead(OmegaConf.create({}), 1)\n"
+        "one = process._FORKS.Process(target=os.getpid)\n"
+        "one.start(); one.join(); print(one.exitcode, 'PYTHONSAFEPATH' in os.environ)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", start], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "0 False\n", done.stderr
+    assert not (tmp_path / "imported").exists()

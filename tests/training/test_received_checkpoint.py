@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -451,3 +452,16 @@ def test_a_run_goes_on_whatever_optimizes_it(tmp_path: Path, name: str) -> None:
     reference = train(tmp_path / "reference", *chosen, options=kept)
     stopped_in_epoch_4(tmp_path / "runs", *chosen, options=kept)
     assert_same(train(tmp_path / "runs", *chosen, options=kept), reference)
+
+
+def test_a_checkpoint_that_is_mostly_a_hole_is_refused(received: Path) -> None:
+    """Its bytes take no room on the disk, and would in memory."""
+    content = torch.load(received, weights_only=True)
+    content["callbacks"]["own"] = torch.zeros(1 << 26)
+    torch.save(content, received)
+    module = weights.read(received)
+    assert module["callbacks"]["own"].shape == (1 << 26,)  # zeros that are stored are no hole
+    sparse = received.with_name("sparse.ckpt")
+    subprocess.run(["cp", "--sparse=always", received, sparse], check=True)
+    with pytest.raises(RunDirectoryError, match="the others are a hole"):
+        weights.read(sparse)
