@@ -177,24 +177,38 @@ def _images(
             markup=False,
         )
         return None, of_run
-    data = trained.data_for(run.path, spec, of_data, own.data)
+    given = trained.data_node(of_data, own.data)
     try:
+        data = trained.data_for(run.path, spec, of_data, own.data)
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
         fingerprint = data.source.fingerprint(data.data_dir)
-    except DataError as error:
-        if not drawn.cache(of_run).is_dir():
-            raise
+    except (ConfigError, DataError) as error:
+        gone = _why_gone(given) if isinstance(error, ConfigError) else error
+        if gone is None or not drawn.cache(of_run).is_dir():
+            raise gone or error from error
         console.print(
-            printable(f"{run.path}: {error}; the features in the cache are used instead"),
+            printable(f"{run.path}: {gone}; the features in the cache are used instead"),
             markup=False,
         )
         return None, of_run
     if other := data_record.difference(run, data):
         console.print(printable(f"{run.path}: {other}"), markup=False)
-    given = trained.data_node(of_data, own.data)
     return data, data_record.data_key(given, fingerprint and fingerprint.files)
+
+
+def _why_gone(node: dict[str, Any]) -> DataError | None:
+    """Return why images that have no spec cannot be read; None if they are there.
+
+    The classes of a folder are those of its folders, so that one which is gone has another spec.
+    """
+    data: ImageData = build(node, "data")
+    try:
+        data.source.fingerprint(data.data_dir)
+    except DataError as error:
+        return error
+    return None
 
 
 def _size(data: ImageData | None, split: SplitName) -> int | None:
