@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from genlab.runs.text import in_words
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -25,14 +27,18 @@ def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[
             yield lambda amount: bar.advance(task, amount)
         return
 
-    done, last = start, time.monotonic()
+    done, last, before = start, time.monotonic(), start
 
     def advance(amount: int) -> None:
-        nonlocal done, last
+        nonlocal done, last, before
         done += amount
-        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            share = f"{100 * done / total:.0f} %" if total else f"{done:,}"
+        seconds = time.monotonic() - last
+        if seconds > _SECONDS_BETWEEN_LINES:
+            share = f"{done:,}"
+            if total:  # at the rate since the line before
+                left = in_words(seconds * max(0, total - done) / max(1, done - before))
+                share = f"{100 * done / total:.0f} %, {left} to go"
+            last, before = time.monotonic(), done
             # no log record: before a run has its train.log, records below a warning go nowhere
             print(f"{what}: {share}", file=sys.stderr, flush=True)
 

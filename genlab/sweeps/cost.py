@@ -27,11 +27,11 @@ from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.runs.points import point_text
 from genlab.runs.run import Run, find_runs
+from genlab.runs.text import in_words
 from genlab.sweeps.freeze import Composed
 from genlab.sweeps.merging import firsts
 from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import planning
-from genlab.training.countdown import in_words
 
 _LEAST_SHARE = 0.1
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2

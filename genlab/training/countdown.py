@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genlab.callbacks.base import generative
 from genlab.protocols import EvaluatesInTerms
+from genlab.runs.text import in_words
 
 
 class Countdown(pl.Callback):
@@ -48,11 +49,3 @@ class Countdown(pl.Callback):
         seconds = (now - self._started) * left / self._done
         share = (self._total - left) / self._total
         print(f"test   {share:.0%} done, {in_words(seconds)} to go", flush=True)
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in rounded words."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -50,6 +50,7 @@ from genlab.training.outcome import Outcome
 from genlab.training.planning import Plan, assemble, plan
 from genlab.training.progress_bar import progress
 from genlab.training.resume import CheckedResume, copy_record, to_continue, to_resume
+from genlab.training.run_config import RunConfig
 from genlab.training.signals import StopOnSignal
 from genlab.training.terminal import print_error, told
 from genlab.training.throughput import Throughput
