@@ -58,11 +58,11 @@ def add(commands: Any) -> None:
     of_quality.add_argument(
         "--features",
         metavar="NAME",
-        help="of conf/features, or a YAML file of your own (classifier if the data have labels, "
-        "else pixels)",
+        help="a file of conf/features, or a YAML file of your own (classifier if the data have "
+        "labels, else pixels)",
     )
-    of_quality.add_argument("--samples", type=int, metavar="N", help="how many (10000)")
-    of_quality.add_argument("--seed", type=int, metavar="N", help="of the samples (0)")
+    of_quality.add_argument("--samples", type=int, metavar="N", help="number of samples (10000)")
+    of_quality.add_argument("--seed", type=int, metavar="N", help="seed of the samples (0)")
     trained.add_sampler(of_quality)
     parser.set_defaults(command=evaluate)
 

@@ -136,12 +136,17 @@ Kernel = Callable[[Matrix, Matrix], Matrix]
 
 def polynomial(a: Matrix, b: Matrix) -> Matrix:
     """Compute the kernel (a·b / d + 1)^3 of KID (Bińkowski et al. 2018)."""
-    return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
+    found = a @ b.T
+    found /= a.shape[1]
+    found += 1
+    return np.asarray(found * found * found)  # `** 3` takes ten times as long
 
 
 def minus_distance(a: Matrix, b: Matrix) -> Matrix:
     """Compute the kernel -|a - b|, whose discrepancy is the energy distance."""
-    return -np.sqrt(_squared(a, b))
+    found = _squared(a, b)
+    np.sqrt(found, out=found)
+    return np.negative(found, out=found)
 
 
 def discrepancy(x: Rows, y: Rows, groups: Groups, kernel: Kernel) -> LeaveOneOut:

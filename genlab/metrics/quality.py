@@ -226,7 +226,7 @@ def _classes(features: Features, rows: Rows) -> npt.NDArray[np.int64] | None:
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured of one model, in one way to draw from it.
+    """The measurement of one model, in one way to draw from it.
 
     Attributes:
         features: name of the features.
