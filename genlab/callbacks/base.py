@@ -81,10 +81,6 @@ class MediaCallback(pl.Callback):
         scale = "black to white: least to greatest value" if model.spec.levels is None else ""
         return ", ".join(filter(None, [title, setting, step, scale]))
 
-    def takes_part(self, trainer: pl.Trainer) -> bool:
-        """Return whether this process draws: only the first does, unless it needs the others."""
-        return trainer.is_global_zero or getattr(trainer.strategy, "needs_all", False)
-
     @contextmanager
     def passing_over_file_errors(self, trainer: pl.Trainer) -> Iterator[None]:
         """Log a file that cannot be written, for instance on a full disk, or read, and continue."""
@@ -103,12 +99,17 @@ class MediaCallback(pl.Callback):
         self._draw_and_keep(trainer, pl_module, "final")
 
     def _draw_and_keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: str) -> None:
-        if not self.takes_part(trainer):
+        if not takes_part(trainer):
             return
         with self.passing_over_file_errors(trainer):
             for name, drawn in self.draw(trainer, generative(pl_module)).items():
                 if trainer.is_global_zero:
                     self.keep(trainer, name, drawn, when)
+
+
+def takes_part(trainer: pl.Trainer) -> bool:
+    """Return whether this process draws: only the first does, unless it needs the others."""
+    return trainer.is_global_zero or getattr(trainer.strategy, "needs_all", False)
 
 
 def generative(module: pl.LightningModule) -> GenerativeModule:

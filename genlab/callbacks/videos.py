@@ -26,6 +26,7 @@ from genlab.callbacks.base import (
     generative,
     latents_by_kl,
     shown,
+    takes_part,
 )
 from genlab.errors import RunDirectoryError, number, whole
 from genlab.media import pictures
@@ -262,7 +263,7 @@ class TrainingVideo(VideoCallback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = generative(pl_module).model
         is_due = trainer.state.fn == "fit" and self._is_due(trainer)
-        if not is_due or not self.takes_part(trainer) or not isinstance(model, CanSample):
+        if not is_due or not takes_part(trainer) or not isinstance(model, CanSample):
             return
         frame = frames_of(model, model.sample(self.images, self.seed)[None])[0]
         if trainer.is_global_zero:

@@ -9,7 +9,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from genlab.cli import trained
 from genlab.cli.choices import whole_numbers
 from genlab.config.build import build, takes
 from genlab.config.check import Config, check, from_yaml, need
@@ -29,6 +30,7 @@ from genlab.diffusion.samplers import Sampler
 from genlab.errors import ConfigError
 from genlab.protocols import HasSampler, HasTrajectory
 from genlab.tensors import to_pixels
+from genlab.training.load import read_received
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -151,6 +153,48 @@ def ways_of(
         words = f"{name}, {steps} step{'' if steps == 1 else 's'}"
         ways.append(Way(words, f"{name.lower()}-{steps}", steps, numbers, arguments, settings))
     return ways
+
+
+def ways_asked(
+    run: Path,
+    model: Any,
+    trust: Sequence[str],
+    *,
+    sampler: Sequence[str] | None = None,
+    steps: str | None = None,
+    grid: str | None = None,
+    eta: float | None = None,
+    classes: str | None = None,
+    guidance: float | None = None,
+) -> list[Way]:
+    """Return the ways to sample a model of a run that the options of a command ask for.
+
+    Raises:
+        ConfigError: the model has no such choice, or does not admit the value.
+    """
+    if isinstance(model, HasSampler):
+        nodes = sampler_configs(
+            read_received(run, trust).model["sampler"], sampler, steps, grid, eta
+        )
+        with trained.naming_flags("model.sampler", run):
+            return ways_of(model, nodes, classes, guidance)
+    options = {"sampler": sampler, "steps": steps, "grid": grid, "eta": eta}
+    refuse_options(run, model, options | {"class": classes, "guidance": guidance})
+    return [Way()]
+
+
+def refuse_options(run: Path, model: Any, options: Mapping[str, Any]) -> None:
+    """Refuse options, by their names, that are given although the model has no such choice.
+
+    Raises:
+        ConfigError: one is not None.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name}: {run} is a {type(model).__name__}, which has no such choice; leave the "
+                "option out"
+            )
 
 
 def class_number(word: str, known: Sequence[str]) -> int:

@@ -57,6 +57,21 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="cpu or cuda:N; auto is a GPU if there is one (default: %(default)s)",
     )
+    of_quality = parser.add_argument_group(
+        "quality of samples",
+        "Instead of the test: distances of samples and reconstructions to real images, each with "
+        "its interval, in RUN/quality.json. A measurement that was stopped goes on where it was.",
+    )
+    of_quality.add_argument("--quality", action="store_true", help="measure samples")
+    of_quality.add_argument(
+        "--features",
+        metavar="NAME",
+        help="a file of conf/features, or a YAML file of your own (classifier if the data have "
+        "labels, else pixels)",
+    )
+    of_quality.add_argument("--samples", type=int, metavar="N", help="number of samples (10000)")
+    of_quality.add_argument("--seed", type=int, metavar="N", help="seed of the samples (0)")
+    trained.add_sampler(of_quality)
     parser.set_defaults(command=evaluate)
 
 
@@ -68,16 +83,46 @@ def evaluate(
     checkpoint: str,
     trust: Sequence[str],
     device: str,
+    quality: bool,
+    features: str | None,
+    samples: int | None,
+    seed: int | None,
+    **sampler: Any,
 ) -> int:
     """Evaluate the runs one after another, and write a record of each into its directory.
 
     Args:
         overrides: of the data; see `trained.runs_and_data`.
+        quality: measure samples instead; see `genlab.cli.quality`.
+        sampler: of a diffusion model's samples; see `drawing.ways_asked`.
     """
+    paths, of_data = trained.runs_and_data([*runs, *overrides])
+    if quality:
+        from genlab.cli import quality as measuring
+
+        if batches is not None:
+            raise ConfigError(f"--batches {batches}: of samples there are --samples N")
+        return measuring.evaluate(
+            paths,
+            of_data,
+            split,
+            checkpoint,
+            trust,
+            device,
+            features=features,
+            samples=10_000 if samples is None else samples,
+            seed=seed or 0,
+            **sampler,
+        )
+    of_samples = {"features": features, "samples": samples, "seed": seed, **sampler}
+    for name, value in of_samples.items():
+        if value is not None:
+            option = {"classes": "class"}.get(name, name)
+            raise ConfigError(f"--{option}: this is about samples; add --quality")
+
     from genlab.cli.drawing import devices
     from genlab.training.load import read_received
 
-    paths, of_data = trained.runs_and_data([*runs, *overrides])
     most = None if batches is None else _number_of_batches(batches)
     places = devices(device)
     if len(places) > 1 and device != "auto":

@@ -71,36 +71,7 @@ def add(commands: Any) -> None:
         "diffusion models",
         "Without an option, the run's own value is used, or that of the sampler's file.",
     )
-    choices.add_argument(
-        "--sampler",
-        metavar="NAME,...",
-        action="append",
-        help="ancestral, ddim, dpm_solver, heun, or a YAML file of your own",
-    )
-    choices.add_argument(
-        "--steps", metavar="N,...", help="steps of the sampler; at most those of the model"
-    )
-    choices.add_argument(
-        "--grid", metavar="NAME", help="spacing of the steps: uniform, quadratic, log_snr, karras"
-    )
-    choices.add_argument(
-        "--eta",
-        type=float,
-        metavar="X",
-        help="noise of ddim: 0 is none, 1 that of ancestral sampling",
-    )
-    choices.add_argument(
-        "--class",
-        metavar="CLASS,...",
-        dest="classes",
-        help="names or numbers of classes, taken in turn (default: all)",
-    )
-    choices.add_argument(
-        "--guidance",
-        type=float,
-        metavar="X",
-        help="strength of classifier-free guidance; 1 is none",
-    )
+    trained.add_sampler(choices)
     parser.set_defaults(command=sample)
 
 
@@ -124,11 +95,10 @@ def sample(
     """Draw images of a run's model in one or several ways, and write them into a new folder."""
     import numpy as np
 
-    from genlab.cli.drawing import Way, devices, drawing, sampler_configs, ways_of
+    from genlab.cli.drawing import devices, drawing, refuse_options, ways_asked
     from genlab.data.progress import progress
-    from genlab.protocols import CanSample, HasSampler, HasSetting, HasTrajectory
+    from genlab.protocols import CanSample, HasSetting, HasTrajectory
     from genlab.training import weights
-    from genlab.training.load import read_received
 
     with trained.naming_flags():
         whole("n", n, 1)
@@ -145,23 +115,19 @@ def sample(
         raise ConfigError(
             f"{run}: its data are real numbers, which no picture holds; give a run on 8-bit images"
         )
-    unusable: dict[str, Any] = {}
-    if not isinstance(model, HasSampler):
-        unusable = {"sampler": sampler, "steps": steps, "grid": grid, "eta": eta}
-        unusable |= {"class": classes, "guidance": guidance}
     if not isinstance(model, HasTrajectory):
-        unusable |= {"trajectory": trajectory or None}
-    for name, value in unusable.items():
-        if value is not None:
-            raise ConfigError(
-                f"--{name}: {run} is a {family}, which has no such choice; leave the option out"
-            )
-    ways = [Way()]
-    if isinstance(model, HasSampler):
-        own = read_received(run, trust).model["sampler"]
-        nodes = sampler_configs(own, sampler, steps, grid, eta)
-        with trained.naming_flags("model.sampler", run):
-            ways = ways_of(model, nodes, classes, guidance)
+        refuse_options(run, model, {"trajectory": trajectory or None})
+    ways = ways_asked(
+        run,
+        model,
+        trust,
+        sampler=sampler,
+        steps=steps,
+        grid=grid,
+        eta=eta,
+        classes=classes,
+        guidance=guidance,
+    )
 
     first = ways[0].settings
     asked = [] if classes is None else [f"class {classes}"]

@@ -49,6 +49,43 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sampler(parser: Any) -> None:
+    """Add the choices of how a diffusion model draws, as for `drawing.ways_asked`."""
+    parser.add_argument(
+        "--sampler",
+        metavar="NAME,...",
+        action="append",
+        help="ancestral, ddim, dpm_solver, dpm_solver_sde, euler, heun, unipc, or a YAML file of "
+        "your own",
+    )
+    parser.add_argument(
+        "--steps", metavar="N,...", help="steps of the sampler; at most those of the model"
+    )
+    parser.add_argument(
+        "--grid",
+        metavar="NAME",
+        help="spacing of the steps: uniform, quadratic, log_snr, karras, flow",
+    )
+    parser.add_argument(
+        "--eta",
+        type=float,
+        metavar="X",
+        help="noise of ddim: 0 is none, 1 that of ancestral sampling",
+    )
+    parser.add_argument(
+        "--class",
+        metavar="CLASS,...",
+        dest="classes",
+        help="names or numbers of classes, taken in turn (default: all)",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="X",
+        help="strength of classifier-free guidance; 1 is none",
+    )
+
+
 def checkpoint_of(run: Path, asked: str) -> str:
     """Return the checkpoint that is there, `best` or `last`; one is said if it is not the asked.
 
@@ -134,14 +171,8 @@ def data_for(
         ConfigError: they have another spec than the images of the run, or cannot be composed.
     """
     from genlab.config.build import build
-    from genlab.config.check import check, need, resolve
-    from genlab.config.compose import compose
-    from genlab.data.datamodule import ImageData
 
-    node = resolve(compose(overrides))["data"]
-    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    node |= {key: value for key, value in (own or {}).items() if f"data.{key}" not in typed}
-    node = need(check(node, "data"), ImageData, "data")
+    node = data_node(overrides, own)
     data: ImageData = build(node, "data")
     if data.spec != spec:
         raise ConfigError(
@@ -149,6 +180,22 @@ def data_for(
             f"{_described(spec)}; give the data that it was trained on"
         )
     return data
+
+
+def data_node(overrides: Sequence[str], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Compose and check the config of the data that the user names, as `data_for`.
+
+    Raises:
+        ConfigError: it cannot be composed.
+    """
+    from genlab.config.check import check, need, resolve
+    from genlab.config.compose import compose
+    from genlab.data.datamodule import ImageData
+
+    node = resolve(compose(overrides))["data"]
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    node |= {key: value for key, value in (own or {}).items() if f"data.{key}" not in typed}
+    return need(check(node, "data"), ImageData, "data")
 
 
 def _described(spec: ImageSpec) -> str:

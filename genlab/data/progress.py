@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from genlab.runs.text import in_words
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -41,11 +43,3 @@ def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[
             print(f"{what}: {said}", file=sys.stderr, flush=True)
 
     yield advance
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in rounded words."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -71,6 +71,17 @@ NAMES: tuple[Name, ...] = (
     Name("variance_loss", NATS, "Loss of the variance", 2, "lower", "", **_MAIN),
     Name("nll_iwae", NATS, "Negative log-likelihood, importance-weighted", 2, "lower", ""),
     Name("energy_distance", "norm", "Energy distance", 2, "lower", "energy distance"),
+    Name("fid", "", "FID of samples", 2, "lower", "FID", **_MAIN),
+    Name("fid_infinity", "", "FID of infinitely many samples", 2, "lower", "FID∞", **_MAIN),
+    Name("rfid", "", "FID of reconstructions", 2, "lower", "rFID", **_MAIN),
+    Name("rfid_infinity", "", "FID of infinitely many reconstructions", 2, "lower", **_MAIN),
+    Name("kid", "", "KID", 4, "lower", **_MAIN),
+    Name("precision", "", "Precision", 3, "higher", "precision", **_MAIN),
+    Name("recall", "", "Recall", 3, "higher", "recall", **_MAIN),
+    Name("density", "", "Density", 3, "higher", **_MAIN),
+    Name("coverage", "", "Coverage", 3, "higher", "coverage", **_MAIN),
+    Name("class_distance", "", "Distance of the shares of classes", 3, "lower", **_MAIN),
+    Name("nearest_train", "", "Distance to the nearest training image", 3, **_MAIN),
     Name("evaluations", "count", "Evaluations of the network a sample", 0, "lower", "evaluations"),
     Name("seconds_per_sample", "s", "Seconds a sample", 3, "lower", "s/sample"),
     Name("active_units", "count", "Active latent units", 1, "", "active units", False, True),
@@ -93,6 +104,9 @@ NAMES: tuple[Name, ...] = (
 
 _BY_NAME = {name.name: name for name in NAMES}
 _ORDER = {name.name: i for i, name in enumerate(NAMES)}
+# the features that a distance is measured in: their name, and a hash of their weights
+_FEATURES = re.compile(r"_([a-z0-9]+_[0-9a-f]{6})$")
+_ENDS = {"_low": "lower end", "_high": "upper end"}
 # a number of samples, or the middle of a bin, after a name of the table
 _SUFFIX = re.compile(r"(_\d+|_[+-]\d+(\.\d+)?)$")
 
@@ -100,14 +114,27 @@ _SUFFIX = re.compile(r"(_\d+|_[+-]\d+(\.\d+)?)$")
 def describe(metric: str) -> Name:
     """Look up a metric, with or without the prefix of its split: `test/kl`, `kl`.
 
-    `nll_iwae_200` and `bound_log_snr_-3` are found without their numbers; a metric that is not in
-    the table gets its own name as title.
+    `nll_iwae_200` and `bound_log_snr_-3` are found without their numbers, `fid_classifier_1a2b3c`
+    without its features, and `fid_low_...` is the lower end of its interval; a metric that is not
+    in the table gets its own name as title.
     """
     plain = metric.rpartition("/")[2]
     found = _BY_NAME.get(_stem(plain))
     if found is None:
         return Name(plain, title=plain.replace("_", " "), decimals=3, heading=plain)
+    if features := _FEATURES.search(plain):
+        found = _in_features(found, plain.removesuffix(features[0]), features[1])
     return replace(found, name=plain)
+
+
+def _in_features(found: Name, without: str, features: str) -> Name:
+    """Return a distance with its features in title and heading, or an end of its interval."""
+    for end, words in _ENDS.items():
+        if without == f"{found.name}{end}":
+            title = f"{found.title}, {words} of the interval ({features})"
+            return replace(found, title=title, heading="", is_part=True)
+    heading = found.heading and f"{found.heading} ({features.partition('_')[0]})"
+    return replace(found, title=f"{found.title} ({features})", heading=heading)
 
 
 def is_listed(metric: str) -> bool:
@@ -126,7 +153,13 @@ def ordered(metrics: Iterable[str]) -> list[str]:
 
 
 def _stem(plain: str) -> str:
-    return plain if plain in _BY_NAME else _SUFFIX.sub("", plain)
+    if plain in _BY_NAME:
+        return plain
+    if _FEATURES.search(plain):
+        plain = _FEATURES.sub("", plain)
+        ends = (plain.removesuffix(end) for end in _ENDS if plain.endswith(end))
+        return next(ends, plain)
+    return _SUFFIX.sub("", plain)
 
 
 def shown(values: Iterable[str]) -> list[str]:

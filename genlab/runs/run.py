@@ -33,6 +33,7 @@ class Layout:
         self.metrics_path = self.path / "metrics.jsonl"
         self.result_path = self.path / "result.json"
         self.bound_path = self.path / "bound.json"
+        self.quality_path = self.path / "quality.json"
         self.env_path = self.path / "env.json"
         self.log_path = self.path / "train.log"
         self.checkpoints = self.path / "checkpoints"
@@ -113,6 +114,18 @@ class Run(Layout):
     def bound(self) -> dict[str, Any] | None:
         """The content of bound.json, or None where the model has no such curves."""
         return read_json(self.bound_path, reading.BOUND)
+
+    @property
+    def quality(self) -> list[dict[str, Any]]:
+        """The measurements in quality.json, the newest last; empty where there are none.
+
+        Raises:
+            RunDirectoryError: it cannot be read, or does not hold a list of JSON objects.
+        """
+        records = (read_json(self.quality_path, reading.RESULT) or {}).get("records", [])
+        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+            raise RunDirectoryError(f"{self.quality_path} holds no list of records: remove it")
+        return records
 
     @property
     def config_text(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Text that may come from a stranger, made safe to show."""
+"""Text for people: durations, and what may come from a stranger made safe to show."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def printable(text: str, kept: str = "\n\t") -> str:
     return "".join(
         c if c in kept or _is_shown(c) else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in rounded words."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _is_shown(character: str) -> bool:

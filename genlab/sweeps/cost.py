@@ -25,10 +25,10 @@ from rich.text import Text
 from genlab.config.build import build
 from genlab.config.check import from_yaml
 from genlab.data.datamodule import ImageData
-from genlab.data.progress import in_words
 from genlab.errors import ConfigError
 from genlab.runs.points import point_text
 from genlab.runs.run import Run, find_runs
+from genlab.runs.text import in_words
 from genlab.sweeps.freeze import Composed
 from genlab.sweeps.merging import firsts
 from genlab.sweeps.study import Point, Study, StudyJob

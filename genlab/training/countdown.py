@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from genlab.callbacks.base import generative
-from genlab.data.progress import in_words
 from genlab.protocols import EvaluatesInTerms
+from genlab.runs.text import in_words
 
 
 class Countdown(pl.Callback):

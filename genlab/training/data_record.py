@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +31,24 @@ def data_record(config: Config, data: ImageData) -> dict[str, Any]:
     if found is None:
         return {}
     return {"source": identity({"data": {"source": config["data"]["source"]}}), **found._asdict()}
+
+
+def data_key(node: Mapping[str, Any], files: object) -> str:
+    """Return 16 hex digits of a config of data and of its images, for what is cached about them.
+
+    Args:
+        node: the value of `data` in a config.
+        files: as in data.json; None for data that cannot change.
+    """
+    drawn = node.get("binarisation", "none") != "none"
+    source = node.get("source")
+    known = [
+        identity({"data": {"source": source if isinstance(source, Mapping) else {}}}),
+        files,
+        *(node.get(key) for key in ("val_images", "train_images", "binarisation")),
+        node.get("seed") if drawn else None,
+    ]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def refuse_changed_since(planned: Plan) -> None:

@@ -36,7 +36,12 @@ from genlab.tracking.record import RecordLogger
 from genlab.training import console, interrupts, result, weights
 from genlab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from genlab.training.countdown import Countdown
-from genlab.training.data_record import data_record, refuse_changed, refuse_changed_since
+from genlab.training.data_record import (
+    data_key,
+    data_record,
+    refuse_changed,
+    refuse_changed_since,
+)
 from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
@@ -186,7 +191,7 @@ def _train_in(
         run_config.checkpoint_every_n_minutes,
     )
     stop = StopOnSignal(last)
-    callbacks = [*_callbacks(directory, run_config), last, stop]
+    callbacks = [*_callbacks(directory, planned), last, stop]
     callbacks += _of_long_test(directory, run_config)
     if resumed is not None:
         callbacks.append(resumed)
@@ -229,15 +234,22 @@ def _train_in(
         return outcome
 
 
-def _callbacks(directory: RunDirectory, run_config: RunConfig) -> list[pl.Callback]:
+def _callbacks(directory: RunDirectory, planned: Plan) -> list[pl.Callback]:
     """Return all callbacks but the last two, in order; averaged weights come first."""
+    run_config = planned.run_config
     found: list[pl.Callback] = []
     if run_config.ema_decay is not None:
         found.append(WeightAverage(run_config.ema_decay))
-    folders = {"directory": directory.pictures, "videos": directory.videos}
+    images = Run(directory.path).data or {}
+    known = {
+        "directory": directory.pictures,
+        "videos": directory.videos,
+        "run": directory.path,
+        "data_key": data_key(planned.config["data"], images.get("files")),
+    }
     for name, node in run_config.callbacks.items():
         if node is not None:
-            given = {key: folder for key, folder in folders.items() if takes(node, key)}
+            given = {key: value for key, value in known.items() if takes(node, key)}
             found.append(build(node, f"callbacks.{name}", **given))
     found += [progress(), Throughput(), Heartbeat(directory)]
     found.append(BestCheckpoint(directory.checkpoints, "val/loss"))

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import lightning.pytorch as pl
 import pytest
 import torch
-from conf_files import CONF, LACKING, PARTNERS, groups, name
+from conf_files import CONF, LACKING, PARTNERS, PLACES, groups, name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import Logger
@@ -81,8 +81,10 @@ def choice(path: Path) -> list[str]:
     group = path.parent.relative_to(CONF).as_posix() if in_model else top
     chosen = path.relative_to(CONF / group).with_suffix("").as_posix()
     of_ddpm = path.parent.name in groups("ddpm") - groups("vae") or chosen.startswith("unet_")
-    model = ["model=ddpm"] if in_model and of_ddpm else []
-    return [*model, f"{group}={chosen}", *PARTNERS.get(name(path), [])]
+    before = ["model=ddpm"] if in_model and of_ddpm else []
+    if group in PLACES:
+        *before, group = PLACES[group]
+    return [*before, f"{group}={chosen}", *PARTNERS.get(name(path), [])]
 
 
 @pytest.mark.parametrize("path", OF_TRAIN, ids=name)
@@ -126,6 +128,7 @@ def test_every_value_of_a_file_reaches_the_config(path: Path) -> None:
     composed = OmegaConf.to_container(compose(*choice(path)))
     package = re.search("@package (.*)", path.read_text())
     place = path.parent.relative_to(CONF).as_posix().replace("/", ".").strip(".")
+    place = PLACES[place][-1].partition("@")[2] if place in PLACES else place
     if package is not None:
         place = package[1].replace("_global_", "")
     for part in filter(None, place.split(".")):

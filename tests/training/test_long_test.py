@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from trained_runs import train_in
 
-from genlab.data.progress import in_words
 from genlab.diffusion.model import DDPM
 from genlab.runs.directory import RunDirectory
 from genlab.runs.run import Run, find_runs
+from genlab.runs.text import in_words
 from genlab.training import countdown
 from genlab.training.interrupts import Stopped
 from genlab.training.kept_terms import read_terms
