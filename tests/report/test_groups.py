@@ -245,14 +245,19 @@ def test_a_gan_without_a_bound_is_compared_by_its_quality(tmp_path: Path) -> Non
 
 def test_an_unlisted_metric_is_shown_where_it_is_one_kind(tmp_path: Path) -> None:
     for i, feature in enumerate((64, 64, 2048)):
-        config = vae(**{"model.kl_weight": float(i), "metrics.fid.feature": feature})
+        config = vae(**{"model.kl_weight": float(i), "metrics.sharpness.feature": feature})
         path = write(tmp_path / "s" / str(i), config)
-        metrics = {"test/neg_elbo": 1.0, "test/reconstruction": 1.0, "test/fid": 9.0, "test/x": 2.0}
+        metrics = {
+            "test/neg_elbo": 1.0,
+            "test/reconstruction": 1.0,
+            "test/sharpness": 9.0,
+            "test/x": 2.0,
+        }
         (path / "result.json").write_text(json.dumps({"metrics": metrics}))
     headings = [column.heading for column in sweep_table(collect(tmp_path / "s")).columns]
-    assert "x" in headings and "fid" not in headings
+    assert "x" in headings and "sharpness" not in headings
     shown = sweep_table(collect([tmp_path / "s" / "0", tmp_path / "s" / "1"])).columns
-    assert "fid" in [column.heading for column in shown]
+    assert "sharpness" in [column.heading for column in shown]
 
 
 def test_where_no_unit_is_active_the_weight_is_not_blamed(tmp_path: Path) -> None:
