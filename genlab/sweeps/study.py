@@ -187,7 +187,11 @@ class Study:
             ConfigError: the key belongs to explicit points or a search, or a list does not fit.
         """
         if key == "seed":
-            return self._with(seeds=values_of(key, text))
+            seeds = values_of(key, text)
+            try:
+                return self._with(seeds=[whole(key, seed, 0) for seed in seeds])
+            except ValueError as error:  # of `whole`, which names the key as it was typed
+                raise ConfigError(str(error)) from error
         of_search = {} if self.search is None else self.search.space
         if key in of_search or any(key in point for point in self.points):
             raise ConfigError(

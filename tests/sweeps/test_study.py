@@ -352,3 +352,10 @@ def test_a_search_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
 
     other = sweep(*asked, "trials=5", "model.latent_dim=5")
     assert other.returncode == 2 and "give group=NAME for a new one" in other.stderr
+
+
+@pytest.mark.parametrize("text", ["0,00", "0,-1", "0,1.5", "0,yes"])
+def test_a_wrong_seed_is_named_by_the_key_that_was_typed(text: str) -> None:
+    study = Study.of("s", {"params": {"model.kl_weight": "0,1"}})
+    with pytest.raises(ConfigError, match="^seed="):
+        study.with_values("seed", text)
