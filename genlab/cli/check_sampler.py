@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 STEPS = (10, 20, 50, 100)
 #: Standard deviations of the data, in the units of images in [-1, 1]: fine detail to full contrast.
 STDS = (0.0316, 0.25, 1.0)
-#: Pixels.
-_PANEL = 260
+#: Width of a panel, and heights of one in a single row or in several, in pixels.
+_PANEL, _HIGH, _LOW = 260, 300, 150
+#: Most lines of a panel.
+_MOST = 12
 _SAMPLER = "model/sampler"
 _VARIANCE = "model/reverse_variance"
 _STEPS_KEY, _GRID_KEY = "model.sampler.steps", "model.sampler.grid"
@@ -237,7 +239,10 @@ def _cells(row: Row, stds: Sequence[float]) -> dict[str, str]:
 
 
 def samplers_figure(rows: Sequence[Row], stds: Sequence[float]) -> alt.FacetChart:
-    """Draw the error of the std over the forwards of the network, a panel for each std."""
+    """Draw the error of the std over the forwards of the network, a panel for each std.
+
+    Of more lines than a panel can show, each grid has a row of panels.
+    """
     import altair as alt
 
     from genlab.media import charts
@@ -245,6 +250,7 @@ def samplers_figure(rows: Sequence[Row], stds: Sequence[float]) -> alt.FacetChar
     are_many = len({row.schedule for row in rows if row.schedule}) > 1
     grids = [" ".join([row.grid, row.schedule if are_many else ""]).strip() or "-" for row in rows]
     panels = [f"data of std {std:g}" for std in stds]
+    is_crowded = len({(row.sampler, grid) for row, grid in zip(rows, grids, strict=True)}) > _MOST
     table: list[dict[str, Any]] = []
     for i, panel in enumerate(panels):
         lines: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
@@ -254,9 +260,11 @@ def samplers_figure(rows: Sequence[Row], stds: Sequence[float]) -> alt.FacetChar
                 x, y = lines.setdefault((row.sampler, grid), ([], []))
                 x.append(row.evaluations)
                 y.append(error)
-        width = charts.widths(
-            {name: (x, [math.log(error) for error in y]) for name, (x, y) in lines.items()}
-        )
+        logs = {name: (x, [math.log(error) for error in y]) for name, (x, y) in lines.items()}
+        width: dict[tuple[str, str], float] = {}
+        for place in dict.fromkeys(grids) if is_crowded else [""]:
+            own = {name: line for name, line in logs.items() if name[1] == (place or name[1])}
+            width |= charts.widths(own)
         table += [
             {
                 "panel": panel,
@@ -280,23 +288,27 @@ def samplers_figure(rows: Sequence[Row], stds: Sequence[float]) -> alt.FacetChar
         .axis(values=charts.decades([row["error"] for row in table])),
         alt.Color("sampler:N").scale(domain=samplers).legend(charts.key(samplers, across)),
     )
-    drawn = base.mark_line().encode(
-        alt.StrokeDash("grid:N")
-        .scale(domain=ways, range=charts.DASHES)
-        .legend(charts.key(ways, across)),
-        alt.StrokeWidth("width:Q", scale=None),
-    )
-    return (
-        alt.layer(drawn, base.mark_point(size=40), data=charts.table(table))
-        .properties(width=_PANEL)
-        .facet(column=alt.Column("panel:N").sort(panels))
-        .properties(
-            title={
-                "text": "Error of each sampler with a perfect network",
-                "subtitle": "Gaussian data, images being in [-1, 1]",
-            },
-        )
-    )
+    drawn = base.mark_line().encode(alt.StrokeWidth("width:Q", scale=None))
+    columns = alt.Column("panel:N").sort(panels)
+    title = {
+        "text": "Error of each sampler with a perfect network",
+        "subtitle": "Gaussian data, images being in [-1, 1]",
+    }
+
+    def layered(lines: alt.Chart, height: int) -> Any:
+        points = base.mark_point(size=40)
+        shown = alt.layer(lines, points, data=charts.table(table))
+        return shown.properties(width=_PANEL, height=height)
+
+    if is_crowded:
+        rows_of = alt.Row("grid:N").sort(ways)
+        chart = layered(drawn, _LOW).facet(row=rows_of, column=columns)
+    else:
+        dash = alt.StrokeDash("grid:N").scale(domain=ways, range=charts.DASHES)
+        dashed = drawn.encode(dash.legend(charts.key(ways, across)))
+        chart = layered(dashed, _HIGH).facet(column=columns)
+    made: alt.FacetChart = chart.properties(title=title)
+    return made
 
 
 def _numbers(text: str) -> list[float]:

@@ -64,8 +64,8 @@ ORDERED = (
     ("#4ac16d", "#7ad151"),
     ("#93b81f", "#f0e13c"),
 )
-#: Dashes by order, for what a colour does not tell: solid, dashed, dotted, dash-dotted.
-DASHES = ([1, 0], [7, 4], [2, 3], [10, 3, 2, 3])
+#: Dashes by order, for what a colour does not tell: solid, dashed, dotted, ...
+DASHES = ([1, 0], [7, 4], [2, 3], [10, 3, 2, 3], [14, 4], [10, 3, 2, 3, 2, 3])
 #: Width of a line in pixels, and how far one is wider than the next that lies on it.
 _WIDTH, _WIDER = 2.0, 3.0
 #: Lines are taken to lie on each other if half of their points are this part of all values apart.

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import altair as alt
@@ -18,6 +18,8 @@ from PIL import Image
 from genlab import cli
 from genlab.cli.check_schedule import schedules_figure
 from genlab.cli.choices import SCHEDULE, choices
+from genlab.config.compose import options
+from genlab.diffusion.grids import Grid
 from genlab.diffusion.schedule_check import ScheduleSummary
 from genlab.errors import DONE, REFUSED
 from genlab.media import charts
@@ -98,7 +100,7 @@ def test_our_default_spacing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_all_samplers_on_all_grids(capsys: pytest.CaptureFixture[str]) -> None:
     rows, _ = run(capsys, "check-sampler", "--all", "model.sampler.steps=20", "--std=0.25,1")
     pairs = {(row["sampler"], row["grid"]) for row in rows}
-    assert len(rows) == len(pairs) == 16
+    assert len(rows) == len(pairs) == len(options("model/sampler")) * len(get_args(Grid))
     assert {row["forwards"] for row in rows} == {"20", "39"}
 
 
