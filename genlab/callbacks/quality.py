@@ -120,6 +120,7 @@ class SampleQuality(pl.Callback):
     ) -> quality.Quality:
         assert self._ready is not None
         data, model = data_of(trainer), module.model
+        self._ready.module.to(module.device)
         reference = quality.Reference.of(
             self._ready, split, data, self._cache() or temporary / "reference"
         )

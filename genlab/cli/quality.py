@@ -120,6 +120,7 @@ def evaluate(
                     folder,
                     advance,
                 )
+            prepared[one.key].module.to(places[0])
             size = _size(one.data, split)
             with progress(f"features of the {split} and train images", size) as advance:
                 references[one.key] = quality.Reference.of(

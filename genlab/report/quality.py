@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from genlab.errors import RunDirectoryError
 from genlab.report.collect import Record, swept_keys
+from genlab.report.colours import colours
 from genlab.report.intervals import mean_interval
 from genlab.report.naming import run_label, sort_key
+from genlab.report.shown import brief_names
 from genlab.runs.points import without_seed
 from genlab.runs.run import Run
 
@@ -40,13 +42,15 @@ class Setting:
         distances: by their names in `COMPARED`; means over the seeds.
         neg_elbo: of the test, mean over the seeds; None for a model without a bound.
         runs: the numbers of its runs.
+        features: in which the distances were measured.
     """
 
     label: str
     x: float | None
     distances: dict[str, Measured]
     neg_elbo: float | None
-    runs: tuple[int, ...] = field(default=())
+    runs: tuple[int, ...] = ()
+    features: str = ""
 
 
 def measured_settings(records: Sequence[Record]) -> list[Setting]:
@@ -86,6 +90,7 @@ def measured_settings(records: Sequence[Record]) -> list[Setting]:
                 distances,
                 sum(bounds) / len(bounds) if bounds else None,
                 tuple(numbers),
+                features,
             )
         )
     return found
@@ -124,6 +129,33 @@ def about_quality(records: Sequence[Record]) -> str:
         else:
             sentence += f" The bound chooses as the {agrees.pop()} do: {told}."
     return sentence
+
+
+def quality_chart(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Draw the FID of each setting; None unless two settings were measured.
+
+    Returns:
+        `figure`, the `sentence` about it and the `features` in which it was measured.
+    """
+    from genlab.report.figures.quality import quality
+
+    settings = measured_settings(records)
+    if len(settings) < 2:
+        return None
+    labels = [setting.label for setting in settings]
+    names = brief_names(labels)
+    key = labels[0].partition(" ")[0] if names[labels[0]] != labels[0] else "setting"
+    rows = [
+        {"setting": names[setting.label], "of": COMPARED[name], **measured._asdict()}
+        for setting in settings
+        for name, measured in setting.distances.items()
+    ]
+    shades = colours([{"of": 0.0}, {"of": 1.0}])
+    kinds = dict(zip(COMPARED.values(), shades, strict=True))
+    shown = {of: colour for of, colour in kinds.items() if any(row["of"] == of for row in rows)}
+    figure = quality(rows, [names[label] for label in labels], key, shown)
+    sentence = about_quality(records)
+    return {"figure": figure, "sentence": sentence, "features": settings[0].features}
 
 
 def _distances(record: Record) -> Iterator[tuple[str, dict[str, Measured]]]:

@@ -14,6 +14,7 @@ from genlab.report.diagnostics import diagnostics as diagnostic_charts
 from genlab.report.figures.curves import curves as curves_figure
 from genlab.report.parts import Part
 from genlab.report.plane import plane_chart
+from genlab.report.quality import quality_chart
 from genlab.report.replicates import CAPTION, cells, has_replicates, summarise
 from genlab.report.samplers import samplers_chart
 from genlab.report.training import training_curves
@@ -50,6 +51,11 @@ def samplers(part: Part) -> Mapping[str, Any] | None:
     """Return the cost and the distance of samplers."""
     figure = samplers_chart(part.runs)
     return None if figure is None else {"figure": figure}
+
+
+def quality(part: Part) -> Mapping[str, Any] | None:
+    """Return the measured quality of samples and reconstructions."""
+    return quality_chart(part.records)
 
 
 def bound(part: Part) -> Mapping[str, Any] | None:
@@ -172,6 +178,7 @@ def _own(name: str, title: str, context: Callable[[Part], Mapping[str, Any] | No
 SECTIONS: tuple[Section, ...] = (
     _own("samplers", "Cost and quality of samples", samplers),
     _own("plane", "Rate and distortion", plane),
+    _own("quality", "Quality of samples", quality),
     _own("bound", "Where the bound is spent", bound),
     _own("units", "Latent units", units),
     _own("runs", "Runs", runs),

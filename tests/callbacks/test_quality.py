@@ -62,7 +62,7 @@ def test_features_that_cannot_work_are_refused_before_training(tmp_path: Path) -
 def test_names_of_quality_say_their_features() -> None:
     found = names.describe("test/fid_classifier_1a2b3c")
     assert (found.title, found.better) == ("FID of samples (classifier_1a2b3c)", "lower")
-    assert found.heading == "FID (classifier)"
+    assert names.describe("fid_infinity_classifier_1a2b3c").heading == "FID∞ (classifier)"
     low = names.describe("test/rfid_infinity_low_classifier_1a2b3c")
     assert low.is_part and low.heading == ""
     assert low.title.endswith("lower end of the interval (classifier_1a2b3c)")

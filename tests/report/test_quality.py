@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from genlab.report.collect import collect
-from genlab.report.quality import Measured, about_quality, measured_settings
+from genlab.report.quality import (
+    Measured,
+    about_quality,
+    measured_settings,
+    quality_chart,
+)
 
 
 def write(
@@ -51,6 +56,23 @@ def test_bound_and_quality_may_choose_different_settings(tmp_path: Path) -> None
         "reconstructions (11.0 ± 0.6). Bound and quality choose different settings: the bound is "
         "best at kl_weight 4 (100.0 nats)."
     )
+
+
+def test_the_figure_has_every_distance_with_its_interval(tmp_path: Path) -> None:
+    write(tmp_path, 0.0, (269.2, 1.0), (11.0, 0.6), 388.0)
+    assert quality_chart(collect(tmp_path)) is None  # nothing to compare
+    write(tmp_path, 1.0, (85.6, 1.4), (24.6, 1.2), 114.8)
+    found = quality_chart(collect(tmp_path))
+    assert found is not None and found["features"] == "classifier_1a2b3c"
+    drawn = found["figure"].to_dict()
+    rows = drawn["datasets"]["quality"]
+    assert {(r["setting"], r["of"], r["value"]) for r in rows} == {
+        ("kl_weight 0", "samples", 269.2),
+        ("kl_weight 0", "reconstructions", 11.0),
+        ("kl_weight 1", "samples", 85.6),
+        ("kl_weight 1", "reconstructions", 24.6),
+    }
+    assert all(r["low"] < r["value"] < r["high"] for r in rows)
 
 
 def test_settings_within_the_interval_are_not_told_apart(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ class Inception(nn.Module):
             "pip install torch-fidelity, with the torchvision of your torch",
         )
         path = _file(weights, "weights-inception-2015-12-05-6726825d.pth", "inception")
+        _weights(path, "inception")  # torch-fidelity would run the code in a pickle
         self.network: nn.Module = module.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
         )
@@ -234,7 +236,7 @@ def _file(given: str | None, name: str, features: str) -> Path:
 def _weights(path: Path, features: str) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, UnpicklingError) as error:
         raise ConfigError(f"features={features}: {path} cannot be read ({error})") from error
     return found
 
