@@ -118,7 +118,7 @@ def video(
 
     console = Console(soft_wrap=True, highlight=False)
     films: dict[str, dict[str, Pixels]] = {}
-    said: list[str] = []
+    lines: list[str] = []
     with progress("filming", len(chosen) * len(kinds)) as advance:
         for (label, record), of_run in zip(chosen, callbacks, strict=True):
             model = trained.load(record.path, checkpoint, trust)
@@ -126,10 +126,10 @@ def video(
             for name, film in made.items():
                 films.setdefault(name, {})[label] = film
             names = ", ".join(name.replace("_", " ") for name in made) or "nothing to film"
-            said.append(f"{label or record.run_id}: {names}")
+            lines.append(f"{label or record.run_id}: {names}")
             if left_out:
-                said.append(f"  left out: {left_out}")
-    for line in said:
+                lines.append(f"  left out: {left_out}")
+    for line in lines:
         say(console, line)
     for name, by_label in films.items():
         for path in _save(name, by_label, [record.path for _, record in chosen], fps, out):

@@ -36,10 +36,10 @@ def progress(what: str, total: int | None, start: int = 0) -> Iterator[Callable[
         now = time.monotonic()
         if now - last > _SECONDS_BETWEEN_LINES:
             last = now
-            said = f"{100 * done / total:.0f} %" if total else f"{done:,}"
+            share = f"{100 * done / total:.0f} %" if total else f"{done:,}"
             if total and start < done < total:
-                said += f", {in_words((now - first) * (total - done) / (done - start))} to go"
+                share += f", {in_words((now - first) * (total - done) / (done - start))} to go"
             # no log record: before a run has its train.log, records below a warning go nowhere
-            print(f"{what}: {said}", file=sys.stderr, flush=True)
+            print(f"{what}: {share}", file=sys.stderr, flush=True)
 
     yield advance

@@ -198,7 +198,7 @@ def discrepancy(x: Rows, y: Rows, groups: Groups, kernel: Kernel) -> LeaveOneOut
 
 
 class Manifolds(NamedTuple):
-    """How the samples and the real images lie in the neighbourhoods of each other.
+    """Positions of the samples and the real images in the neighbourhoods of each other.
 
     The neighbourhood of an image is the ball around it that reaches to its k-th nearest neighbour
     in its own set.

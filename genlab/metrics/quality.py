@@ -1,4 +1,4 @@
-"""How good samples and reconstructions are: distances to real images, each with an interval.
+"""Quality of samples and reconstructions: distances to real images, each with an interval.
 
 Real images are a reference, whose features are computed once and kept in a cache. The features of
 samples are written to files of a few hundred rows, so that a measurement that was killed goes on

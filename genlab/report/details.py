@@ -1,4 +1,4 @@
-"""What the last sections of a page show: configurations, environments, runs without a result."""
+"""The last sections of a page: configurations, environments, runs without a result."""
 
 from __future__ import annotations
 

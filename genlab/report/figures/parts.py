@@ -1,4 +1,4 @@
-"""What charts of a page share: emphasis of runs from outside, zoom, lines of runs."""
+"""Shared parts of the charts of a page: emphasis of runs from outside, zoom, lines of runs."""
 
 from __future__ import annotations
 
