@@ -28,7 +28,8 @@ def quality(
     scale = alt.Scale(type="log" if is_log else "linear", nice=True)
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title="FID of infinitely many images"))
     kinds = alt.Scale(domain=list(colours), range=list(colours.values()))
-    colour = alt.Color("of:N", title=None, scale=kinds)
+    legend = alt.Legend(orient="top-left", title=None, symbolType="stroke")
+    colour = alt.Color("of:N", scale=kinds, legend=legend)
     tooltip = [
         alt.Tooltip("setting:N", title=title),
         alt.Tooltip("of:N", title="of"),
