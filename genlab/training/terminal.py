@@ -74,9 +74,10 @@ def ignore_configuration_here() -> None:
     """Keep matplotlib from reading a `matplotlibrc` of the working directory, whoever imports it.
 
     It looks there first, once, when it is imported; with `text.usetex` it would start LaTeX.
+    genlab does not need it, but other packages import it where it is installed.
     """
     if os.path.lexists("matplotlibrc"):
-        with contextlib.chdir("/"):
+        with contextlib.chdir("/"), contextlib.suppress(ImportError):
             import matplotlib  # noqa: F401
 
 
