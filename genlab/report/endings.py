@@ -42,7 +42,8 @@ def endings(records: Sequence[Record]) -> list[str]:
     keys, _ = columns(records)
     lines = []
     for record in lacking:
-        name = (record.flat and run_label(record, keys)) or short_id(record)
+        is_known = record.is_readable and bool(record.flat)
+        name = (run_label(record, keys) if is_known else record.run_id) or short_id(record)
         lines.append(one_line(f"{name} ({state_text(record)}): {reason(record)}"))
     names = sweep_names(lacking)
     for sweep, runs in by_sweep(
