@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compared_runs import vae, write
 from rich.console import Console
 
 from genlab.report import answer, collect, print_sweep, sweep_table
 from genlab.report.endings import command_text, endings
 from genlab.runs.manifest import Job, Manifest
-from tests.report.test_groups import vae, write
 
 COMMAND = ("/somewhere/train.py", "-m", "model.kl_weight=0,1,2,3,4", "overwrite=true")
 

@@ -87,7 +87,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert (read.name, read.state, read.config_text) == ("run", "completed", "seed: 0\n")
     assert read.result == {"metrics": {"test/kl": 0.1, "test/fid": None}, "seed": 0}
     assert read.is_completed and not read.is_interrupted
-    assert read.status.keys() == {"state", "pid", "host", "started", "heartbeat"}
+    assert read.status.keys() == {"state", "command", "pid", "host", "started", "heartbeat"}
 
 
 def test_the_time_of_start_stays_while_the_status_changes(tmp_path: Path) -> None:
