@@ -60,7 +60,6 @@ COPY train.py sweep.py ./
 ENV PATH=/opt/genlab/bin:$PATH \
     GENLAB_REVISION="${REVISION}" \
     HOME=/tmp \
-    MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 \
     TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
 USER ${UID}:${GID}
