@@ -13,7 +13,7 @@ from rich.console import Console
 
 from genlab.cli import trained
 from genlab.cli.output import say
-from genlab.cli.parsing import add_command
+from genlab.cli.parsing import add_command, add_group
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.runs.files import refuse_foreign, write_atomically
 from genlab.runs.run import Run
@@ -57,7 +57,8 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="cpu or cuda:N; auto is a GPU if there is one (default: %(default)s)",
     )
-    of_quality = parser.add_argument_group(
+    of_quality = add_group(
+        parser,
         "quality of samples",
         "Instead of the test: distances of samples and reconstructions to real images, each with "
         "its interval, in RUN/quality.json. A measurement that was stopped goes on where it was.",

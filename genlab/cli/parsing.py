@@ -24,9 +24,20 @@ def add_command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
-        description=textwrap.fill(description, _WIDTH, break_on_hyphens=False),
+        description=_filled(description),
         epilog=f"examples:\n{listed}" if len(examples) > 1 else f"example:\n{listed}",
         # as written, so that no example is broken in the middle
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
+
+
+def add_group(
+    parser: argparse.ArgumentParser, title: str, description: str
+) -> argparse._ArgumentGroup:
+    """Add a group of options with a heading and a description to a parser of `add_command`."""
+    return parser.add_argument_group(title, _filled(description, 2))
+
+
+def _filled(text: str, indent: int = 0) -> str:
+    return textwrap.fill(text, _WIDTH - indent, break_on_hyphens=False)

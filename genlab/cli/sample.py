@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from genlab.cli import trained
-from genlab.cli.parsing import add_command
+from genlab.cli.parsing import add_command, add_group
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links, sha256
 from genlab.runs.text import printable
@@ -67,7 +67,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--trajectory", action="store_true", help="also draw the way from noise to images"
     )
-    choices = parser.add_argument_group(
+    choices = add_group(
+        parser,
         "diffusion models",
         "Without an option, the run's own value is used, or that of the sampler's file.",
     )
