@@ -27,7 +27,7 @@ from genlab.config.check import Config, check, from_yaml, need
 from genlab.config.compose import directory, options, suggestion
 from genlab.diffusion.samplers import Sampler
 from genlab.errors import ConfigError
-from genlab.protocols import HasSampler, HasTrajectory
+from genlab.protocols import CanSampleClasses, HasSampler, HasTrajectory
 from genlab.tensors import to_pixels
 
 Pixels = npt.NDArray[np.uint8]
@@ -128,17 +128,8 @@ def ways_of(
     Raises:
         ConfigError, ValueError: a sampler, classes or a guidance that does not fit the model.
     """
-    known = model.spec.classes
     guidance = model.guidance if guidance is None else guidance
-    if classes is not None and model.conditional:
-        numbers = tuple(class_number(word.strip(), known) for word in classes.split(","))
-    elif classes is not None:
-        raise ConfigError(
-            f"--class {classes}: this model was trained without classes; leave the option out, or "
-            "train one with model.conditional=true"
-        )
-    else:
-        numbers = tuple(range(len(known))) if model.conditional else ()
+    numbers = classes_of(model, classes)
     model.check_request(numbers, guidance)
     ways = []
     for name, node in samplers:
@@ -151,6 +142,33 @@ def ways_of(
         words = f"{name}, {steps} step{'' if steps == 1 else 's'}"
         ways.append(Way(words, f"{name.lower()}-{steps}", steps, numbers, arguments, settings))
     return ways
+
+
+def way_of(model: CanSampleClasses, classes: str | None) -> Way:
+    """Return the way to sample a model that draws in one pass, with these classes.
+
+    Raises:
+        ConfigError: classes that do not fit the model.
+    """
+    numbers = classes_of(model, classes)
+    return Way(classes=numbers, arguments={"classes": numbers or None})
+
+
+def classes_of(model: CanSampleClasses, names: str | None) -> tuple[int, ...]:
+    """Return the numbers of the named classes; of all for None, of none without classes.
+
+    Raises:
+        ConfigError: the model has no such class, or none at all.
+    """
+    known = model.spec.classes
+    if names is None:
+        return tuple(range(len(known))) if model.conditional else ()
+    if not model.conditional:
+        raise ConfigError(
+            f"--class {names}: this model was trained without classes; leave the option out, or "
+            "train one with model.conditional=true"
+        )
+    return tuple(class_number(word.strip(), known) for word in names.split(","))
 
 
 def class_number(word: str, known: Sequence[str]) -> int:

@@ -58,6 +58,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--trajectory", action="store_true", help="also draw the way from noise to images"
     )
+    parser.add_argument(
+        "--class",
+        metavar="CLASS,...",
+        dest="classes",
+        help="names or numbers, taken in turn, of a model trained with classes; by default "
+        "all that the data have",
+    )
     choices = parser.add_argument_group(
         "diffusion models", "What is not given is as in the run's config, or the sampler's file."
     )
@@ -70,12 +77,6 @@ def add(commands: Any) -> None:
     choices.add_argument("--steps", metavar="N,...", help="of the sampler; at most the model's")
     choices.add_argument("--grid", help="how steps are spaced: uniform, log_snr, ...")
     choices.add_argument("--eta", type=float, help="share of the ancestral noise in ddim")
-    choices.add_argument(
-        "--class",
-        metavar="CLASS,...",
-        dest="classes",
-        help="names or numbers, taken in turn; by default all that the data have",
-    )
     choices.add_argument("--guidance", type=float, help="towards the class; 1 is none")
     parser.set_defaults(command=sample)
 
@@ -100,9 +101,15 @@ def sample(
     """Draw images of a run's model in one or several ways, and write them into a new folder."""
     import numpy as np
 
-    from genlab.cli.drawing import Way, devices, drawing, sampler_configs, ways_of
+    from genlab.cli.drawing import Way, devices, drawing, sampler_configs, way_of, ways_of
     from genlab.data.progress import progress
-    from genlab.protocols import CanSample, HasSampler, HasSetting, HasTrajectory
+    from genlab.protocols import (
+        CanSample,
+        CanSampleClasses,
+        HasSampler,
+        HasSetting,
+        HasTrajectory,
+    )
     from genlab.training import weights
     from genlab.training.load import read_received
 
@@ -124,7 +131,9 @@ def sample(
     unusable: dict[str, Any] = {}
     if not isinstance(model, HasSampler):
         unusable = {"sampler": sampler, "steps": steps, "grid": grid, "eta": eta}
-        unusable |= {"class": classes, "guidance": guidance}
+        unusable |= {"guidance": guidance}
+    if not isinstance(model, CanSampleClasses):
+        unusable |= {"class": classes}
     if not isinstance(model, HasTrajectory):
         unusable |= {"trajectory": trajectory or None}
     for name, value in unusable.items():
@@ -138,6 +147,8 @@ def sample(
         nodes = sampler_configs(own, sampler, steps, grid, eta)
         with trained.naming_flags("model.sampler", run):
             ways = ways_of(model, nodes, classes, guidance)
+    elif isinstance(model, CanSampleClasses):
+        ways = [way_of(model, classes)]
 
     first = ways[0].settings
     asked = [] if classes is None else [f"class {classes}"]

@@ -91,6 +91,9 @@ NAMES: tuple[Name, ...] = (
     Name("mfu", "", "Share of the hardware's peak (MFU)", 3, "higher", **_MAIN),
 )
 
+#: Metrics in a line of progress of a model that has none of those which are marked.
+_FEW = 4
+
 _BY_NAME = {name.name: name for name in NAMES}
 _ORDER = {name.name: i for i, name in enumerate(NAMES)}
 # a number of samples, or the middle of a bin, after a name of the table
@@ -130,5 +133,9 @@ def _stem(plain: str) -> str:
 
 
 def shown(values: Iterable[str]) -> list[str]:
-    """Return the metrics that a line of progress shows, in the order of the table."""
-    return [name for name in ordered(values) if describe(name).is_shown]
+    """Return the metrics that a line of progress shows, in the order of the table.
+
+    Of a model that has none of those that the table marks, it shows the first few.
+    """
+    names = ordered(values)
+    return [name for name in names if describe(name).is_shown] or names[:_FEW]
