@@ -144,6 +144,10 @@ class GenerativeModule(pl.LightningModule):
         )
         return x, noise
 
+    def is_logged(self, step: int) -> bool:
+        """Return whether the terms of an optimizer step are logged."""
+        return (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
     def log_terms(self, terms: Mapping[str, Tensor], step: int) -> None:
         """Check the terms of the loss of an optimizer step, and log them where a row is due.
 
@@ -153,7 +157,7 @@ class GenerativeModule(pl.LightningModule):
         trainer, device = self.trainer, terms["loss"].device
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._terms = {name: value.detach() for name, value in terms.items()}
-        logged = (step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        logged = self.is_logged(step)
         # on a GPU, reading a number waits for all queued work; on a CPU it costs nothing
         if logged or device.type == "cpu":
             optimization.check_finite(terms, step, lr, self.remedy)

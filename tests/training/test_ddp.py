@@ -39,7 +39,14 @@ MODELS = {
         *("model.time_sampler.history=4", "model/reverse_variance=optimal"),
         *("model.conditional=true", "trainer.limit_test_batches=1"),
     ],
+    "gan": [
+        *("model=gan", "model.net.generator.channels=[8]", "model.net.discriminator.channels=[8]"),
+        *("model/augmentation=differentiable", "model.penalty.every=2", "callbacks=none"),
+        *("model.conditional=true", "trainer.limit_test_batches=3"),
+    ],
 }
+#: Those that trainer=fsdp trains as well.
+SHARDED = ("vae", "ddpm")
 
 
 def command(model: str, runs_dir: Path, *overrides: str) -> list[str]:
@@ -94,8 +101,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "trainer"),
+    [*((model, "ddp") for model in MODELS), *((model, "fsdp") for model in SHARDED)],
+)
 def test_two_processes_train_and_test_as_one(
     alone: Callable[[str], Run], tmp_path: Path, model: str, trainer: str
 ) -> None:
@@ -105,7 +114,7 @@ def test_two_processes_train_and_test_as_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SHARDED)
 def test_spread_weights_are_averaged_also_where_a_validation_does_not_improve(
     tmp_path: Path, model: str
 ) -> None:
@@ -219,6 +228,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path: Path) -> None:
     [
         ("data.val_images=101", "data.eval_batch_size=100 leaves 1 of the 101 val images"),
         ("model/likelihood=gaussian_learned", "log_scale is trained beside them"),
+        ("model=gan", "trainer=fsdp: the networks of a GAN are trained in turn"),
     ],
 )
 def test_what_cannot_be_spread_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
