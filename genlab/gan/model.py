@@ -79,10 +79,13 @@ class GAN(nn.Module):
         self.discriminator = net.discriminator(spec=spec, classes=classes)
 
     def generate(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, d) and, for a conditional model, classes (B,) to images in [-1, 1]."""
-        images = self.generator(z, labels).float()
-        # stored pixels end at 0 and 1, real numbers do not
-        return images if self.spec.levels is None else images.tanh()
+        """Map latents (B, d) and, for a conditional model, classes (B,) to images.
+
+        Data lie in [-1, 1], images may lie beyond: a generator that ends in a tanh, and once drew
+        black images alone, would have no gradient to leave them.
+        """
+        images: Tensor = self.generator(z, labels).float()
+        return images
 
     def score(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images in [-1, 1] to the discriminator's scores (B,), large for real images."""
@@ -187,7 +190,7 @@ class GAN(nn.Module):
         real_score = self.score(2 * x - 1, labels)
         fake_scores = torch.stack([self.score(fake, labels) for fake in drawn], 1)
         above = (real_score[:, None] - fake_scores).sign()
-        samples = (torch.stack(drawn, 1) + 1) / 2
+        samples = self._stored(torch.stack(drawn, 1))
         return {
             "energy_score": energy_score(samples, x),
             "discriminator_accuracy": ((above + 1) / 2).mean(1),
@@ -282,7 +285,12 @@ class GAN(nn.Module):
         if self.conditional:
             classes = classes or range(len(self.spec.classes))
             labels = torch.tensor([classes[i % len(classes)] for i in indices], device=z.device)
-        return (self.generate(z, labels) + 1) / 2
+        return self._stored(self.generate(z, labels))
+
+    def _stored(self, images: Tensor) -> Tensor:
+        """Map images from [-1, 1] to [0, 1]; what lies beyond is cut off, but of real numbers."""
+        x = (images + 1) / 2
+        return x if self.spec.levels is None else x.clamp(0, 1)
 
 
 def count(network: nn.Module) -> int:
