@@ -108,6 +108,25 @@ class CanSample(Protocol):
 
 
 @runtime_checkable
+class CanSampleClasses(Protocol):
+    """A model that draws images from noise alone, or from noise and a class.
+
+    Attributes:
+        spec: shape and kind of the images.
+        conditional: whether the class of an image is an input of the model.
+    """
+
+    spec: ImageSpec
+    conditional: bool
+
+    def sample(
+        self, n: int, seed: int = 0, first: int = 0, *, classes: Sequence[int] | None = None
+    ) -> Tensor:
+        """Draw images as in `CanSample`, of the classes in turn; None for all of them."""
+        ...
+
+
+@runtime_checkable
 class CanReconstruct(Protocol):
     """A model that encodes an image and reconstructs it."""
 

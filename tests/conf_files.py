@@ -25,6 +25,7 @@ PARTNERS = {
     ],
     "data/gaussian": ["model/likelihood=gaussian"],
     "experiment/ddpm/cifar10": ["trainer.accelerator=cpu"],
+    "experiment/gan/cifar10": ["trainer.accelerator=cpu"],
     "model/kl_convention/half_sum_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/mean_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/sum_squared_error": ["model/likelihood=gaussian"],
@@ -61,3 +62,10 @@ def groups(model: str) -> set[str]:
     """The config groups that a model is composed of."""
     defaults = OmegaConf.load(CONF / "model" / f"{model}.yaml").defaults
     return {key for entry in defaults if isinstance(entry, DictConfig) for key in entry}
+
+
+def model_of(path: Path) -> str:
+    """The first model that has a file's group; of networks, that for which they are made."""
+    if path.parent.name == "net":
+        return {"unet": "ddpm", "gan": "gan"}.get(path.stem.partition("_")[0], "vae")
+    return next(model for model in ("vae", "ddpm", "gan") if path.parent.name in groups(model))

@@ -60,6 +60,18 @@ MODELS = {
         "model/reverse_variance=optimal",
         "model.conditional=true",
     ],
+    "gan": [
+        "model=gan",
+        "model/optimizer=adam_gan",
+        "model.net.generator.channels=[8]",
+        "model.net.discriminator.channels=[8]",
+        "model/lr_schedule=warmup_cosine",
+        "model/augmentation=differentiable",
+        "model.penalty.every=3",
+        "model.module.discriminator_steps=2",
+        "model.module.discriminator_lr_ratio=2",
+        "model.conditional=true",
+    ],
 }
 TIMES = ("images_per_second", "mfu", "wall_seconds", "peak_gpu_memory_bytes")
 

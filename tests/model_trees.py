@@ -27,6 +27,8 @@ MODELS = [
     ["model=ddpm", "model/noise_schedule=cosine", "model/reverse_variance=learned"],
     ["model=ddpm", "model/noise_schedule=linear_betas", "model/time_sampler=importance"],
     ["model=ddpm", "model/noise_schedule=sigmoid", "model/sampler=heun", "model/weighting=p2"],
+    ["model=gan", "model/augmentation=differentiable"],
+    ["model=gan", "model/adversarial_loss=wasserstein", "model/penalty=one_centred"],
 ]
 #: Classes of other packages that do something when they are made.
 OTHERS = [

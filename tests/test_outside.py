@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -248,3 +249,59 @@ def test_a_family_from_outside_is_compared_with_a_vae_on_one_plane(home: Path) -
     assert (folder / "rate_distortion.png").exists()
     page = (folder / "report.html").read_text()
     assert "Autoregressive" in page
+
+
+@pytest.fixture(scope="module")
+def in_turn(home: Path) -> Run:
+    """A family of two optimizers and without a bound."""
+    return train(home, "in_turn", "model=templates", "model.optimizer.lr=0.01")
+
+
+def test_a_family_with_two_optimizers_counts_a_step_for_each_batch(in_turn: Run) -> None:
+    assert in_turn.result is not None
+    assert in_turn.result["steps"] == 2 * ((256 - 64) // 32)
+    steps = [row["step"] for row in in_turn.metrics() if "train/of_templates" in row]
+    assert steps == list(range(1, 13))
+
+
+def test_a_family_names_the_metric_of_its_best_checkpoint(in_turn: Run) -> None:
+    distances = [row["val/distance"] for row in in_turn.metrics() if "val/distance" in row]
+    best = torch.load(in_turn.checkpoints / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 6 * (1 + distances.index(min(distances)))
+    assert in_turn.result is not None and in_turn.result["evaluated"] == "best"
+
+
+def test_a_family_without_a_bound_shows_what_it_measures(home: Path, in_turn: Run) -> None:
+    command = [str(ROOT / "train.py"), SEARCH, *SMALL, "group=in_turn", "model=templates"]
+    assert "test   distance 0." in finish(home, *command, "model.optimizer.lr=0.01")
+    assert in_turn.result is not None
+    assert not [name for name in in_turn.result["metrics"] if "neg_elbo" in name]
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2"]
+)
+def test_what_lightning_does_not_do_with_two_optimizers_is_refused(
+    home: Path, override: str
+) -> None:
+    command = [str(ROOT / "train.py"), SEARCH, *SMALL, "group=refused", "model=templates"]
+    process = start(home, *command, override)
+    output, _ = process.communicate()
+    assert process.returncode == 2, output
+    (line,) = output.strip().splitlines()
+    assert line.startswith(f"error: {override}") and "TemplatesModule" in line
+    assert not (home / "runs/refused").exists()
+
+
+def test_a_family_that_knows_classes_draws_those_that_are_asked_for(
+    home: Path, in_turn: Run
+) -> None:
+    command = ["-m", "genlab", "sample", str(in_turn.path), "--n", "4", "--trust", "mylab"]
+    for name, label in (("small", 0), ("1", 1)):
+        finish(home, *command, "--class", name, "--out", f"drawn-{name}")
+        with np.load(home / f"drawn-{name}" / "samples.npz") as drawn:
+            assert drawn["labels"].tolist() == [label] * 4
+    process = start(home, *command, "--sampler", "ddim")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "--sampler: " in output and "is a Templates, which has no such choice" in output

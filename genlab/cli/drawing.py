@@ -28,7 +28,7 @@ from genlab.config.check import Config, check, from_yaml, need
 from genlab.config.compose import directory, options, suggestion
 from genlab.diffusion.samplers import Sampler
 from genlab.errors import ConfigError
-from genlab.protocols import HasSampler, HasTrajectory
+from genlab.protocols import CanSampleClasses, HasSampler, HasTrajectory
 from genlab.tensors import to_pixels
 from genlab.training.load import read_received
 
@@ -130,17 +130,8 @@ def ways_of(
     Raises:
         ConfigError, ValueError: a sampler, classes or a guidance that does not fit the model.
     """
-    known = model.spec.classes
     guidance = model.guidance if guidance is None else guidance
-    if classes is not None and model.conditional:
-        numbers = tuple(class_number(word.strip(), known) for word in classes.split(","))
-    elif classes is not None:
-        raise ConfigError(
-            f"--class {classes}: this model was trained without classes; leave the option out, or "
-            "train one with model.conditional=true"
-        )
-    else:
-        numbers = tuple(range(len(known))) if model.conditional else ()
+    numbers = classes_of(model, classes)
     model.check_request(numbers, guidance)
     ways = []
     for name, node in samplers:
@@ -178,8 +169,12 @@ def ways_asked(
         )
         with trained.naming_flags("model.sampler", run):
             return ways_of(model, nodes, classes, guidance)
-    options = {"sampler": sampler, "steps": steps, "grid": grid, "eta": eta}
-    refuse_options(run, model, options | {"class": classes, "guidance": guidance})
+    options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "eta": eta}
+    options["guidance"] = guidance
+    if isinstance(model, CanSampleClasses):
+        refuse_options(run, model, options)
+        return [way_of(model, classes)]
+    refuse_options(run, model, options | {"class": classes})
     return [Way()]
 
 
@@ -195,6 +190,33 @@ def refuse_options(run: Path, model: Any, options: Mapping[str, Any]) -> None:
                 f"--{name}: {run} is a {type(model).__name__}, which has no such choice; leave the "
                 "option out"
             )
+
+
+def way_of(model: CanSampleClasses, classes: str | None) -> Way:
+    """Return the way to sample a model that draws in one pass, with these classes.
+
+    Raises:
+        ConfigError: classes that do not fit the model.
+    """
+    numbers = classes_of(model, classes)
+    return Way(classes=numbers, arguments={"classes": numbers or None})
+
+
+def classes_of(model: CanSampleClasses, names: str | None) -> tuple[int, ...]:
+    """Return the numbers of the named classes; of all for None, of none without classes.
+
+    Raises:
+        ConfigError: the model has no such class, or none at all.
+    """
+    known = model.spec.classes
+    if names is None:
+        return tuple(range(len(known))) if model.conditional else ()
+    if not model.conditional:
+        raise ConfigError(
+            f"--class {names}: this model was trained without classes; leave the option out, or "
+            "train one with model.conditional=true"
+        )
+    return tuple(class_number(word.strip(), known) for word in names.split(","))
 
 
 def class_number(word: str, known: Sequence[str]) -> int:

@@ -72,6 +72,7 @@ def add(commands: Any) -> None:
     )
     of_quality.add_argument("--samples", type=int, metavar="N", help="number of samples (10000)")
     of_quality.add_argument("--seed", type=int, metavar="N", help="seed of the samples (0)")
+    trained.add_classes(of_quality)
     trained.add_sampler(of_quality)
     parser.set_defaults(command=evaluate)
 

@@ -67,6 +67,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--trajectory", action="store_true", help="also draw the way from noise to images"
     )
+    trained.add_classes(parser)
     choices = add_group(
         parser,
         "diffusion models",

@@ -49,6 +49,16 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_classes(parser: Any) -> None:
+    """Add the choice of the classes that a conditional model draws."""
+    parser.add_argument(
+        "--class",
+        metavar="CLASS,...",
+        dest="classes",
+        help="names or numbers of classes, taken in turn (default: all)",
+    )
+
+
 def add_sampler(parser: Any) -> None:
     """Add the choices of how a diffusion model draws, as for `drawing.ways_asked`."""
     parser.add_argument(
@@ -71,12 +81,6 @@ def add_sampler(parser: Any) -> None:
         type=float,
         metavar="X",
         help="noise of ddim: 0 is none, 1 that of ancestral sampling",
-    )
-    parser.add_argument(
-        "--class",
-        metavar="CLASS,...",
-        dest="classes",
-        help="names or numbers of classes, taken in turn (default: all)",
     )
     parser.add_argument(
         "--guidance",

@@ -269,8 +269,9 @@ def fitting(hint: Any, key: str) -> list[str]:
     found = []
     for name in options(group):
         node: Any = OmegaConf.load(directory() / group / f"{name}.yaml")
-        # a file with defaults may get its _target_ from another file
-        is_open = is_dataclass(kind) or "defaults" in node
+        # a file with defaults may get its _target_ from another file; a dataclass needs none
+        is_fields = is_dataclass(kind) and {*node} <= {*inspect.signature(kind).parameters}
+        is_open = is_fields or "defaults" in node
         is_named = "_target_" in node
         fits = issubclass(import_class(node["_target_"], key), kind) if is_named else is_open
         found += [name] if fits else []

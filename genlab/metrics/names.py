@@ -70,6 +70,9 @@ NAMES: tuple[Name, ...] = (
     Name("error_loss", NATS, "Loss of the mean", 2, "lower", "", **_MAIN),
     Name("variance_loss", NATS, "Loss of the variance", 2, "lower", "", **_MAIN),
     Name("nll_iwae", NATS, "Negative log-likelihood, importance-weighted", 2, "lower", ""),
+    Name("energy_score", "norm", "Energy score", 3, "lower", "energy score", True, True),
+    Name("diversity", "", "Diversity of the samples", 2, "higher", "diversity", True, True),
+    Name("discriminator_accuracy", "", "Accuracy of the discriminator", 2, "", "D accuracy", True),
     Name("energy_distance", "norm", "Energy distance", 2, "lower", "energy distance"),
     Name("fid", "", "FID of samples", 2, "lower", **_MAIN),
     Name("fid_infinity", "", "FID of infinitely many samples", 2, "lower", "FID∞", **_MAIN),
@@ -103,6 +106,9 @@ NAMES: tuple[Name, ...] = (
     Name("images_per_second", "images/s", "Images a second", 0, "higher", **_MAIN),
     Name("mfu", "", "Share of the hardware's peak (MFU)", 3, "higher", **_MAIN),
 )
+
+#: Metrics in a line of progress of a model that has none of those which are marked.
+_FEW = 4
 
 _BY_NAME = {name.name: name for name in NAMES}
 _ORDER = {name.name: i for i, name in enumerate(NAMES)}
@@ -165,5 +171,9 @@ def _stem(plain: str) -> str:
 
 
 def shown(values: Iterable[str]) -> list[str]:
-    """Return the metrics that a line of progress shows, in the order of the table."""
-    return [name for name in ordered(values) if describe(name).is_shown]
+    """Return the metrics that a line of progress shows, in the order of the table.
+
+    Of a model that has none of those that the table marks, it shows the first few.
+    """
+    names = ordered(values)
+    return [name for name in names if describe(name).is_shown] or names[:_FEW]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -36,7 +36,8 @@ class GenerativeModule(pl.LightningModule):
     another shape, by about 1e-7 of a value.
 
     A model family adds its own metrics in `split_metrics`. A family with several optimizers
-    overrides `configure_optimizers` and `training_step`, with `automatic_optimization = False`.
+    overrides `configure_optimizers` and `training_step`, with `automatic_optimization = False`; its
+    optimizers together count one step for each batch.
 
     Args:
         model: the model; see `genlab.protocols.Model`.
@@ -48,6 +49,8 @@ class GenerativeModule(pl.LightningModule):
         metrics: metrics of the user, by name.
 
     Attributes:
+        monitor: the metric of a validation by which `best.ckpt` is chosen; lower is better.
+        remedy: what to do, beside lowering the learning rate, if a loss is not finite.
         evaluations: the last evaluation of each split.
         tested: the split that is evaluated in full by a test.
         on_term: functions that are called with the rows of every term of an evaluation that was
@@ -56,6 +59,9 @@ class GenerativeModule(pl.LightningModule):
         known_terms: returns the terms of a batch of a test that are known before, the first ones.
             A test removes both at its end.
     """
+
+    monitor: ClassVar[str] = "val/loss"
+    remedy: ClassVar[str] = "set trainer.gradient_clip_val"
 
     def __init__(
         self,
@@ -104,7 +110,8 @@ class GenerativeModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.parameters() if p.requires_grad]
-        return optimization.configure(self.trainer, self.optimizer(parameters), self.lr_schedule)
+        optimizer = self.optimizer(parameters)
+        return optimization.configure(self.trainer, optimizer, self.lr_schedule, self.monitor)
 
     def configure_gradient_clipping(
         self,
@@ -116,7 +123,15 @@ class GenerativeModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        trainer, step = self.trainer, self.trainer.global_step
+        x, noise = self.training_input(batch, batch_idx)
+        step = self.trainer.global_step
+        terms: dict[str, Tensor] = self.model.loss(x, batch.get("label"), step, noise)
+        self.log_terms(terms, step)
+        return terms["loss"]
+
+    def training_input(self, batch: Batch, batch_idx: int) -> tuple[Tensor, BatchNoise]:
+        """Return the images of a training batch, and its noise."""
+        trainer = self.trainer
         counters = (0, trainer.current_epoch, batch_idx)
         seeding.reseed(self.seed, trainer.global_rank, *counters[1:])  # for dropout
         x = to_unit_interval(batch["image"])
@@ -127,24 +142,35 @@ class GenerativeModule(pl.LightningModule):
             trainer.global_rank,
             trainer.world_size,
         )
-        terms: dict[str, Tensor] = self.model.loss(x, batch.get("label"), step, noise)
+        return x, noise
+
+    def is_logged(self, step: int) -> bool:
+        """Return whether the terms of an optimizer step are logged."""
+        return (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def log_terms(self, terms: Mapping[str, Tensor], step: int) -> None:
+        """Check the terms of the loss of an optimizer step, and log them where a row is due.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        trainer, device = self.trainer, terms["loss"].device
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._terms = {name: value.detach() for name, value in terms.items()}
-        logged = (step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        logged = self.is_logged(step)
         # on a GPU, reading a number waits for all queued work; on a CPU it costs nothing
-        if logged or x.device.type == "cpu":
-            optimization.check_finite(terms, step, lr)
+        if logged or device.type == "cpu":
+            optimization.check_finite(terms, step, lr, self.remedy)
         if logged:
             row = self.training_row(self._terms, step)
             row["learning_rate"] = lr
             self.log_row("train", row, step + 1, sync_dist=trainer.world_size > 1)
-        return terms["loss"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # on a GPU the loss is looked at where a row is logged, and before it is kept for good
         if self._terms:
             lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-            optimization.check_finite(self._terms, self.trainer.global_step - 1, lr)
+            optimization.check_finite(self._terms, self.trainer.global_step - 1, lr, self.remedy)
 
     def on_validation_epoch_start(self) -> None:
         self._start(full=False)

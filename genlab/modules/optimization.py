@@ -16,12 +16,18 @@ from genlab.errors import TrainingError
 
 
 def configure(
-    trainer: pl.Trainer, optimizer: Optimizer, lr_schedule: Callable[..., LRScheduler] | None
+    trainer: pl.Trainer,
+    optimizer: Optimizer,
+    lr_schedule: Callable[..., LRScheduler] | None,
+    monitor: str,
 ) -> Any:
     """Return what Lightning's `configure_optimizers` asks for.
 
     A schedule is stepped after every optimizer step, `ReduceLROnPlateau` after every epoch. One
     that takes `total_steps` is told those of the whole training.
+
+    Args:
+        monitor: the metric that `ReduceLROnPlateau` looks at.
     """
     if lr_schedule is None:
         return optimizer
@@ -31,7 +37,7 @@ def configure(
     schedule = lr_schedule(optimizer, **options)
     config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
     if isinstance(schedule, ReduceLROnPlateau):
-        config |= {"interval": "epoch", "monitor": "val/loss", "strict": False}
+        config |= {"interval": "epoch", "monitor": monitor, "strict": False}
     return {"optimizer": optimizer, "lr_scheduler": config}
 
 
@@ -58,8 +64,11 @@ def clip_in_bf16(
     return True
 
 
-def check_finite(terms: Mapping[str, Tensor], step: int, lr: float) -> None:
+def check_finite(terms: Mapping[str, Tensor], step: int, lr: float, remedy: str) -> None:
     """Refuse to go on from a loss that is not finite.
+
+    Args:
+        remedy: what to do, beside lowering the learning rate `lr`.
 
     Raises:
         TrainingError: naming the step and the terms.
@@ -71,6 +80,6 @@ def check_finite(terms: Mapping[str, Tensor], step: int, lr: float) -> None:
     raise TrainingError(
         f"step {step}: {' and '.join(broken)} is not finite "
         f"({', '.join(f'{name}={value:g}' for name, value in values.items())}): lower "
-        f"model.optimizer.lr={lr:g}, or set trainer.gradient_clip_val; a checkpoint, if there is "
-        "one, is from before this step"
+        f"model.optimizer.lr={lr:g}, or {remedy}; a checkpoint, if there is one, is from before "
+        "this step"
     )

@@ -73,7 +73,7 @@ class MLPDecoder(nn.Sequential):
         super().__init__(*_linear_stack([latent_dim, *hidden, size], act), nn.Unflatten(1, shape))
 
 
-def _sizes(spec: ImageSpec, levels: int) -> list[tuple[int, int]]:
+def sizes_by_level(spec: ImageSpec, levels: int) -> list[tuple[int, int]]:
     """Compute height and width at each level: halved, rounded up."""
     sizes = [(spec.height, spec.width)]
     for _ in range(levels):
@@ -104,7 +104,7 @@ class ConvEncoder(nn.Sequential):
         for before, after in pairwise([spec.channels, *channels]):
             layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
             layers += residual_blocks(after, blocks, act)
-        height, width = _sizes(spec, len(channels))[-1]
+        height, width = sizes_by_level(spec, len(channels))[-1]
         flat = channels[-1] * height * width
         super().__init__(*layers, nn.Flatten(), nn.Linear(flat, 2 * latent_dim))
 
@@ -123,7 +123,7 @@ class ConvDecoder(nn.Sequential):
     ) -> None:
         check_levels("channels", channels)
         whole("blocks", blocks, 0)
-        sizes = _sizes(spec, len(channels))[::-1]
+        sizes = sizes_by_level(spec, len(channels))[::-1]
         height, width = sizes[0]
         layers: list[nn.Module] = [
             nn.Linear(latent_dim, channels[0] * height * width),

@@ -90,7 +90,23 @@ def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:
         seed=seed,
         metrics=_own_metrics(config["metrics"]),
     )
+    if not module.automatic_optimization:
+        _refuse_automatic(config["trainer"], type(module).__name__)
     return data, module
+
+
+def _refuse_automatic(trainer: Mapping[str, Any], name: str) -> None:
+    """Refuse what Lightning does only where it steps the optimizer itself.
+
+    Raises:
+        ConfigError: naming the key, the value and what would be right.
+    """
+    for key, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if trainer.get(key) not in (None, 0, neutral):
+            raise ConfigError(
+                f"trainer.{key}={trainer[key]}: {name} steps its optimizers by itself, where "
+                f"Lightning does not support this; give {'null' if neutral is None else neutral}"
+            )
 
 
 def _own_metrics(nodes: Mapping[str, Any]) -> dict[str, Metric]:

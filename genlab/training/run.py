@@ -191,7 +191,7 @@ def _train_in(
         run_config.checkpoint_every_n_minutes,
     )
     stop = StopOnSignal(last)
-    callbacks = [*_callbacks(directory, planned), last, stop]
+    callbacks = [*_callbacks(directory, planned, module.monitor), last, stop]
     callbacks += _of_long_test(directory, run_config)
     if resumed is not None:
         callbacks.append(resumed)
@@ -234,8 +234,12 @@ def _train_in(
         return outcome
 
 
-def _callbacks(directory: RunDirectory, planned: Plan) -> list[pl.Callback]:
-    """Return all callbacks but the last two, in order; averaged weights come first."""
+def _callbacks(directory: RunDirectory, planned: Plan, monitor: str) -> list[pl.Callback]:
+    """Return all callbacks but the last two, in order; averaged weights come first.
+
+    Args:
+        monitor: the metric by which the best checkpoint is chosen.
+    """
     run_config = planned.run_config
     found: list[pl.Callback] = []
     if run_config.ema_decay is not None:
@@ -252,9 +256,9 @@ def _callbacks(directory: RunDirectory, planned: Plan) -> list[pl.Callback]:
             given = {key: value for key, value in known.items() if takes(node, key)}
             found.append(build(node, f"callbacks.{name}", **given))
     found += [progress(), Throughput(), Heartbeat(directory)]
-    found.append(BestCheckpoint(directory.checkpoints, "val/loss"))
+    found.append(BestCheckpoint(directory.checkpoints, monitor))
     if run_config.early_stopping_epochs is not None:
-        found.append(_early_stopping(run_config.early_stopping_epochs))
+        found.append(_early_stopping(run_config.early_stopping_epochs, monitor))
     return found
 
 
@@ -270,9 +274,9 @@ def _of_long_test(directory: RunDirectory, run_config: RunConfig) -> list[pl.Cal
     return [kept, Countdown(known=lambda: kept.known)]
 
 
-def _early_stopping(patience: int) -> EarlyStopping:
+def _early_stopping(patience: int, monitor: str) -> EarlyStopping:
     # a training that ends before its first validation has nothing to be stopped by
-    return EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False)
+    return EarlyStopping(monitor, patience=patience, check_on_train_epoch_end=False)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conf_files import CONF, LACKING, PARTNERS, groups, name
+from conf_files import CONF, LACKING, PARTNERS, model_of, name
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.config.build import build, takes
@@ -47,9 +47,9 @@ def choice(path: Path) -> list[str]:
     if path.parent == CONF:
         return []
     group, _, chosen = name(path).rpartition("/")
-    of_ddpm = path.parent.name in groups("ddpm") - groups("vae") or chosen.startswith("unet_")
+    model = model_of(path) if group.startswith("model/") else "vae"
     return [
-        *(["model=ddpm"] if of_ddpm else []),
+        *([f"model={model}"] if model != "vae" else []),
         f"{group}={chosen}",
         *PARTNERS.get(name(path), []),
     ]
@@ -97,6 +97,9 @@ def make(config: RunConfig, key: str, folder: Path) -> None:
             if "encoder" in config.model["net"]:
                 net.encoder(spec=spec, latent_dim=3)
                 net.decoder(spec=spec, latent_dim=3, out_channels=1)
+            elif "generator" in config.model["net"]:
+                net.generator(spec=spec, latent_dim=3)
+                net.discriminator(spec=spec)
             else:
                 net(spec=spec, out_channels=1)
     elif group in ("data", "model"):

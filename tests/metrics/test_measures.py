@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from genlab.diffusion.curves import BoundCurves
+from genlab.gan.evaluation import Diversity
 from genlab.metrics.measures import SplitMetrics
 from genlab.tensors import exact_sum
 from genlab.vae.evaluation import Latents, WeightedLoss
@@ -22,6 +23,7 @@ PENALTY = KLPenalty(KLWeight(1.0, 1.0, None, ""), free_bits=FreeBits("per_dimens
 FAMILIES: dict[str, Callable[[], dict[str, Metric]]] = {
     "vae": lambda: {"loss": WeightedLoss(PENALTY), "latents": Latents(kl_is_analytic=True)},
     "ddpm": lambda: {"curves": BoundCurves(bins=40, dims=784, steps=1000)},
+    "gan": lambda: {"diversity": Diversity()},
 }
 
 
@@ -41,6 +43,8 @@ def values() -> dict[str, Tensor]:
         "log_snr": 8 * torch.randn(IMAGES, TIMES, generator=random).double(),
         "squared_error": 90 * torch.rand(IMAGES, TIMES, generator=random).double(),
         "terms": torch.rand(IMAGES, TIMES, generator=random).double(),
+        "sample": torch.rand(IMAGES, 3, 9, 12, generator=random),
+        "target": torch.rand(IMAGES, 3, 9, 12, generator=random),
     }
 
 

@@ -43,7 +43,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "workers"), [("vae", 0), ("vae", 2), ("ddpm", 0)])
+@pytest.mark.parametrize(("model", "workers"), [("vae", 0), ("vae", 2), ("ddpm", 0), ("gan", 0)])
 def test_sigkill_at_random_moments_changes_nothing(
     reference: Reference, tmp_path: Path, model: str, workers: int
 ) -> None:
@@ -66,6 +66,7 @@ def test_sigkill_at_random_moments_changes_nothing(
         ("vae", signal.SIGINT, 130, 22),
         ("vae", signal.SIGUSR1, 143, 8),
         ("ddpm", signal.SIGTERM, 143, 17),
+        ("gan", signal.SIGTERM, 143, 17),
     ],
 )
 def test_a_stop_saves_the_step_and_says_so(
