@@ -35,6 +35,16 @@ TRAINING = {
 Precision = Literal["32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16]
 
 
+def _check_precision(trainer: Any) -> None:
+    """Refuse a precision other than ours, before Lightning's larger list is offered."""
+    precision = trainer.get("precision") if isinstance(trainer, dict) else None
+    if precision not in (None, *get_args(Precision)):
+        raise ConfigError(
+            f"trainer.precision={precision}: the images and the bound are in float32; give "
+            "32-true, bf16-mixed or 16-mixed"
+        )
+
+
 def check_model(node: Any) -> Config:
     """Check the config of a model, without the keys about its training.
 
@@ -151,11 +161,6 @@ class RunConfig:
             raise ConfigError(
                 "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps is set"
             )
-        if (precision := trainer.get("precision")) not in (None, *get_args(Precision)):
-            raise ConfigError(
-                f"trainer.precision={precision}: the images and the bound are in float32; give "
-                "32-true, bf16-mixed or 16-mixed"
-            )
         clip = trainer.get("gradient_clip_val")
         if clip is not None and not clip >= 0:
             raise ConfigError(f"trainer.gradient_clip_val={clip}: 0 or more is needed, or null")
@@ -205,6 +210,7 @@ class RunConfig:
                 raise ConfigError(f"{key}={value!r}: {unknown(key, hints)}")
         if missing := sorted(hints.keys() - config.keys()):
             raise ConfigError(f"no value for {', '.join(missing)}: give one on the command line")
+        _check_precision(config["trainer"])
         checked = {key: check(value, key) for key, value in config.items() if key != "model"}
         checked["model"] = cls._checked_model(config["model"])
         return cls(**{key: coerce(checked[key], hints[key], key) for key in hints})

@@ -164,6 +164,7 @@ WRONG_SETTINGS = [
     (["trainer.accumulate_grad_batches=0"], ["accumulate_grad_batches=0", "1 or more"]),
     (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val=-1", "0 or more"]),
     (["trainer.precision=8"], ["trainer.precision=8", "bf16-mixed"]),
+    (["trainer.precision=fp16"], ["trainer.precision=fp16", "bf16-mixed or 16-mixed"]),
     (["trainer.accelerator=abacus"], ["trainer", "accelerator='abacus'", "cpu"]),
     # the data's own
     (["data.batch_size=251"], ["data.batch_size=251", "250 training images", "at most 250"]),
