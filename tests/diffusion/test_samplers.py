@@ -274,43 +274,28 @@ def test_a_ddim_step_is_that_of_diffusers(t: int, clip: bool, eta: float) -> Non
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [15, 20])
-def test_dpm_solver_is_that_of_diffusers_from_noise_to_data(steps: int) -> None:
-    scheduler = DPMSolverMultistepScheduler()
-    scheduler.set_timesteps(steps)
-    x = images().float()
-    for t in scheduler.timesteps.tolist():
-        x0_hat = network(x, torch.full((3,), (t + 1) / 1000))
-        x = scheduler.step(eps_of(x0_hat, x, t), t, x).prev_sample
-    way = scheduler_path(scheduler.timesteps, -2 * scheduler.sigmas[:-1].double().log())
-    ours = DPMSolver(steps, clip=False)(network, images(), TABLE, no_noise, along=way)
-    torch.testing.assert_close(ours.float(), x, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("steps", [3, 15])
-def test_unipc_is_that_of_diffusers_from_noise_to_data(steps: int) -> None:
-    scheduler = UniPCMultistepScheduler(beta_schedule="linear", final_sigmas_type="zero")
-    scheduler.set_timesteps(steps)
-    x = images().float()
-    for t in scheduler.timesteps.tolist():
-        x0_hat = network(x, torch.full((3,), (t + 1) / 1000))
-        x = scheduler.step(eps_of(x0_hat, x, t), t, x).prev_sample
-    way = scheduler_path(scheduler.timesteps, -2 * scheduler.sigmas[:-1].double().log())
-    ours = UniPC(steps, clip=False)(network, images(), TABLE, no_noise, along=way)
-    torch.testing.assert_close(ours.float(), x, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("steps", [3, 15])
-def test_the_sde_solver_is_that_of_diffusers_from_noise_to_data(steps: int) -> None:
-    scheduler = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+@pytest.mark.parametrize("steps", [3, 15, 20])
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [
+        (DPMSolver, DPMSolverMultistepScheduler()),
+        (DPMSolverSDE, DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")),
+        (UniPC, UniPCMultistepScheduler(beta_schedule="linear", final_sigmas_type="zero")),
+    ],
+    ids=["dpm_solver", "dpm_solver_sde", "unipc"],
+)
+def test_a_multistep_solver_is_that_of_diffusers_from_noise_to_data(
+    sampler: type[Sampler], scheduler: Any, steps: int
+) -> None:
     scheduler.set_timesteps(steps)
     x, noise = images().float(), Recorded()
+    drawn = {"variance_noise": noise().float()} if sampler is DPMSolverSDE else {}
     for t in scheduler.timesteps.tolist():
         x0_hat = network(x, torch.full((3,), (t + 1) / 1000))
-        step = scheduler.step(eps_of(x0_hat, x, t), t, x, variance_noise=noise().float())
-        x = step.prev_sample
+        x = scheduler.step(eps_of(x0_hat, x, t), t, x, **drawn).prev_sample
+        drawn = {name: noise().float() for name in drawn}
     way = scheduler_path(scheduler.timesteps, -2 * scheduler.sigmas[:-1].double().log())
-    ours = DPMSolverSDE(steps, clip=False)(network, images(), TABLE, Recorded(), along=way)
+    ours = sampler(steps, clip=False)(network, images(), TABLE, Recorded(), along=way)
     torch.testing.assert_close(ours.float(), x, rtol=1e-5, atol=1e-5)
 
 
