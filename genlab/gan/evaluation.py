@@ -1,4 +1,4 @@
-"""What can be measured of a GAN, which has no likelihood: how near its samples are, how diverse."""
+"""Metrics of a GAN, which has no likelihood: the nearness of its samples, and their diversity."""
 
 from __future__ import annotations
 

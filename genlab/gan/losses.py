@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class AdversarialLoss(ABC):
-    """What the discriminator minimises, and what the generator minimises.
+    """The losses of the discriminator and of the generator, which each of them minimises.
 
     Attributes:
         name: for captions.
