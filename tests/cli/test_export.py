@@ -128,7 +128,11 @@ def test_the_card_tells_what_the_run_measured(vae: Path, tmp_path: Path) -> None
     nats = result["metrics"]["test/neg_elbo"]
     assert f"| Negative ELBO | {nats:.1f} nats per image | test/neg_elbo |" in card
     assert f"A VAE with {result['parameters']:,} parameters" in card
-    assert "1 x 28 x 28" in card and "the 10 classes 0, 1, 2" in card and "MNISTMini" in card
+    assert (
+        "1 x 28 x 28" in card
+        and "the 10 classes 0, 1, 2" in card
+        and "mnist_mini: images of" in card
+    )
     assert "| model.kl_weight | 1 |" in card and "| ema_decay | 0.9 |" in card
     assert f"genlab {genlab.__version__}" in card
     assert "The weights here" not in card

@@ -63,7 +63,7 @@ def test_a_value_alone_is_a_single_run(weights: list[float], tmp_path: Path) -> 
     [
         (["--config-name", "foo"], r"^--config-name foo: there is no foo\.yaml .*sweep, train$"),
         (["--config-name", "foo", "--help"], "^--config-name foo: there is no foo.yaml"),
-        (["model=foo"], "^model=foo: there is no such file; choose one of ddpm, vae$"),
+        (["model=foo"], "^model=foo: there is no such file; choose one of ddpm, gan, vae$"),
         (["--cfg", "job", "-m"], "^-m and --cfg: give one of them"),
         (["--experimental-rerun", "x.pickle"], "^--experimental-rerun: it reads a pickle"),
         (["--resolve"], "^--resolve: .*--cfg job"),

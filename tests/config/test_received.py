@@ -17,7 +17,7 @@ import fuzz
 import pytest
 import torch
 import yaml
-from conf_files import CONF
+from conf_files import CONF, model_of
 from conf_files import name as name_of
 from model_trees import OTHERS, names, planted, trees
 from torch import nn
@@ -28,6 +28,7 @@ from genlab.config.check import check, import_class
 from genlab.config.trust import MODEL_PACKAGES, check_received
 from genlab.diffusion.samplers import Ancestral
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
+from genlab.gan.model import Networks as AdversarialNetworks
 from genlab.protocols import ImageSpec
 from genlab.runs.run import Run
 from genlab.training.load import Received, build_received, read_model, read_received
@@ -140,7 +141,8 @@ def test_each_file_of_a_model_can_be_received(file: Path) -> None:
     if "_target_" in node:
         check_received(node, import_class(node["_target_"], "k"), "k")
     else:
-        check_received(node, Networks, "k")
+        kinds = {"vae": Networks, "gan": AdversarialNetworks}
+        check_received(node, kinds[model_of(file)], "k")
 
 
 BARE = [  # that have no __init__ of their own

@@ -23,7 +23,7 @@ from scipy import stats
 from genlab.config import compose as composition
 from genlab.errors import ConfigError
 from genlab.report import Record
-from genlab.report.replicates import Estimate, has_replicates, summarise, to_csv, to_text
+from genlab.report.replicates import Estimate, has_replicates, rows, summarise, to_csv, to_text
 from genlab.runs.manifest import Manifest
 from genlab.runs.run import find_runs
 from genlab.sweeps.request import expand, request
@@ -167,7 +167,7 @@ def test_the_command_line_replaces_and_fixes_the_settings_of_a_study() -> None:
         request("s", search, ["a=3"])
     with pytest.raises(ConfigError, match=r"sweep\.search\.trials=0: 1 or more"):
         Study.of("s", search).with_trials(0)
-    with pytest.raises(ConfigError, match="seeds='x': give a whole number"):
+    with pytest.raises(ConfigError, match="seed='x': give a whole number"):
         request("s", {}, ["seed=0,x"])
     with pytest.raises(ConfigError, match="model.latent_dim has 3, trainer.max_epochs has 2"):
         request("s", CONTENT, ["model.latent_dim=1,2,3"])
@@ -264,7 +264,8 @@ def test_seeds_are_replicates_of_a_point() -> None:
     assert points[1].estimates["test/kl"] == Estimate(1, 1.0, None, None, None)
     assert has_replicates(points) and not has_replicates(summarise(records[:2], ["seed"])[:0])
     assert "85.00 +- 63.53 (7.07)" in to_text(points)
-    assert to_csv(points).splitlines()[-1] == "30.0,test/kl,1,1.0,,,"
+    header, *_, last = to_csv(rows(points)).splitlines()
+    assert last == "30.0,test/kl,1,1.0" + "," * (header.count(",") - 3)
 
 
 def test_a_dry_run_tells_the_jobs_and_leaves_nothing(tmp_path: Path) -> None:
