@@ -283,7 +283,11 @@ def _terms_of(records: Sequence[Record]) -> Terms:
 
 
 def _titles(parts: Sequence[Sequence[Record]]) -> list[str]:
-    """Name each part of one question by the terms in which it differs from the others."""
+    """Name each part of one question by what was typed for it, else by the terms that differ."""
+    for key in dict.fromkeys(key for part in parts for record in part for key in record.point):
+        typed = [{str(record.point.get(key)) for record in part} for part in parts]
+        if all(len(values) == 1 for values in typed) and len(set.union(*typed)) == len(parts):
+            return [value for (value,) in typed]
     texts = [_texts(part) for part in parts]
     differing = [i for i, column in enumerate(zip(*texts, strict=True)) if len(set(column)) > 1]
     names = [", ".join(own[i] for i in differing if own[i]) for own in texts]

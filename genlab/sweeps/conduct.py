@@ -102,7 +102,10 @@ class Conductor:
         first: int,
     ) -> list[JobReturn]:
         is_process = str(self.config.hydra.launcher._target_).startswith(_PROCESS)
-        runs = list(range(len(jobs))) if is_process else self._freeze(study, overrides, jobs)
+        runs = list(range(len(jobs)))
+        if not is_process:
+            overrides = self._in_one_group(overrides, jobs)
+            runs = self._freeze(study, overrides, jobs)
         distinct = list(dict.fromkeys(runs))
         returns = launcher.launch(
             [[*overrides, *jobs[i].overrides()] for i in distinct], initial_job_idx=first
@@ -110,6 +113,12 @@ class Conductor:
         for returned in returns:
             _ = returned.return_value  # raises the exception of an unexpected failure
         return [returns[distinct.index(i)] for i in runs]
+
+    def _in_one_group(self, overrides: Sequence[str], jobs: Sequence[StudyJob]) -> Sequence[str]:
+        """Return the overrides, with the sweep's group if experiments that set theirs are swept."""
+        if not any("experiment" in job.point for job in jobs):
+            return overrides
+        return [*overrides, f"group={self.directory.name}"]
 
     def _freeze(
         self, study: Study, overrides: Sequence[str], jobs: Sequence[StudyJob]

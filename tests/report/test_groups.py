@@ -124,6 +124,13 @@ def test_one_key_over_two_likelihoods_is_two_groups_and_said(tmp_path: Path) -> 
     assert "not compared" in apart(groups_)
 
 
+def test_the_groups_of_several_experiments_have_their_names(tmp_path: Path) -> None:
+    points = [{"experiment": name} for name in ("vae/kl_weight", "vae/rate_distortion")]
+    sweep(tmp_path / "s", points, [vae("bernoulli"), vae("discretized_logistic")])
+    titles = [group.title for group in found(tmp_path)]
+    assert titles == ["s: vae/kl_weight", "s: vae/rate_distortion"]
+
+
 def test_vaes_and_a_ddpm_of_one_directory_are_one_group(tmp_path: Path) -> None:
     points = [{"model.kl_weight": w} for w in (0, 1, 30)]
     sweep(tmp_path / "plane", points, [vae("discretized_logistic", **p) for p in points])

@@ -99,6 +99,24 @@ def test_weights_are_compared_and_asked_for_again_nothing_is_trained(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("group", [None, "mine"])
+def test_experiments_are_swept_in_one_group_and_not_compared(
+    tmp_path: Path, group: str | None
+) -> None:
+    """Each of the two has a group of its own in its file, and another likelihood."""
+    chosen = "experiment=vae/kl_weight,vae/rate_distortion"
+    asked = ["-m", chosen, "trainer=smoke", "callbacks=none", "logger=none", f"runs_dir={tmp_path}"]
+    done = train(*asked, *([f"group={group}"] if group else []))
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert group is None or folder.name == group
+    assert len(find_runs(folder)) == 2
+    assert f"{folder.name}: vae/kl_weight" in done.stdout
+    assert "not compared, since they differ in the unit of the bound" in done.stdout
+    assert "missing" not in done.stdout
+
+
+@pytest.mark.slow
 def test_two_ends_of_one_curve(tmp_path: Path) -> None:
     """The rates are those of another small VAE at these weights, whose decoder has another scale:
     0.62, 0.073, 0.034 and 0.0003 bits/dim.
