@@ -83,7 +83,7 @@ def assert_close(run: Run, reference: Run) -> None:
         for name, value in theirs.items():
             if not name.endswith(("images_per_second", "mfu")):
                 assert ours[name] == pytest.approx(value, rel=2e-4, abs=2e-4), name
-    bounds = [json.loads(r.bound_path.read_text()) for r in (run, reference)]
+    bounds = [r.bound or {} for r in (run, reference)]  # a GAN has none
     assert bounds[0].keys() == bounds[1].keys()
     for name, curve in bounds[1].items():
         assert bounds[0][name] == pytest.approx(curve, rel=2e-4, abs=2e-4), name
