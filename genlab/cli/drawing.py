@@ -94,7 +94,7 @@ def sampler_configs(
             raise ConfigError(f"--sampler {','.join(names)}: give files of different names")
     given = {key: value for key, value in (("grid", grid), ("eta", eta)) if value is not None}
     if eta is not None and not any(takes(node, "eta") for _, node in named):
-        raise ConfigError(f"--eta {eta:g}: this sampler adds no noise; give --sampler ddim")
+        raise ConfigError(f"--eta {eta:g}: this sampler has no such choice; give --sampler ddim")
     counts = (
         [{}]
         if steps is None

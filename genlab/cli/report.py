@@ -81,6 +81,8 @@ def report(
     beside = _joined([path.name for path in distinct])
     default = directories[0] if len(distinct) == 1 else distinct[0].with_name(beside)
     place, as_one = output or default, len(distinct) > 1
+    if output is not None and output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output}: this is a file; give a folder")
 
     def collected() -> list[Record]:
         # One directory may lie in another.

@@ -119,11 +119,18 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(known))}"
 
 
+def _is_choice(group: str, value: str) -> bool:
+    """Return whether a value names a file of a group, or in brackets several."""
+    is_list = value.startswith("[") and value.endswith("]")
+    names = value[1:-1].split(",") if is_list else [value]
+    return {name.strip() for name in names} <= set(options(group))
+
+
 def _meant(key: str, values: Mapping[str, str]) -> str:
     if "/" in key:
         groups = _groups()
         return "the chosen files have no such part" if key in groups else suggestion(key, groups)
-    chosen = [f"{k}={v}" for k, v in values.items() if v in options(k) and k != "sweep"]
+    chosen = [f"{k}={v}" for k, v in values.items() if _is_choice(k, v) and k != "sweep"]
     try:
         config = OmegaConf.to_container(_compose(chosen))
     except Exception:  # then another override is wrong too, and is reported next

@@ -102,6 +102,8 @@ NAMES: tuple[Name, ...] = (
     Name("rate_ceiling", NATS, "Largest rate", **_MAIN),
     Name("collapse_threshold", "", "Weight of the collapse", **_MAIN),
     Name("squared_error", "summed squared error/image", "Squared error", 2, "lower", **_MAIN),
+    Name("generator_loss", "", "Loss of the generator", 2, "", **_MAIN),
+    Name("discriminator_loss", "", "Loss of the discriminator", 2, "", **_MAIN),
     Name("learning_rate", "", "Learning rate", **_MAIN),
     Name("images_per_second", "images/s", "Images a second", 0, "higher", **_MAIN),
     Name("mfu", "", "Share of the hardware's peak (MFU)", 3, "higher", **_MAIN),

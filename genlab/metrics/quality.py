@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Reference:
             write_atomically(path, {key: asdict(value) for key, value in found.items()})
             return found
         try:
-            return {key: Estimate(**value) for key, value in kept.items()}
+            return _estimates(kept)
         except TypeError as error:
             raise RunDirectoryError(f"{path} holds no estimates ({error}): remove it") from error
 
@@ -204,7 +204,7 @@ def measured(
     if classes[0] is not None and classes[1] is not None:
         histogram = distances.histogram_distance(classes[0], classes[1], groups)
         found["class_distance"] = histogram.estimate(n, (0.0, 1.0))
-    if reference is not None:
+    if reference is not None and reference.split != TRAIN:  # these have no distance to themselves
         near = distances.nearest_distance(x, reference.train) / reference.nearest()
         found["nearest_train"] = mean(near)
     return found
@@ -360,7 +360,12 @@ def find(
     name = identity(reference, settings)
     for record in run.quality:
         if record.get("id") == name and record.get("samples") == samples:
-            return from_record(record, run.quality_path)
+            found = from_record(record, run.quality_path)
+            if (found.features, found.split) != (reference.features.name, reference.split):
+                raise RunDirectoryError(
+                    f"{run.quality_path} names other features or images than its id: remove it"
+                )
+            return found
     return None
 
 
@@ -388,13 +393,25 @@ def from_record(record: Mapping[str, Any], path: Path) -> Quality:
     """
     try:
         known = {f.name for f in fields(Quality)}
-        parts = {
-            name: {key: Estimate(**value) for key, value in record[name].items()}
-            for name in ("values", "floor", "train_test")
-        }
+        parts = {name: _estimates(record[name]) for name in ("values", "floor", "train_test")}
+        if not isinstance(record["settings"], dict):
+            raise TypeError("the settings are no JSON object")
+        if not isinstance(record["notes"], list | tuple) or not all(
+            isinstance(note, str) for note in record["notes"]
+        ):
+            raise TypeError("the notes are no list of texts")
         return Quality(**{**{k: v for k, v in record.items() if k in known}, **parts})
     except (TypeError, KeyError, AttributeError) as error:
         raise RunDirectoryError(f"{path} holds no measurements ({error}): remove it") from error
+
+
+def _estimates(kept: Mapping[str, Any]) -> dict[str, Estimate]:
+    found = {name: Estimate(**value) for name, value in kept.items()}
+    for name, estimate in found.items():
+        for number in astuple(estimate):
+            if not isinstance(number, int | float) or not np.isfinite(number):
+                raise TypeError(f"{name} is {number!r}")
+    return found
 
 
 def _fill(chunks: Chunks, make: Make, features: Features, advance: Advance) -> None:

@@ -253,7 +253,9 @@ def _kept(given: Sequence[Column], rows: list[dict[str, Any]]) -> list[Column]:
     kept = []
     for column in given:
         needed = kinds
-        if others and column.source.startswith("test/"):
+        if column.heading == "outcome":  # what went wrong in one class is said beside any other
+            needed = [rows]
+        elif others and column.source.startswith("test/"):
             needed = bounded if describe(column.source).unit in (NATS, "bits") else others
         if all(any(column.text(row) for row in kind) for kind in needed):
             kept.append(column)

@@ -150,6 +150,7 @@ REFUSALS = {
     "features": (["--features", "pixel"], "--features pixel: there are no such features; did you"),
     "inception": (["--features", "inception"], "torch_fidelity is not installed: pip install"),
     "sampler": (["--sampler", "ddim"], "--sampler: .* is a VAE, which has no such choice"),
+    "many": (["--samples", "99999999999"], "of at least 40 and at most 10000000"),
     "batches": (["--batches", "3"], "--batches 3: of samples there are --samples N"),
     "data": (["data=cifar10"], "data=cifar10: these images are 3 x 32 x 32"),
 }

@@ -307,6 +307,11 @@ def test_a_class_is_its_name_before_it_is_its_number() -> None:
         ("unconditional", ["--sampler", "dimm"], ["--sampler dimm", "did you mean ddim?"]),
         ("unconditional", ["--sampler", "heun,ddim"], ["--steps=50", "at most 20"]),
         ("unconditional", ["--sampler", "heun", "--eta", "1"], ["--eta 1", "--sampler ddim"]),
+        (
+            "unconditional",
+            ["--sampler", "dpm_solver_sde", "--eta", "1"],
+            ["this sampler has no such choice"],  # it adds noise all the same
+        ),
         ("unconditional", ["--eta", "2"], ["--eta=2", "at most 1"]),
         ("unconditional", ["--grid", "even"], ["--grid='even'", "log_snr"]),
         ("unconditional", ["--n", "0"], ["--n=0", "at least 1"]),

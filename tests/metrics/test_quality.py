@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,49 @@ def test_the_reference_needs_no_images_once_it_is_kept(
     )
     with pytest.raises(ConfigError, match=r"images of the run are gone.*val.*give data=NAME"):
         Reference.of(Features(Nine(), SPEC), "val", None, tmp_path / "cache")
+
+
+def test_training_images_have_no_distance_to_themselves(
+    reference: Reference, tmp_path: Path
+) -> None:
+    same = Reference.of(reference.features, "train", Images(), tmp_path / "cache")
+    found = quality.measure(same, 200, draw, None, tmp_path, {})
+    assert "nearest_train" not in found.values and "recall" in found.values
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record["values"]["fid"].update(value=None),
+        lambda record: record["floor"]["recall"].update(low="0"),
+        lambda record: record["train_test"]["kid"].update(high=[1]),
+        lambda record: record.update(settings=[]),
+        lambda record: record.update(notes=[1]),
+        lambda record: record.update(notes="none"),
+    ],
+)
+def test_a_record_that_holds_no_numbers_is_refused(
+    reference: Reference, tmp_path: Path, damage: Callable[[dict[str, Any]], None]
+) -> None:
+    run = Run(tmp_path / "run")
+    quality.keep(run, quality.measure(reference, 200, draw, None, run.path, {}), [])
+    (record,) = run.quality
+    damage(record)
+    run.quality_path.write_text(json.dumps({"records": [record]}))
+    with pytest.raises(RunDirectoryError, match=r"quality\.json holds no measurements .*remove it"):
+        quality.find(run, reference, 200, {})
+
+
+def test_a_record_with_the_id_of_other_features_is_refused(
+    reference: Reference, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    quality.keep(run, quality.measure(reference, 200, draw, None, run.path, {}), [])
+    (record,) = run.quality
+    for key in ("features", "split"):
+        run.quality_path.write_text(json.dumps({"records": [{**record, key: "\x1b[2J"}]}))
+        with pytest.raises(RunDirectoryError, match="names other features or images"):
+            quality.find(run, reference, 200, {})
 
 
 def test_a_record_is_kept_found_and_replaced(reference: Reference, tmp_path: Path) -> None:

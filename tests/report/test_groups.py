@@ -164,7 +164,8 @@ def test_a_gan_without_a_bound_is_compared_by_its_quality(tmp_path: Path) -> Non
         metrics = {"test/energy_distance": fid}
         if name == "vae":
             metrics |= {"test/reconstruction": 900.0, "test/kl": 20.0, "test/neg_elbo": 920.0}
-        (path / "result.json").write_text(json.dumps({"metrics": metrics}))
+        result = {"metrics": metrics, "verdict": "mode collapse" if name == "gan" else ""}
+        (path / "result.json").write_text(json.dumps(result))
     (group,) = found(tmp_path)
     said = about(group.records)
     assert "The GAN has no bound on the likelihood, and so no place in the rate" in said
@@ -174,6 +175,7 @@ def test_a_gan_without_a_bound_is_compared_by_its_quality(tmp_path: Path) -> Non
     assert "neg_elbo" in headings and "energy distance" in headings
     rows = {cells[0]: dict(zip(headings, cells, strict=True)) for cells in table.cells()}
     assert rows["GAN"]["neg_elbo"] == "" and rows["VAE"]["neg_elbo"] == "920.0"
+    assert rows["GAN"]["outcome"] == "mode collapse" and rows["VAE"]["outcome"] == ""
 
 
 def test_an_unlisted_metric_is_shown_where_it_is_one_kind(tmp_path: Path) -> None:

@@ -470,6 +470,18 @@ def test_names_are_never_markup(tmp_path: Path, open_page: Any) -> None:
     assert not opened.wrong
 
 
+def test_a_small_constant_is_not_labelled_zero(tmp_path: Path, open_page: Any) -> None:
+    path = write(tmp_path / "run", config(1), metrics(1))
+    rows = [{"step": i, "epoch": i, "train/learning_rate": 0.001} for i in range(1, 4)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "report.html").write_text(report_page(collect(tmp_path), tmp_path), "utf-8")
+    opened = open_page(tmp_path / "report.html")
+    look_everywhere(opened.page)
+    labels = opened.page.locator("#curves .role-axis-label").all_text_contents()
+    assert "0.001" in labels and "0" not in labels
+    assert not opened.wrong
+
+
 def test_two_hundred_runs_are_small_and_few_nodes(tmp_path: Path, open_page: Any) -> None:
     generator = np.random.default_rng(0)
     for i in range(200):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ def test_an_unlisted_metric_is_shown_under_its_plain_name(tmp_path: Path) -> Non
     ]
     assert curves["units"] == dict.fromkeys(curves["names"][:3], "nats per image")
     assert [chart.title for chart in diagnostics(shown_runs(records))] == ["mine"]
+
+
+def test_the_curves_of_a_gan_begin_with_its_losses(tmp_path: Path) -> None:
+    logged = ("learning_rate", "fake_score", "images_per_second", "generator_loss")
+    path = write(tmp_path / "s" / "gan", vae(1.0), 700, 20)
+    rows = [{"step": i, "epoch": 0, **{f"train/{n}": float(i) for n in logged}} for i in (1, 2)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert training_curves(collect(tmp_path / "s"))["names"][0] == "train/generator_loss"
 
 
 def test_every_listed_metric_of_a_table_has_a_title_and_a_place() -> None:

@@ -75,3 +75,6 @@ def test_a_section_of_a_package_in_the_working_directory_is_on_the_page(
         assert f"--section {wrong}: {why}" in capsys.readouterr().err
     assert main(["report", "s", "--watch", "0"]) == REFUSED
     assert "--watch 0: give a number of seconds above 0" in capsys.readouterr().err
+    assert main(["report", "s", "--output", "mine_of_a_test.py"]) == REFUSED
+    said = capsys.readouterr()
+    assert "--output mine_of_a_test.py: this is a file; give a folder" in said.err and not said.out

@@ -187,6 +187,10 @@ WRONG_SETTINGS = [
     (["modle.kl_weight=3"], ["modle.kl_weight=3", "did you mean model.kl_weight?"]),
     (["sede=3"], ["sede=3", "did you mean seed?"]),
     (["+sede=3"], ["sede=3", "did you mean seed?"]),
+    (
+        ["callbacks=[default,quality]", "callbacks.quality.smaples=50"],
+        ["callbacks.quality.smaples=50", "did you mean callbacks.quality.samples?"],
+    ),
     (["model.likelihood.sclae=3"], ["sclae=3", "did you mean model.likelihood.scale?"]),
     (["model.likelihood={sclae: 3}"], ["model.likelihood.sclae", "likelihood.scale?"]),
     (["+model.free_bits.nat=1"], ["model.free_bits.nat=1", "did you mean nats?"]),

@@ -12,6 +12,8 @@ from genlab.report.figures.parts import IS_SHOWN, OPACITY, composed, emphasis, o
 HEIGHT = 340
 #: The name of the table that a page fills: `run`, `label`, `name`, `at`, `value`.
 TABLE = "curves"
+# A constant has no distance between ticks from which Vega could tell how many digits to write.
+_LABEL = "datum.value && datum.label === '0' ? format(datum.value, '.3~g') : datum.label"
 
 
 def curves(colours: Mapping[str, str]) -> Any:
@@ -27,7 +29,11 @@ def curves(colours: Mapping[str, str]) -> Any:
     look: dict[str, Any] = {"cursor": "pointer", "aria": False}
     encoded = {
         "x": alt.X("at:Q", axis=alt.Axis(title="step"), scale=alt.Scale(zero=False)),
-        "y": alt.Y("value:Q", axis=alt.Axis(title="value"), scale=alt.Scale(zero=False)),
+        "y": alt.Y(
+            "value:Q",
+            axis=alt.Axis(title="value", labelExpr=_LABEL),
+            scale=alt.Scale(zero=False),
+        ),
         "color": colour,
     }
     tooltip = [
