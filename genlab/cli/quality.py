@@ -282,7 +282,11 @@ def _show(console: Console, found: Sequence[tuple[str, quality.Quality]]) -> Non
     for number, (label, _) in enumerate(found, start=1):
         console.print(printable(f"{number}  {label}"), markup=False)
     rows = [(str(number), one.values) for number, (_, one) in enumerate(found, start=1)]
-    rows += [("noise", first.floor), ("train", first.train_test)]
+    rows.append(("noise", first.floor))
+    explained = "noise: half of the training images against the other"
+    if first.split != quality.TRAIN:  # these against themselves say nothing
+        rows.append(("train", first.train_test))
+        explained += f"; train: training images against those of {first.split}"
     shown = {
         heading: name
         for heading, name in _COLUMNS.items()
@@ -295,10 +299,7 @@ def _show(console: Console, found: Sequence[tuple[str, quality.Quality]]) -> Non
     for label, values in rows:
         table.add_row(label, *(_cell(name, values.get(name)) for name in shown.values()))
     console.print(table)
-    console.print(
-        f"noise: half of the training images against the other; train: training images against "
-        f"those of {first.split}"
-    )
+    console.print(explained)
     for note in dict.fromkeys(note for _, one in found for note in one.notes):
         console.print(printable(note), markup=False)
 

@@ -121,6 +121,10 @@ _ENDS = {"_low": "lower end", "_high": "upper end"}
 _SUFFIX = re.compile(r"(_\d+|_[+-]\d+(\.\d+)?)$")
 
 
+# Letters of a metric's name in a heading.
+_LONGEST = 60
+
+
 def describe(metric: str) -> Name:
     """Look up a metric, with or without the prefix of its split: `test/kl`, `kl`.
 
@@ -131,7 +135,8 @@ def describe(metric: str) -> Name:
     plain = metric.rpartition("/")[2]
     found = _BY_NAME.get(_stem(plain))
     if found is None:
-        return Name(plain, title=plain.replace("_", " "), decimals=3, heading=plain)
+        short = plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 3]}..."
+        return Name(plain, title=short.replace("_", " "), decimals=3, heading=short)
     if features := _FEATURES.search(plain):
         found = _in_features(found, plain.removesuffix(features[0]), features[1])
     return replace(found, name=plain)

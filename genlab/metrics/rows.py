@@ -91,8 +91,17 @@ class Chunks:
         refuse_foreign(folder, deep=False)
 
     def missing(self) -> list[int]:
-        """Return the numbers of the files that are not there."""
-        return [i for i in range(len(self.ranges)) if not self._path(i).exists()]
+        """Return the numbers of the files that are not there, or are torn or damaged."""
+        return [i for i in range(len(self.ranges)) if not self._is_whole(i)]
+
+    def _is_whole(self, number: int) -> bool:
+        if not self._path(number).exists():
+            return False
+        try:
+            self._read(number)
+        except RunDirectoryError:
+            return False
+        return True
 
     def fill(self, rows: Callable[[list[range]], Iterable[Array]]) -> None:
         """Write the missing files; `rows` is given what they hold, and makes one after another.

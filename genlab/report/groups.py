@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genlab.report.collect import MODEL, Record, by_sweep, swept_keys
+from genlab.report.collect import MODEL, Record, by_sweep, one_line, swept_keys
 from genlab.report.naming import KL_WEIGHT, data_names, sort_key, sweep_names
 from genlab.runs.identity import is_identity
 from genlab.runs.points import without_seed
@@ -104,10 +104,9 @@ def groups(records: Sequence[Record], as_one: bool = False) -> list[Group]:
     found = []
     for asked in [list(records)] if as_one else _asked(records):
         parts = _comparable(asked)
-        directories = list(dict.fromkeys(names[record.sweep] for record in asked))
-        title = " and ".join(directories) if len(directories) < 3 else _several(asked, directories)
         titles = _titles(parts) if len(parts) > 1 else [""]
         for part, name in zip(parts, titles, strict=True):
+            title = _directories(part, list(dict.fromkeys(names[r.sweep] for r in part)))
             found.append(_group(f"{title}: {name}" if name else title, part))
     return found
 
@@ -142,7 +141,10 @@ def _text(name: str, records: Sequence[Record], terms: Terms) -> str:
     return {"images": f"{value} test images"}.get(name, str(value or ""))
 
 
-def _several(records: Sequence[Record], directories: Sequence[str]) -> str:
+def _directories(records: Sequence[Record], directories: Sequence[str]) -> str:
+    """Name the directories of runs if they are one or two, else say how many there are."""
+    if len(directories) < 3:
+        return " and ".join(directories)
     is_single = len(records) == len(directories)
     return f"{len(directories)} {'single runs' if is_single else 'sweeps'}"
 
@@ -343,7 +345,7 @@ def in_order(records: Sequence[Record]) -> list[Record]:
 
 def _group(title: str, records: Sequence[Record]) -> Group:
     keys, others = columns(records)
-    return Group(title, tuple(in_order(records)), keys, others)
+    return Group(one_line(title), tuple(in_order(records)), keys, others)
 
 
 def _place(key: str) -> tuple[int, int, str]:

@@ -7,11 +7,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from genlab.report.choices import class_name, data_choice
-from genlab.report.collect import MODEL, Record
+from genlab.report.collect import MODEL, Record, one_line
 from genlab.runs.points import short_names, without_seed
 from genlab.runs.text import printable
 
 KL_WEIGHT = "model.kl_weight"
+# Letters of a name of data.
+_LONGEST = 80
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:
@@ -33,7 +35,7 @@ def setting_text(key: str, value: Any) -> str:
         return class_name(value)
     if isinstance(value, float):
         return f"{value:.12g}"
-    return " ".join(str(value).split())
+    return " ".join(one_line(str(value)).split())
 
 
 def number_text(value: float | None, decimals: int) -> str:
@@ -51,11 +53,11 @@ def data_name(record: Record) -> str:
     flat = record.flat
     for key in ("data.name", "data.source.name"):
         if flat.get(key):
-            return setting_text(key, flat[key])
+            return one_line(setting_text(key, flat[key]), _LONGEST)
     name = data_choice(record.config) or class_name(flat.get("data.source._target_"))
     where = flat.get("data.source.root") or flat.get("data.source.path")
     folder = " ".join(PurePath(str(where)).name.split()) if where else ""
-    return f"{name or 'unnamed data'} {folder}".strip()
+    return one_line(f"{name or 'unnamed data'} {folder}".strip(), _LONGEST)
 
 
 def sweep_names(records: Sequence[Record]) -> dict[Path, str]:

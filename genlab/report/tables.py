@@ -26,6 +26,8 @@ from genlab.runs.points import short_names
 Row = Mapping[Any, Any]
 #: Columns that summary.csv has even if no run has a value for them.
 _ALWAYS = tuple(f"test/{name.name}" for name in NAMES if name.is_compared)
+#: Columns that tell how a run ended.
+_OF_ENDING = ("outcome", "state")
 _FACTS = (
     "seed",
     "wall_seconds",
@@ -79,7 +81,7 @@ class Table:
 
     def notes(self) -> list[str]:
         """Return the notes below the rows: the units, and the runs without a usable result."""
-        return [self.caption, *self.endings]
+        return [line for line in (self.caption, *self.endings) if line]
 
     def to_rich(self, width: int | None = None, gap: int = 2) -> RichTable | None:
         """Build the table for a terminal, without the notes.
@@ -237,7 +239,8 @@ def sweep_table(records: Sequence[Record]) -> Table:
     kept = _kept(shown, rows)
     caption = _caption(kept, records)
     if max(len(swept), len(measured)) >= MOST_KEYS:
-        caption += f"; of the keys that differ and of the metrics, the first {MOST_KEYS} are shown"
+        most = f"of the keys that differ and of the metrics, the first {MOST_KEYS} are shown"
+        caption = f"{caption}; {most}" if caption else most
     return Table(rows, kept, caption, tuple(endings(records)))
 
 
@@ -266,6 +269,8 @@ def _caption(shown: Sequence[Column], records: Sequence[Record]) -> str:
     """State the units of the columns, and the images that were measured."""
     headings = {column.heading for column in shown}
     images = images_text(records)
+    if not any(column.is_result and column.heading not in _OF_ENDING for column in shown):
+        return ""  # nothing was measured
     if "neg_elbo" not in headings and "reconstruction" not in headings:
         return f"measured on {images}"
     if "diffusion" in headings:

@@ -224,12 +224,14 @@ def test_a_sample_that_is_not_finite_is_named(reference: Reference, tmp_path: Pa
     ],
     ids=["text", "shape", "nan", "kind", "size"],
 )
-def test_planted_features_are_refused(content: bytes, reference: Reference, tmp_path: Path) -> None:
+def test_torn_or_planted_features_are_made_anew(
+    content: bytes, reference: Reference, tmp_path: Path
+) -> None:
     folder = tmp_path / "run" / quality.FOLDER / quality.identity(reference, {})
     folder.mkdir(parents=True)
     (folder / "000000-128.safetensors").write_bytes(content)
-    with pytest.raises(RunDirectoryError, match="000000-128"):
-        quality.measure(reference, 300, draw, None, tmp_path / "run", {})
+    found = quality.measure(reference, 300, draw, None, tmp_path / "run", {})
+    assert found == quality.measure(reference, 300, draw, None, tmp_path / "clean", {})
 
 
 def test_a_link_in_the_place_of_features_is_refused(reference: Reference, tmp_path: Path) -> None:

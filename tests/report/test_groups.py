@@ -124,6 +124,33 @@ def test_one_key_over_two_likelihoods_is_two_groups_and_said(tmp_path: Path) -> 
     assert "not compared" in apart(groups_)
 
 
+def test_a_title_counts_the_runs_of_its_group(tmp_path: Path) -> None:
+    for i, likelihood in enumerate(["bernoulli"] * 3 + ["gaussian"] * 4):
+        write(tmp_path / f"g{i}" / "run", vae(likelihood, **{"model.latent_dim": i + 2}))
+    titles = {len(group.records): group.title for group in found(tmp_path)}
+    assert titles == {3: "3 single runs: bernoulli", 4: "4 single runs: gaussian"}
+
+
+def test_names_of_ten_thousand_letters_are_cut_where_they_are_shown(tmp_path: Path) -> None:
+    long = "n" * 10_000
+    for weight in (0.0, 1.0):
+        config = vae(**{"model.kl_weight": weight, "data.name": long})
+        path = write(tmp_path / "s" / f"{weight}", config)
+        metrics = {"test/kl": 1.0, f"test/{long}": 2.0}
+        (path / "result.json").write_text(json.dumps({"metrics": metrics}))
+    (group,) = found(tmp_path)
+    assert len(group.title) <= 300
+    assert max(len(column.heading) for column in sweep_table(group.records).columns) <= 60
+    assert len(about(group.records)) < 500
+
+
+def test_runs_without_a_result_were_measured_on_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "s" / "a", vae(**{"trainer.limit_test_batches": 1}))
+    assert "measured on" not in sweep_table(collect(tmp_path)).to_text()
+    (path / "result.json").write_text(json.dumps({"metrics": {"test/kl": 1.0}}))
+    assert "test set" in sweep_table(collect(tmp_path)).to_text()
+
+
 def test_the_groups_of_several_experiments_have_their_names(tmp_path: Path) -> None:
     points = [{"experiment": name} for name in ("vae/kl_weight", "vae/rate_distortion")]
     sweep(tmp_path / "s", points, [vae("bernoulli"), vae("discretized_logistic")])
