@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -125,7 +126,9 @@ def test_processes_that_draw_leave_ctrl_c_to_the_command(vae: Path, tmp_path: Pa
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (DONE, "")
+    progress = re.compile(r"VAE: \d+ %.*")  # of a slow machine
+    said = [line for line in done.stderr.splitlines() if not progress.fullmatch(line)]
+    assert (done.returncode, said) == (DONE, [])
 
 
 @pytest.mark.parametrize("model", ["conditional", "vae"])
