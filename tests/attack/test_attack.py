@@ -31,6 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("attack")
 
 
+@pytest.mark.slow
 def test_known_attacks_do_nothing(base: Path) -> None:
     attacked(base, "--known", "1", "--count", "60")
 

@@ -75,7 +75,7 @@ def test_a_single_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     )
     table = sweep_table(collect(tmp_path))
     assert table.cells() == [["1234abcd", "preempted"]], "not ninety letters"
-    assert table.notes()[1].startswith("1234abcd (preempted): ")
+    assert table.notes()[0].startswith("1234abcd (preempted): ")
 
 
 def test_the_command_of_a_stranger_is_one_of_genlab_or_none() -> None:
