@@ -84,6 +84,26 @@ def all_gather_rows(rows: Tensor) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)
 
 
+def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Compute cos(u) a + sin(u) b at evenly spaced angles u of a full turn.
+
+    If a and b are independent and standard normal, so is every point of the walk.
+
+    Args:
+        a, b: two draws, (B, d).
+
+    Returns:
+        (steps, B, d), from a on.
+    """
+    turn = torch.linspace(0, 2 * math.pi, steps + 1, device=a.device)[:-1, None, None]
+    return turn.cos() * a + turn.sin() * b
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Count the trained and the frozen parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
 def mean_of_all_rows(rows: Tensor) -> Tensor:
     """Return the mean of the rows (B, ...) of all processes, with the gradient of one's own.
 

@@ -17,7 +17,7 @@ from genlab.gan.losses import AdversarialLoss
 from genlab.gan.penalties import GradientPenalty
 from genlab.protocols import ImageSpec
 from genlab.seeding import ImageNoise, Noise, or_default
-from genlab.tensors import device_of
+from genlab.tensors import device_of, great_circle, parameter_count
 
 #: Number of images of a walk that are drawn at once.
 _WALK_BATCH = 64
@@ -231,8 +231,7 @@ class GAN(nn.Module):
         """
         noise = ImageNoise(seed, "walk", indices=range(panels), device=device_of(self))
         a, b = noise.normal(2, self.latent_dim).unbind(1)
-        turn = torch.linspace(0, 2 * math.pi, steps + 1, device=a.device)[:-1, None, None]
-        z = (turn.cos() * a + turn.sin() * b).flatten(0, 1)
+        z = great_circle(a, b, steps).flatten(0, 1)
         panel = [i % panels for i in range(len(z))]
         images = [
             self._images(batch, None, panel[start : start + _WALK_BATCH])
@@ -249,7 +248,9 @@ class GAN(nn.Module):
 
     def describe(self) -> str:
         """Describe losses and sizes in one line."""
-        sizes = [f"{name} {count(network):,}" for name, network in self.networks().items()]
+        sizes = [
+            f"{name} {parameter_count(network):,}" for name, network in self.networks().items()
+        ]
         steps = 1 if self.penalty is None else self.penalty.every
         every = f" every {steps} steps" if steps > 1 else ""
         return f"{self.label()}{every}; parameters: {', '.join(sizes)}"
@@ -291,11 +292,6 @@ class GAN(nn.Module):
         """Map images from [-1, 1] to [0, 1]; what lies beyond is cut off, but of real numbers."""
         x = (images + 1) / 2
         return x if self.spec.levels is None else x.clamp(0, 1)
-
-
-def count(network: nn.Module) -> int:
-    """Return the number of parameters of a network."""
-    return sum(p.numel() for p in network.parameters())
 
 
 @contextmanager

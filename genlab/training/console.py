@@ -17,6 +17,7 @@ from genlab.data.datamodule import ImageData, SplitName
 from genlab.metrics import names
 from genlab.protocols import HasSetting
 from genlab.runs.text import printable
+from genlab.tensors import parameter_count
 from genlab.training.changes import changes
 from genlab.training.terminal import escape
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 def introduce(path: Path, config: Config, data: ImageData, model: nn.Module, resumed: bool) -> None:
     """Print where the run is, what is not the default in it, and its data and model."""
     log.info("resolved config\n%s", to_yaml(config))
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = parameter_count(model)
     spec = data.spec
     levels = "real-valued" if spec.levels is None else f"{spec.levels} levels"
     sizes = ", ".join(f"{data.size(s):,} {s}" for s in get_args(SplitName))

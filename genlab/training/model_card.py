@@ -12,6 +12,7 @@ from genlab.report.collect import Record, collect, one_line
 from genlab.report.escaping import markdown
 from genlab.report.naming import data_name, number_text, setting_text
 from genlab.runs.files import sha256
+from genlab.tensors import parameter_count
 from genlab.training.export_parts import Part, Trained
 
 _HEAD = """\
@@ -55,7 +56,7 @@ def _text(value: Any) -> str:
 
 def _summary(trained: Trained, record: Record) -> str:
     model, spec = trained.model, trained.spec
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters = parameter_count(model)
     classes = "without classes"
     if spec.classes:
         names = one_line(", ".join(spec.classes[:_CLASSES]), _CLASSES)

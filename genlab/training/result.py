@@ -16,6 +16,7 @@ from genlab.metrics.names import describe
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import Forecast, HasSetting
 from genlab.runs.directory import RunDirectory
+from genlab.tensors import parameter_count
 from genlab.training.environment import git_commit, versions
 from genlab.training.interrupts import Stopped
 
@@ -58,7 +59,7 @@ def result(
         "steps": trainer.global_step,
         "wall_seconds": seconds,
         "images_per_second": images / seconds if seconds else None,
-        "parameters": sum(p.numel() for p in module.parameters()),
+        "parameters": parameter_count(module),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "versions": versions(),
         "git_commit": git_commit(),

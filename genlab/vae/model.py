@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from torch.distributions import Distribution
 from genlab.errors import naming
 from genlab.protocols import ImageSpec, NetworkExport
 from genlab.seeding import ImageNoise, Noise, or_default
-from genlab.tensors import device_of, has_diverged, mean_of_all_rows
+from genlab.tensors import device_of, great_circle, has_diverged, mean_of_all_rows
 from genlab.vae import bounds, diagnostics
 from genlab.vae.forecast import Forecast, forecast
 from genlab.vae.kl import FreeBits, KLConvention, KLPenalty, effective
@@ -265,7 +264,7 @@ class VAE(nn.Module):
     def walk(self, panels: int, steps: int, seed: int = 0) -> Tensor | None:
         """Decode a closed walk along a great circle through two draws a, b of the prior.
 
-        For each u, cos(u) a + sin(u) b is standard normal too, so every step is equally typical.
+        Every step is as typical of the prior as any other.
 
         Returns:
             (steps, panels, C, H, W) in [0, 1]; None if the prior is not standard normal.
@@ -274,8 +273,7 @@ class VAE(nn.Module):
             return None
         noise = self._image_noise("walk", panels, seed)
         a, b = noise.normal(2, self.latent_dim).unbind(1)
-        turn = torch.linspace(0, 2 * math.pi, steps + 1, device=a.device)[:-1, None, None]
-        z = turn.cos() * a + turn.sin() * b
+        z = great_circle(a, b, steps)
         images = [self._images(batch) for batch in z.flatten(0, 1).split(_WALK_BATCH)]
         return torch.cat(images).unflatten(0, (steps, panels))
 
