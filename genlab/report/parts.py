@@ -46,7 +46,7 @@ class Part:
     pictures: tuple[Kind, ...]
     videos: tuple[Kind, ...]
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
         """The records of the runs."""
         return [run.record for run in self.runs]
@@ -56,7 +56,7 @@ class Part:
         """The name of each sweep, by its directory."""
         return sweep_names(self.records)
 
-    @property
+    @cached_property
     def answer(self) -> tuple[str, str]:
         """The first sentence of the answer, and the others; a point in a number ends none."""
         first, mark, rest = about(self.records).partition(". ")
@@ -76,7 +76,7 @@ class Part:
         """The number of runs with a result."""
         return sum(record.state == "completed" for record in self.records)
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, tuple[str, list[int]]]:
         """The colour of each setting, and the numbers of its runs."""
         found: dict[str, tuple[str, list[int]]] = {}
