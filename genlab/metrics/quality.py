@@ -159,7 +159,7 @@ def _kept(
                 yield features(batch, part.start)
                 advance(len(part))
 
-        chunks.fill(rows)
+        chunks.fill(rows, advance)
         if not size_path.exists():
             write_atomically(size_path, {"images": len(chosen)})
         return chunks.rows()
@@ -415,12 +415,9 @@ def _estimates(kept: Mapping[str, Any]) -> dict[str, Estimate]:
 
 
 def _fill(chunks: Chunks, make: Make, features: Features, advance: Advance) -> None:
-    missing = chunks.missing()
-    advance(chunks.total - sum(len(chunks.ranges[i]) for i in missing))
-
     def rows(ranges: list[range]) -> Iterator[Any]:
         for part, images in zip(ranges, make(ranges), strict=True):
             yield features(images, part.start)
             advance(len(part))
 
-    chunks.fill(rows)
+    chunks.fill(rows, advance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -103,13 +102,21 @@ class Chunks:
             return False
         return True
 
-    def fill(self, rows: Callable[[list[range]], Iterable[Array]]) -> None:
+    def fill(
+        self,
+        rows: Callable[[list[range]], Iterable[Array]],
+        advance: Callable[[int], None] = lambda amount: None,
+    ) -> None:
         """Write the missing files; `rows` is given what they hold, and makes one after another.
+
+        Args:
+            advance: called with the number of rows that are there.
 
         Raises:
             RunDirectoryError: a file cannot be written.
         """
         numbers = self.missing()
+        advance(self.total - sum(len(self.ranges[i]) for i in numbers))
         if not numbers:
             return
         try:
@@ -128,12 +135,6 @@ class Chunks:
         """Return the matrix; a block of it is read when it is needed."""
         parts = [lambda i=i: self._read(i) for i in range(len(self.ranges))]
         return Rows(parts, [len(r) for r in self.ranges], self.dims)
-
-    def remove(self) -> None:
-        """Remove the files, which are no longer needed."""
-        for number in range(len(self.ranges)):
-            self._path(number).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, number: int) -> Path:
         # the last file of another total holds another number of rows
