@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -78,7 +79,7 @@ def ignore_configuration_here() -> None:
     """
     if os.path.lexists("matplotlibrc"):
         with contextlib.chdir("/"), contextlib.suppress(ImportError):
-            import matplotlib  # noqa: F401
+            importlib.import_module("matplotlib")
 
 
 def command_line(main: Callable[[], int]) -> int:
