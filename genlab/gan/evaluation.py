@@ -35,31 +35,44 @@ def energy_score(samples: Tensor, x: Tensor) -> Tensor:
 class Diversity(Metric):
     """The share of the principal directions of the data in which the samples vary as much.
 
+    Given the labels of the images, each sample being of the class of its image, the variation
+    within the classes counts alone: that of a generator that ignores its noise is then 0, however
+    many classes it knows.
+
     With S the covariance of the samples in coordinates in which that of the data is the identity,
     the mean of min(1, eigenvalue of S). A generator that draws k different images reaches at most
     (k - 1) / d for d directions, and one that draws what the data are reaches about 1. The
     coordinates are pixels, averaged over squares, along the directions that hold 95 % of the
     variance.
+
+    Args:
+        within_classes: whether to use the labels.
     """
 
     full_state_update = False
     samples: list[Tensor]
     images: list[Tensor]
+    groups: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, within_classes: bool = False) -> None:
         super().__init__()
-        for name in ("samples", "images"):
+        self.within_classes = within_classes
+        for name in ("samples", "images", "groups"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, sample: Tensor, target: Tensor) -> None:
-        """Add samples and images, both (B, C, H, W)."""
+    def update(self, sample: Tensor, target: Tensor, labels: Tensor | None = None) -> None:
+        """Add samples and images, both (B, C, H, W), and the classes (B,) of both."""
+        if labels is None or not self.within_classes:
+            labels = torch.zeros(len(target), dtype=torch.long, device=target.device)
+        self.groups.append(labels)
         height, width = (min(side, _SIDE) for side in target.shape[2:])
         for rows, x in ((self.samples, sample), (self.images, target)):
             rows.append(F.adaptive_avg_pool2d(x.float(), (height, width)).flatten(1))
 
     def compute(self) -> dict[str, Tensor]:
         """Compute `diversity`; no value where the images are all alike."""
-        of_samples, of_images = _covariance(self.samples), _covariance(self.images)
+        groups = dim_zero_cat(self.groups)
+        of_samples, of_images = (_covariance(x, groups) for x in (self.samples, self.images))
         values, vectors = torch.linalg.eigh(of_images)
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
         if values.sum() <= 0:
@@ -71,9 +84,14 @@ class Diversity(Metric):
         return {"diversity": eigenvalues.clamp(0, 1).mean()}
 
 
-def _covariance(rows: list[Tensor]) -> Tensor:
-    """Compute the covariance (F, F) of rows (N, F); the order of the rows does not change a bit."""
+def _covariance(rows: list[Tensor], groups: Tensor) -> Tensor:
+    """Compute the covariance (F, F) of rows (N, F) around the mean of their group.
+
+    The order of the rows does not change a bit of it.
+    """
     x = dim_zero_cat(rows).double()
-    x = x[x.sum(1).argsort(stable=True)]
-    x = x - x.mean(0)
+    order = x.sum(1).argsort(stable=True)
+    x, groups = x[order], groups[order]
+    for group in groups.unique():
+        x[groups == group] -= x[groups == group].mean(0)
     return x.T @ x / len(x)

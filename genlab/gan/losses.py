@@ -19,10 +19,13 @@ class AdversarialLoss(ABC):
     Attributes:
         name: for captions.
         is_relative: whether the generator's loss depends on the scores of real images.
+        needs_penalty: whether the discriminator lowers its loss for ever by larger scores alone,
+            as long as nothing holds back its gradient.
     """
 
     name: ClassVar[str]
     is_relative: ClassVar[bool] = False
+    needs_penalty: ClassVar[bool] = False
 
     @abstractmethod
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -68,6 +71,7 @@ class Wasserstein(AdversarialLoss):
     """
 
     name = "Wasserstein"
+    needs_penalty = True
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return fake - real

@@ -9,20 +9,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from genlab.errors import whole
 from genlab.gan.augmentation import DifferentiableAugmentation
 from genlab.gan.evaluation import energy_score
 from genlab.gan.losses import AdversarialLoss
 from genlab.gan.penalties import GradientPenalty
-from genlab.protocols import ImageSpec
+from genlab.protocols import ImageSpec, NetworkExport
 from genlab.seeding import ImageNoise, Noise, or_default
 from genlab.tensors import device_of, great_circle, parameter_count
 
 #: Number of images of a walk that are drawn at once.
 _WALK_BATCH = 64
-#: A generator collapses below this diversity, and a discriminator is saturated from this accuracy.
-COLLAPSED, SATURATED = 0.5, 0.995
+#: A generator has collapsed below this diversity, or above this distance of the shares of the
+#: classes, at which four of ten are missing; from this accuracy on a discriminator is saturated.
+COLLAPSED, ONE_SIDED, SATURATED = 0.5, 0.4, 0.995
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class GAN(nn.Module):
         draws: number of samples with which an evaluation compares each image; 2 or more.
 
     Raises:
-        ValueError: if a value is outside its range, or the data have no classes.
+        ValueError: if a value is outside its range, the data have no classes, or the loss needs a
+            penalty and there is none.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class GAN(nn.Module):
         classes = len(spec.classes) if conditional else 0
         self.generator = net.generator(spec=spec, latent_dim=latent_dim, classes=classes)
         self.discriminator = net.discriminator(spec=spec, classes=classes)
+        if adversarial_loss.needs_penalty and (penalty is None or penalty.is_zero):
+            self._check_bounded()
 
     def generate(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map latents (B, d) and, for a conditional model, classes (B,) to images.
@@ -258,11 +263,14 @@ class GAN(nn.Module):
     def verdict(self, metrics: Mapping[str, float]) -> str:
         """Name an instability of the training, from the metrics of a split; empty if there is none.
 
-        A collapse is told first, since a discriminator also wins against a collapsed generator.
+        A collapse is told first, since a discriminator also wins against a collapsed generator. It
+        is one where the samples vary too little, or, if a callback has measured `class_distance`,
+        where samples of whole classes are missing, which vary enough by themselves.
         """
         if not math.isfinite(metrics.get("energy_score", 0.0)):
             return "diverged"
-        if metrics.get("diversity", 1.0) < COLLAPSED:
+        distances = [v for name, v in metrics.items() if name.startswith("class_distance")]
+        if metrics.get("diversity", 1.0) < COLLAPSED or max(distances, default=0.0) > ONE_SIDED:
             return "mode collapse"
         if metrics.get("discriminator_accuracy", 0.0) > SATURATED:
             return "saturated discriminator"
@@ -271,6 +279,27 @@ class GAN(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name, to be compiled and sharded."""
         return {"generator": self.generator, "discriminator": self.discriminator}
+
+    def exports(self) -> dict[str, NetworkExport]:
+        """Return `generator`, a function of z and, for a conditional model, of the classes."""
+        inputs = {"z": torch.zeros(3, self.latent_dim)}
+        known, notes = "", ""
+        if self.conditional:
+            inputs["labels"] = torch.arange(3) % len(self.spec.classes)
+            known, notes = " and their classes", "`labels` are numbers of classes, int64, (B,)."
+        meaning = f"maps draws z of N(0, I), (B, d),{known} to images (B, C, H, W)"
+        meaning += " of real numbers." if self.spec.levels is None else " in [0, 1]."
+        return {"generator": NetworkExport(_Images(self), inputs, ("image",), meaning, notes)}
+
+    def _check_bounded(self) -> None:
+        """Refuse a discriminator whose gradient neither a penalty nor its own weights bound."""
+        if any(map(is_parametrized, self.discriminator.modules())):  # as by a spectral norm
+            return
+        raise ValueError(
+            f"penalty={'null' if self.penalty is None else 0}: the {self.adversarial_loss.name} "
+            "loss has no minimum where nothing bounds the discriminator's gradient; give a penalty "
+            "with a weight above 0, such as one_centred or r1"
+        )
 
     def _labels(self, labels: Tensor | None, x: Tensor, noise: Noise) -> Tensor | None:
         if not self.conditional:
@@ -292,6 +321,17 @@ class GAN(nn.Module):
         """Map images from [-1, 1] to [0, 1]; what lies beyond is cut off, but of real numbers."""
         x = (images + 1) / 2
         return x if self.spec.levels is None else x.clamp(0, 1)
+
+
+class _Images(nn.Module):
+    """The images of the generator, in the range of the data, as a module."""
+
+    def __init__(self, model: GAN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.model._stored(self.model.generate(z, labels))
 
 
 @contextmanager

@@ -46,6 +46,11 @@ class GradientPenalty(ABC):
 
     @property
     @abstractmethod
+    def is_zero(self) -> bool:
+        """Whether its weights leave nothing of it."""
+
+    @property
+    @abstractmethod
     def label(self) -> str:
         """The penalty and its weights, for a caption."""
 
@@ -70,6 +75,10 @@ class ZeroCentred(GradientPenalty):
     def __call__(self, score: Score, real: Tensor, fake: Tensor, noise: Noise) -> dict[str, Tensor]:
         terms = (("r1", self.r1, real), ("r2", self.r2, fake))
         return {n: w / 2 * squared_gradient(score, x) for n, w, x in terms if w > 0}
+
+    @property
+    def is_zero(self) -> bool:
+        return self.r1 == self.r2 == 0
 
     @property
     def label(self) -> str:
@@ -98,6 +107,10 @@ class OneCentred(GradientPenalty):
         u = like_images(noise.uniform(), real).to(real.dtype)
         norm = (squared_gradient(score, u * real + (1 - u) * fake) + 1e-12).sqrt()
         return {"gradient_penalty": self.weight * (norm - 1).square()}
+
+    @property
+    def is_zero(self) -> bool:
+        return self.weight == 0
 
     @property
     def label(self) -> str:

@@ -117,14 +117,21 @@ class GANModule(GenerativeModule):
                 schedule.step(value)
 
     def split_metrics(self, full: bool) -> dict[str, Metric]:
-        return {"diversity": Diversity()}
+        return {"diversity": Diversity(within_classes=self.model.conditional)}
 
-    def on_validated(self) -> None:
-        metrics = self.evaluations["val"].metrics
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        # callbacks have logged what they measured before
+        metrics = {
+            name.removeprefix("val/"): float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
         verdict = self.model.verdict(metrics)
         if verdict and verdict not in self._told and self.trainer.is_global_zero:
-            names = ("diversity", "discriminator_accuracy", "energy_score")
-            values = ", ".join(f"{name} {metrics[name]:.3g}" for name in names if name in metrics)
+            names = ("diversity", "class_distance", "discriminator_accuracy", "energy_score")
+            judged = [(n, value) for n, value in metrics.items() if n.startswith(names)]
+            values = ", ".join(f"{name} {value:.3g}" for name, value in judged)
             log.warning("step %d: %s (%s)", self.trainer.global_step, verdict, values)
         self._told.add(verdict)
 

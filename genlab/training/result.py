@@ -37,7 +37,8 @@ def result(
         forecast: of the model, if there was one.
     """
     metrics = {name: float(v) for name, v in tested.items() if name.startswith("test/")}
-    verdict = _verdict(module.model, module.evaluations["test"].metrics)
+    # those that callbacks have measured too
+    verdict = _verdict(module.model, {n.removeprefix("test/"): v for n, v in metrics.items()})
     forecast_verdict = ""
     if forecast is not None:
         metrics |= {f"forecast/{name}": value for name, value in forecast.metrics().items()}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from genlab.gan.augmentation import DifferentiableAugmentation
 from genlab.gan.evaluation import Diversity, energy_score
@@ -24,6 +25,7 @@ from genlab.gan.penalties import GradientPenalty, OneCentred, ZeroCentred
 from genlab.nets.gan import ConvDiscriminator, ConvGenerator
 from genlab.protocols import (
     CanEncode,
+    CanExport,
     CanReconstruct,
     CanSample,
     CanSampleClasses,
@@ -131,7 +133,8 @@ def dirac(loss: AdversarialLoss, penalty: GradientPenalty | None) -> float:
     """
     spec = ImageSpec(1, 1, 1, levels=None)
     networks = Networks(lambda **_: Point(), lambda **_: Slope())
-    model = GAN(spec, 1, loss, networks, penalty)
+    model = GAN(spec, 1, loss, networks, penalty or ZeroCentred())
+    model.penalty = penalty  # afterwards, since some losses are refused without one
     x = torch.full((4, 1, 1, 1), 0.5)
     turn = [torch.optim.SGD(network.parameters(), 0.1) for network in model.networks().values()]
     for _ in range(1000):
@@ -195,7 +198,7 @@ def test_a_walk_is_closed_and_passes_two_draws() -> None:
 
 def test_its_abilities_are_to_sample_and_no_bound() -> None:
     model = gan()
-    for ability in (CanSample, CanSampleClasses, CanWalk, HasSetting):
+    for ability in (CanSample, CanSampleClasses, CanWalk, CanExport, HasSetting):
         assert isinstance(model, ability)
     for ability in (HasBound, HasLikelihood, CanEncode, CanReconstruct, HasSampler, HasForecast):
         assert not isinstance(model, ability)
@@ -215,6 +218,32 @@ def test_its_abilities_are_to_sample_and_no_bound() -> None:
 def test_a_value_out_of_range_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gan(**change)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "value"),
+    [(None, "null"), (ZeroCentred(0, 0), "0"), (OneCentred(0), "0")],
+)
+def test_a_loss_without_a_minimum_is_refused_where_nothing_bounds_the_gradient(
+    penalty: GradientPenalty | None, value: str
+) -> None:
+    message = f"^penalty={value}: the Wasserstein loss has no minimum where .* give a penalty"
+    with pytest.raises(ValueError, match=message):
+        gan(adversarial_loss=Wasserstein(), penalty=penalty)
+    for other in (NonSaturating(), Hinge(), RelativisticPaired()):
+        gan(adversarial_loss=other, penalty=penalty)
+
+    def bounded(**keys: Any) -> nn.Module:
+        network = ConvDiscriminator(channels=(8, 8), features=8, **keys)
+        return network.apply(lambda m: spectral_norm(m) if hasattr(m, "weight") else m)
+
+    networks = Networks(NETWORKS.generator, bounded)
+    gan(adversarial_loss=Wasserstein(), penalty=penalty, net=networks)
+
+
+@pytest.mark.parametrize("penalty", [ZeroCentred(1, 0), ZeroCentred(0, 1), OneCentred(1)])
+def test_one_penalty_is_enough_for_the_wasserstein_loss(penalty: GradientPenalty) -> None:
+    assert gan(adversarial_loss=Wasserstein(), penalty=penalty).penalty is penalty
 
 
 def test_scores_are_in_float32_and_current_under_autocast() -> None:
@@ -311,6 +340,26 @@ def test_samples_like_the_data_have_all_the_diversity_and_blurred_ones_less() ->
     assert diversity(2 * torch.randn(4000, 2, 3, 3), target) == pytest.approx(1)
 
 
+def test_a_generator_that_ignores_its_noise_has_no_diversity_however_many_classes_it_knows() -> (
+    None
+):
+    labels = torch.arange(4000) % 50
+    centres = 3 * torch.randn(50, 1, 4, 4)
+    target = centres[labels] + torch.randn(4000, 1, 4, 4)
+
+    def within(sample: Tensor) -> float:
+        metric = Diversity(within_classes=True)
+        for rows in (slice(0, 1500), slice(1500, 4000)):
+            metric.update(sample[rows], target[rows], labels[rows])
+        return float(metric.compute()["diversity"])
+
+    assert diversity(centres[labels], target) > 0.8
+    assert within(centres[labels]) == pytest.approx(0, abs=1e-12)
+    assert within(centres[labels] + torch.randn(4000, 1, 4, 4)) > 0.95
+    # the noise alone counts: the classes may lie anywhere
+    assert within(torch.randn(4000, 1, 4, 4)) > 0.95
+
+
 def test_data_without_variance_have_no_diversity() -> None:
     metric = Diversity()
     metric.update(torch.randn(10, 1, 3, 3), torch.ones(10, 1, 3, 3))
@@ -342,6 +391,8 @@ def test_a_discriminator_that_cannot_tell_is_right_half_of_the_time() -> None:
             "saturated discriminator",
         ),
         ({"energy_score": math.nan, "diversity": math.nan}, "diverged"),
+        ({"diversity": 0.9, "class_distance_classifier_1a2b3c": 0.9}, "mode collapse"),
+        ({"diversity": 0.9, "class_distance_classifier_1a2b3c": 0.1}, ""),
         ({}, ""),
     ],
 )

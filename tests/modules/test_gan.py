@@ -154,6 +154,48 @@ def test_a_planted_instability_is_detected_and_said_once(
     assert len(told) == 1 and told[0].startswith(f"step 4: {verdict} (")
 
 
+MEASURED = [
+    *("callbacks=quality", "callbacks.quality.features.steps=60", "callbacks.quality.samples=200"),
+    *("callbacks.quality.samples_in_training=200", "callbacks.quality.every_n_epochs=1"),
+    *("data.eval_batch_size=200", "trainer.limit_test_batches=2"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("generator", "conditional", "verdict"),
+    [
+        ("OneClass", False, "mode collapse"),
+        ("OneClass", True, "mode collapse"),
+        ("OnePerClass", True, "mode collapse"),
+        ("AllClasses", False, ""),
+        ("AnyOfClass", True, ""),
+    ],
+)
+def test_missing_classes_and_an_ignored_noise_are_a_collapse(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    generator: str,
+    conditional: bool,
+    verdict: str,
+) -> None:
+    """Real images of one digit vary enough for the diversity, and so do ten different ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    planted = [f"model.net.generator._target_=planted.{generator}"]
+    with caplog.at_level(logging.WARNING, logger="genlab"):
+        run = train(tmp_path, *MEASURED, *planted, f"model.conditional={conditional}")
+    assert run.result is not None and run.result["verdict"] == verdict
+    told = [r.getMessage() for r in caplog.records if r.name == GANModule.__module__]
+    assert len(told) == bool(verdict)
+    assert all(f": {verdict} (" in line and "class_distance_" in line for line in told)
+    metrics = run.result["metrics"]
+    (distance,) = (v for name, v in metrics.items() if "class_distance" in name)
+    one_class, ignored = generator == "OneClass", generator == "OnePerClass"
+    assert distance > 0.7 if one_class else distance < 0.25
+    assert metrics["test/diversity"] < 0.01 if ignored else metrics["test/diversity"] > 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
