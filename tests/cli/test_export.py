@@ -41,6 +41,14 @@ def ddpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_in(tmp_path_factory.mktemp("ddpm"), *TINY, *DDPM, *changes, *short).path
 
 
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With classes."""
+    changes = ["model=gan", "model.conditional=true", "data.eval_batch_size=20"]
+    small = ["model.net.generator.channels=[8]", "model.net.discriminator.channels=[8]"]
+    return train_in(tmp_path_factory.mktemp("gan"), *TINY, *changes, *small).path
+
+
 @pytest.fixture
 def copy(vae: Path, tmp_path: Path) -> Path:
     shutil.copytree(vae, tmp_path / "received" / vae.name)
@@ -298,7 +306,7 @@ def test_a_network_that_diffusers_does_not_have_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["vae", "ddpm"])
+@pytest.mark.parametrize("model", ["vae", "ddpm", "gan"])
 def test_onnxruntime_computes_the_networks(
     model: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +331,10 @@ def test_onnxruntime_computes_the_networks(
                 q = loaded.encode(x)
                 expected = [q.mean, q.stddev, loaded.decode(z).mean]
                 found = [*outputs("encoder", x=x), *outputs("decoder", z=z)]
+            elif model == "gan":
+                z, labels = torch.randn(n, 64), torch.arange(n)
+                expected = [((loaded.generate(z, labels) + 1) / 2).clamp(0, 1)]
+                found = outputs("generator", z=z, labels=labels)
             else:
                 expected = [loaded.net(x, log_snr, labels)]
                 found = outputs("unet", x_t=x, log_snr=log_snr, labels=labels)
@@ -331,9 +343,10 @@ def test_onnxruntime_computes_the_networks(
     code = re.search(r"```python\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL)
     assert code is not None
     names = {"x": x.numpy(), "x_t": x.numpy(), "log_snr": log_snr.numpy(), "labels": labels.numpy()}
+    names["z"] = z.numpy()
     monkeypatch.chdir(tmp_path)
     exec(code[1], names)
-    first = names["mean" if model == "vae" else "output"]
+    first = names[{"vae": "mean", "ddpm": "output", "gan": "image"}[model]]
     torch.testing.assert_close(torch.from_numpy(first), expected[0], rtol=0, atol=1e-5)
 
 
