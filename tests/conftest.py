@@ -37,5 +37,5 @@ def same_chance() -> None:
 def of_no_sweep() -> Iterator[None]:
     """Forget the multirun that a test started in this process, since its jobs ask for it there."""
     yield
-    for name in ("GENLAB_SWEEP_GROUP", "GENLAB_SWEEP_KEYS"):
+    for name in ("GENLAB_SWEEP_GROUP", "GENLAB_SWEEP_KEYS", "GENLAB_SWEEP_START"):
         os.environ.pop(name, None)

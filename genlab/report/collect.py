@@ -253,7 +253,7 @@ def _job(sweep: Path, job: Job, point: dict[str, Any], command: tuple[str, ...])
         run_id=printable(job.run_id, kept=""),
         group=str(known.get("group") or printable(sweep.name, kept="")),
         state="missing",
-        error=_error("missing", {}),
+        error=one_line(job.blocked) or _error("missing", {}),
         asked={**choices(plain(dict(job.config))), **known}
         if known
         else plain(job.point) | {"seed": job.seed},

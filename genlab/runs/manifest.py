@@ -31,6 +31,7 @@ class Job:
         point: value of each swept key, the seed excepted: runs with the same point are replicates.
         seed: of all its random numbers.
         config: the composed config, with Hydra's own part under `hydra`; references unresolved.
+        blocked: why it cannot start yet, in a sentence; empty for one that can.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class Job:
     point: Mapping[str, Any]
     seed: int
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    blocked: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Manifest:
             for job in jobs:
                 if not _is_name(job.run_id):
                     raise ValueError(f"{job.run_id!r} is no name of a run directory")
-                _need(job, point=Mapping, seed=int, config=Mapping)
+                _need(job, point=Mapping, seed=int, config=Mapping, blocked=str)
             swept = _words(content, "swept")
             command = tuple(map(str, content["command"]))  # which is only shown
             made = cls(**{**content, "jobs": jobs, "swept": swept, "command": command})
@@ -113,6 +115,10 @@ class Manifest:
             question=self.question or before.question,
             created=before.created,
         )
+
+    def with_blocked(self, blocked: Iterable[Job]) -> Manifest:
+        """Return this manifest with these blocked jobs in the place of its own."""
+        return replace(self, jobs=(*(job for job in self.jobs if not job.blocked), *blocked))
 
     def missing(self, run_ids: Iterable[str]) -> tuple[Job, ...]:
         """Return the jobs whose run directory is not among these."""

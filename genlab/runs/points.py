@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def without_seed(swept: Iterable[str]) -> list[str]:
@@ -18,7 +18,10 @@ def without_seed(swept: Iterable[str]) -> list[str]:
 
 
 def point_of(
-    config: Mapping[str, Any], choices: Mapping[str, str], swept: Iterable[str]
+    config: Mapping[str, Any],
+    choices: Mapping[str, str],
+    swept: Iterable[str],
+    kept_model: str | None = None,
 ) -> dict[str, Any]:
     """Return the value of each swept key, the seed excepted, in one run.
 
@@ -26,16 +29,32 @@ def point_of(
         config: nested, resolved.
         choices: the chosen config files by group, such as `model/noise_schedule`.
         swept: dotted keys, and groups; the value of a group is the name of its file.
+        kept_model: the key under which the run keeps the model of the run that it started from: a
+            key of `model` has the value that it has there.
     """
-    return {key: _value(config, choices, key) for key in without_seed(swept)}
+    return {key: _value(config, choices, key, kept_model) for key in without_seed(swept)}
 
 
-def _value(config: Mapping[str, Any], choices: Mapping[str, str], key: str) -> Any:
-    if key in choices:
-        return choices[key]
+def _value(
+    config: Mapping[str, Any], choices: Mapping[str, str], key: str, kept_model: str | None
+) -> Any:
+    path = key.replace("/", ".")
+    if kept_model is not None and path.startswith("model."):
+        kept = _node(config, kept_model + path.removeprefix("model"))
+        if kept is not None:
+            return _named(kept)
+    return choices[key] if key in choices else _named(_node(config, path))
+
+
+def _node(config: Mapping[str, Any], path: str) -> Any:
     node: Any = config
-    for part in key.replace("/", ".").split("."):
+    for part in path.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _named(node: Any) -> Any:
+    """Return a value, or the name of its class if it is a component."""
     if isinstance(node, Mapping) and "_target_" in node:
         return str(node["_target_"]).rpartition(".")[2]
     return node
@@ -72,6 +91,30 @@ def announced() -> list[str] | None:
     """Return the keys that this job's sweep varies, the seed excepted; None outside a sweep."""
     keys = os.environ.get("GENLAB_SWEEP_KEYS")
     return None if keys is None else list(json.loads(keys))
+
+
+class Start(NamedTuple):
+    """How the jobs of a sweep start from other runs of it.
+
+    Attributes:
+        run: the key of a job that takes the directory of its run.
+        model: the key under which a job's config keeps the model of that run, if it does.
+    """
+
+    run: str
+    model: str | None
+
+
+def announced_start() -> Start | None:
+    """Return how jobs of this sweep start from its other runs; None if they do not."""
+    text = os.environ.get("GENLAB_SWEEP_START")
+    return None if text is None else Start(*json.loads(text))
+
+
+def announced_model() -> str | None:
+    """Return the key under which jobs of this sweep keep the model that they start from, if any."""
+    start = announced_start()
+    return None if start is None else start.model
 
 
 def column_names(keys: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from genlab.errors import DONE, TRAINING_FAILED
 from genlab.runs.manifest import Job, Manifest
+from genlab.runs.points import Start, announced_model, point_of
+from genlab.runs.run import Run
 from genlab.sweeps import freeze
 from genlab.sweeps.merging import firsts
 from genlab.sweeps.naming import announce
-from genlab.sweeps.request import request, title
-from genlab.sweeps.study import Point, Study, StudyJob
+from genlab.sweeps.request import Request, request, title
+from genlab.sweeps.study import Point, StudyJob
 from genlab.training import interrupts
+from genlab.training.outcome import Outcome
 
 #: This launcher checks and freezes the jobs itself.
 _PROCESS = "hydra_plugins.genlab."
@@ -35,47 +40,136 @@ class Conductor:
     task_function: TaskFunction
     config: DictConfig
 
-    def conduct(
-        self, content: DictConfig, arguments: Sequence[str], dry: bool, trials: int | None
-    ) -> list[JobReturn]:
-        """Run the jobs of a study, or only print them and their estimated cost.
+    def request(
+        self,
+        content: DictConfig,
+        arguments: Sequence[str],
+        of_first: Sequence[str],
+        trials: int | None,
+    ) -> Request:
+        """Return the study that a command line asks for.
 
         Args:
             content: of the study's file; empty for one that consists of the arguments alone.
+            arguments: overrides of its jobs.
+            of_first: overrides of the runs that the jobs start from.
+            trials: the number of trials of a search; None for that of the file.
 
         Raises:
-            ConfigError: the study or a job is invalid; raised before the first job starts.
+            ConfigError: the study is invalid.
         """
         name = title(str(self.config.hydra.runtime.choices.get("sweep", "")))
         node: Any = OmegaConf.to_container(content)
-        study, overrides = request(name, node, arguments)
-        if trials is not None:
-            study = study.with_trials(trials)
-        if dry:
-            from genlab.sweeps.cost import print_plan
+        asked = request(name, node, arguments, of_first)
+        return asked if trials is None else asked._replace(study=asked.study.with_trials(trials))
 
-            jobs = study.jobs()
-            loader, of_jobs = self.context.config_loader, [job.overrides() for job in jobs]
-            composed = freeze.resolved_jobs(loader, self.config, overrides, of_jobs)
-            with interrupts.raised():  # the measured steps have a temporary directory
-                print_plan(study, jobs, composed, self.slots)
-            return []
-        announce(self.directory.name, _bare(study.swept))
-        if name:
-            print(f"study  {name}: {study.question or 'no question'}", flush=True)
+    def print_plan(self, asked: Request) -> None:
+        """Print the jobs of a study and their estimated cost, and start nothing.
+
+        Raises:
+            ConfigError: a job is invalid.
+        """
+        from genlab.sweeps.cost import print_plan
+        from genlab.training import planning
+
+        study = asked.study
+        waiting: list[tuple[StudyJob, freeze.Composed]] = []
+        if asked.first is None or study.first is None:
+            ready = self._resolved(asked, study.jobs())
+        else:
+            jobs = asked.first.study.jobs()
+            ready = self._resolved(asked.first, jobs)
+            paths = {str(job): planning.plan(*one).path for job, one in ready}
+            later = [
+                job.after(paths[str(job.needs)], study.first.run) for job in study.jobs_after(jobs)
+            ]
+            for job, composed in self._resolved(asked, later):
+                is_there = Run(paths[str(job.needs)]).is_completed
+                (ready if is_there else waiting).append((job, composed))
+        with interrupts.raised():  # the measured steps have a temporary directory
+            known, configs = [job for job, _ in ready], [composed for _, composed in ready]
+            print_plan(study, known, configs, self.slots, waiting)
+
+    def _resolved(
+        self, asked: Request, jobs: Sequence[StudyJob]
+    ) -> list[tuple[StudyJob, freeze.Composed]]:
+        loader, own = self.context.config_loader, [job.overrides() for job in jobs]
+        found = freeze.resolved_jobs(loader, self.config, asked.overrides, own)
+        return list(zip(jobs, found, strict=True))
+
+    def conduct(self, asked: Request) -> list[JobReturn]:
+        """Run the jobs of a study.
+
+        Raises:
+            ConfigError: a job is invalid; raised before the first job starts, but for the jobs that
+                start from other runs, which are checked when these are there.
+        """
+        study, first = asked.study, asked.first
+        start = None if study.first is None else Start(study.first.run, study.first.model)
+        swept = _bare(asked.swept)
+        announce(self.directory.name, swept, start)
+        if study.name:
+            print(f"study  {study.name}: {study.question or 'no question'}", flush=True)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task_function, config=self.config
         )
+        launch = functools.partial(self._launch, launcher, swept)
         if study.search is not None:
             from genlab.sweeps.search import run_search
 
-            return run_search(
-                study,
-                lambda jobs, first: self._launch(launcher, study, overrides, jobs, first),
-                self.directory,
-                self.slots,
+            return run_search(study, functools.partial(launch, asked), self.directory, self.slots)
+        if first is None or start is None:
+            return launch(asked, study.jobs(), 0)
+        needed = first.study.jobs()
+        jobs = study.jobs_after(needed)
+        self._compose(asked, jobs[0].after(self.directory, start.run), 0)  # refuses unknown keys
+        print(f"first  {len(needed)} runs, from which {len(jobs)} jobs start", flush=True)
+        returned = launch(first, needed, 0)
+        ends = dict(zip(map(str, needed), (one.return_value for one in returned), strict=True))
+        ready, blocked = [], []
+        for job in jobs:
+            end: Outcome = ends[str(job.needs)]
+            job = job.after(end.path or self.directory, start.run)
+            if end.exit_code == DONE:
+                ready.append(job)
+            else:
+                blocked.append((job, end))
+        returned += self._block(asked, blocked)
+        print(f"then   {len(ready)} of {len(jobs)} jobs, which start from them", flush=True)
+        return [*returned, *launch(asked, ready, len(needed))]
+
+    def _block(
+        self, asked: Request, blocked: Sequence[tuple[StudyJob, Outcome]]
+    ) -> list[JobReturn]:
+        """List the jobs whose first run has failed in the manifest, and return their outcomes."""
+        rows, returns = [], []
+        for number, (job, end) in enumerate(blocked):
+            assert job.needs is not None
+            reason = f"not started, since its run {job.needs} has failed: {end.message}"
+            config = self._compose(asked, job, number)
+            model = config["hydra"]["runtime"]["choices"]["model"]
+            rows.append(
+                Job(
+                    run_id=f"not-started-{number}",
+                    overrides=tuple(config["hydra"]["overrides"]["task"]),
+                    point={"model": model, **_bare_point(job.whole_point)},
+                    seed=config["seed"],
+                    config=config,
+                    blocked=reason,
+                )
             )
-        return self._launch(launcher, study, overrides, study.jobs(), 0)
+            ended = JobReturn(overrides=job.overrides(), status=JobStatus.COMPLETED)
+            ended.return_value = Outcome(TRAINING_FAILED, message=f"{job}: {reason}")
+            self.context.callbacks.on_job_end(config=self.config, job_return=ended)
+            returns.append(ended)
+        manifest = Manifest.read(self.directory)
+        if manifest is not None:
+            manifest.with_blocked(rows).write(self.directory)
+        return returns
+
+    def _compose(self, asked: Request, job: StudyJob, number: int) -> dict[str, Any]:
+        loader, overrides = self.context.config_loader, [*asked.overrides, *job.overrides()]
+        return freeze.compose_job(loader, self.config, overrides, number, self.directory.name)
 
     @property
     def directory(self) -> Path:
@@ -96,16 +190,17 @@ class Conductor:
     def _launch(
         self,
         launcher: Launcher,
-        study: Study,
-        overrides: Sequence[str],
+        swept: Sequence[str],
+        asked: Request,
         jobs: Sequence[StudyJob],
         first: int,
     ) -> list[JobReturn]:
+        overrides: Sequence[str] = asked.overrides
         is_process = str(self.config.hydra.launcher._target_).startswith(_PROCESS)
         runs = list(range(len(jobs)))
         if not is_process:
             overrides = self._in_one_group(overrides, jobs)
-            runs = self._freeze(study, overrides, jobs)
+            runs = self._freeze(swept, overrides, jobs)
         distinct = list(dict.fromkeys(runs))
         returns = launcher.launch(
             [[*overrides, *jobs[i].overrides()] for i in distinct], initial_job_idx=first
@@ -121,7 +216,7 @@ class Conductor:
         return [*overrides, f"group={self.directory.name}"]
 
     def _freeze(
-        self, study: Study, overrides: Sequence[str], jobs: Sequence[StudyJob]
+        self, swept: Sequence[str], overrides: Sequence[str], jobs: Sequence[StudyJob]
     ) -> list[int]:
         """Check all jobs and write the manifest, for launchers that do neither.
 
@@ -139,25 +234,30 @@ class Conductor:
         frozen = []
         for i in dict.fromkeys(runs):
             job, plan = jobs[i], plans[i]
-            if job.point not in built:
-                built.append(job.point)
+            if job.whole_point not in built:
+                built.append(job.whole_point)
                 planning.assemble(plan)
             container = OmegaConf.to_container(composed[i], enum_to_str=True)
             assert isinstance(container, dict)
             config = {str(key): value for key, value in container.items()}
             task = tuple(composed[i].hydra.overrides.task)
-            point = dict(zip(_bare(job.point), job.point.values(), strict=True))
+            choices, model = composed[i].hydra.runtime.choices, announced_model()
+            point = point_of(plan.config, choices, swept, model)
             frozen.append(Job(plan.path.name, task, point, plan.run_config.seed, config))
         manifest = Manifest(
             name=self.directory.name,
-            swept=tuple(_bare(study.swept)),
+            swept=tuple(swept),
             jobs=tuple(frozen),
-            question=study.question,
+            question=OmegaConf.select(self.config, "hydra.sweeper.study.question"),
             command=tuple(sys.argv),
             code=freeze.code_state(),
         )
         manifest.after(Manifest.read(self.directory)).write(self.directory)
         return runs
+
+
+def _bare_point(point: Point) -> Point:
+    return dict(zip(_bare(point), point.values(), strict=True))
 
 
 def _bare(keys: Iterable[str]) -> list[str]:

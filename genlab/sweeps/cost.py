@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genlab.config.build import build
-from genlab.config.check import from_yaml
+from genlab.config.check import Config, from_yaml, need
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError
 from genlab.runs.points import point_text
@@ -86,6 +86,15 @@ _UNKNOWN = Pace(
     source="unknown, since the jobs need a GPU and none is here to measure a step on",
 )
 
+#: The pace of jobs that start from runs which are not there yet.
+_LATER = Pace(
+    step=math.nan,
+    validation=math.nan,
+    test=math.nan,
+    source="unknown for jobs that are `later`, until the runs that they start from are there, or "
+    "runs of the same network",
+)
+
 
 def work_of(config: Mapping[str, Any], data: ImageData) -> Work:
     """Count the work of a job from its config and its data, which are set up."""
@@ -120,16 +129,27 @@ def plans(jobs: Sequence[StudyJob], composed: Sequence[Composed]) -> list[planni
     found = [planning.plan(config, overrides) for config, overrides in composed]
     points: list[Point] = []
     for job, plan in zip(jobs, found, strict=True):
-        if job.point not in points:
-            points.append(job.point)
+        if job.whole_point not in points:
+            points.append(job.whole_point)
             planning.assemble(plan)
     return found
 
 
 def print_plan(
-    study: Study, jobs: Sequence[StudyJob], composed: Sequence[Composed], slots: int
+    study: Study,
+    jobs: Sequence[StudyJob],
+    composed: Sequence[Composed],
+    slots: int,
+    waiting: Sequence[tuple[StudyJob, Composed]] = (),
 ) -> None:
     """Print the table of a study's jobs, and the estimate of their cost.
+
+    Args:
+        study: the study.
+        jobs: those that can be planned.
+        composed: their configs.
+        slots: the number of jobs that run at once.
+        waiting: the jobs that start from runs that are not there yet, and their configs.
 
     Raises:
         ConfigError: a job would refuse its config.
@@ -146,40 +166,48 @@ def print_plan(
         console.print(f"{study.name}: {study.question}", markup=False)
     planned_jobs = plans(jobs, composed)
     same = dict.fromkeys(firsts([p.path.name for p in planned_jobs], list(map(str, jobs))))
-    jobs, planned_jobs = [jobs[i] for i in same], [planned_jobs[i] for i in same]
+    plan_of_job = [(jobs[i], planned_jobs[i].config, planned_jobs[i]) for i in same]
+    all_jobs: list[tuple[StudyJob, Config, planning.Plan | None]] = [
+        *plan_of_job,
+        *((job, one.config, None) for job, one in waiting),
+    ]
     data: dict[str, ImageData] = {}
     paces: dict[str, Pace] = {}
-    runs = list(_completed(Path(planned_jobs[0].config["runs_dir"])))
+    runs = list(_completed(Path(all_jobs[0][1]["runs_dir"])))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("point", "seed", "state", "steps", "time", "run directory"):
         table.add_column(heading, justify="right" if heading in ("steps", "time") else "left")
     seconds = steps = images = 0.0
-    for job, plan in zip(jobs, planned_jobs, strict=True):
-        config = plan.config
-        state, done = _state(plan.path)
+    unknown = 0
+    is_divided = any(job.needs for job, _, _ in all_jobs)
+    for job, config, plan in all_jobs:
+        state, done = _state(plan.path) if plan is not None else ("later", 0)
         key = json.dumps({**config["data"], "seed": None}, sort_keys=True)  # for its sizes
         if key not in data:
-            data[key], _ = planning.assemble(plan)
-            data[key].prepare_data()
-            data[key].setup("fit")
-            data[key].setup("test")
+            data[key] = _data_of(config, plan)
         work = work_of(config, data[key])
         of_job = 0.0
         if state != "completed":
             kind = _kind(config)
             if kind not in paces:
-                paces[kind] = _known_pace(kind, work, runs) or measure(plan)
+                known = _known_pace(kind, work, runs)
+                paces[kind] = known or (_LATER if plan is None else measure(plan))
             of_job = paces[kind].seconds(work, done)
             steps += work.steps - done
             images += (work.steps - done) / max(1, work.steps) * work.images
-        seconds += of_job
+        if plan is None and math.isnan(of_job):
+            unknown += 1
+        else:
+            seconds += of_job
+        family = [str(config["model"]["_target_"]).rpartition(".")[2]] if is_divided else []
+        point = point_text(job.whole_point)
         table.add_row(
-            Text(point_text(job.point) or "-"),
+            Text(", ".join([*family, *([point] if point else [])]) or "-"),
             str(config["seed"]),
             state,
             f"{work.steps:,}",
             "-" if state == "completed" else _duration(of_job),
-            Text(str(plan.path), no_wrap=True, overflow="fold"),
+            Text("-" if plan is None else str(plan.path), no_wrap=True, overflow="fold"),
         )
     console.width = max(console.width, 200)
     console.print(table)
@@ -188,8 +216,9 @@ def print_plan(
     total = "" if math.isnan(seconds) else total
     if total and slots > 1:
         total += f", {_duration(trials * seconds / slots)} with {slots} at once"
+    total += f", and {unknown} jobs of unknown time" if unknown else ""
     console.print(
-        f"\n{len(jobs) * trials} jobs; to do: {round(trials * steps):,} steps, "
+        f"\n{len(all_jobs) * trials} jobs; to do: {round(trials * steps):,} steps, "
         f"{round(trials * images):,} images{total}."
     )
     for source in dict.fromkeys(pace.source for pace in paces.values()):
@@ -197,6 +226,19 @@ def print_plan(
     console.print(
         "Not in it: the start of each process, and what callbacks draw. Nothing was started."
     )
+
+
+def _data_of(config: Config, plan: planning.Plan | None) -> ImageData:
+    """Build the data of a job, and read what its sizes need."""
+    data: ImageData
+    if plan is None:
+        data = build(need(config["data"], ImageData, "data"), "data")
+    else:
+        data, _ = planning.assemble(plan)
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    return data
 
 
 def _state(path: Path) -> tuple[str, int]:

@@ -30,7 +30,7 @@ import genlab.sweeps  # noqa: F401  (names what references to the sweep's group 
 from genlab.errors import REFUSED, GenlabError, RunDirectoryError
 from genlab.runs.files import sha256
 from genlab.runs.manifest import Manifest
-from genlab.runs.points import point_of
+from genlab.runs.points import announced_model, point_of
 from genlab.runs.reading import MANIFEST, read_bytes
 from genlab.runs.run import Run
 from genlab.training import interrupts
@@ -90,7 +90,9 @@ def _examine(config: Mapping[str, Any], swept: Sequence[str]) -> Examined:
     trainer = planned.run_config.trainer
     return Examined(
         path=str(planned.path),
-        point=point_of(planned.config, config["hydra"]["runtime"]["choices"], swept),
+        point=point_of(
+            planned.config, config["hydra"]["runtime"]["choices"], swept, announced_model()
+        ),
         seed=planned.run_config.seed,
         is_wanted=planned.run_config.overwrite,
         accelerator=str(trainer.get("accelerator", "auto")),

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.runs.identity import flatten, is_identity
-from genlab.runs.points import without_seed
+from genlab.runs.points import Start, without_seed
 
 
 def multirun_keys(overrides: list[str]) -> list[str]:
@@ -40,13 +40,17 @@ def group_name(config: DictConfig, overrides: list[str]) -> str:
     return "-".join(["sweep", *names, digits[:6]])
 
 
-def announce(group: str, swept: Iterable[str]) -> None:
+def announce(group: str, swept: Iterable[str], start: Start | None = None) -> None:
     """Pass the sweep and the keys that vary to the jobs, in environment variables.
 
     The seed is left out of the keys: runs that differ only in it are replicates.
     """
     os.environ["GENLAB_SWEEP_GROUP"] = group
     os.environ["GENLAB_SWEEP_KEYS"] = json.dumps(without_seed(swept))
+    if start is None:
+        os.environ.pop("GENLAB_SWEEP_START", None)
+    else:
+        os.environ["GENLAB_SWEEP_START"] = json.dumps(start)
 
 
 def _sweep_group(group: str | None) -> str:

@@ -29,7 +29,7 @@ from genlab.errors import DONE, REFUSED, TRAINING_FAILED, ConfigError
 from genlab.runs.files import refuse_foreign
 from genlab.runs.locks import Lock, holder, is_locked
 from genlab.runs.manifest import FILE_NAME, Job, Manifest
-from genlab.runs.points import announced, point_text, without_seed
+from genlab.runs.points import announced, announced_start, point_text, without_seed
 from genlab.runs.run import Run
 from genlab.sweeps import freeze, job
 from genlab.sweeps.display import Lines, display
@@ -104,7 +104,10 @@ class Sweep:
 
     def _swept(self, overrides: Sequence[Sequence[str]]) -> list[str]:
         """Return the keys that the sweep varies, the seed last."""
-        differing = freeze.differing(overrides)
+        start = announced_start()
+        differing = [
+            key for key in freeze.differing(overrides) if start is None or key != start.run
+        ]
         keys = dict.fromkeys([*(announced() or ()), *differing])
         return [*without_seed(keys), *(["seed"] if "seed" in differing else [])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,17 +24,36 @@ _BARE = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORE
 
 
 class StudyJob(NamedTuple):
-    """One job: the value of each swept key, and the seed (None if the study does not set it)."""
+    """One job of a study.
+
+    Attributes:
+        point: the value of each swept key.
+        seed: None if the study does not set it.
+        needs: the job whose run it starts from, if any.
+        run: the override that names the directory of that run, once it is known.
+    """
 
     point: Point
     seed: int | None
+    needs: StudyJob | None = None
+    run: str = ""
 
     def overrides(self) -> list[str]:
         """Return the job as command-line arguments."""
-        return [*_typed(self.point), *([] if self.seed is None else [f"seed={self.seed}"])]
+        seed = [] if self.seed is None else [f"seed={self.seed}"]
+        return [*_typed(self.point), *seed, *([self.run] if self.run else [])]
+
+    def after(self, run: str | os.PathLike[str], key: str) -> StudyJob:
+        """Return the job with the directory of the run that it starts from, as a value of `key`."""
+        return self._replace(run=f"{key}={value_as_override(os.fspath(run))}")
+
+    @property
+    def whole_point(self) -> Point:
+        """The point of the job that it needs, and its own."""
+        return {**(self.needs.point if self.needs else {}), **self.point}
 
     def __str__(self) -> str:
-        return " ".join(self.overrides())
+        return " ".join(self._replace(run="", point=self.whole_point).overrides())
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,38 @@ def _problem_of_range(range_: Any) -> str | None:
 
 
 @dataclass(frozen=True)
+class First:
+    """The runs that the jobs of a study start from, such as the VAEs of latent diffusion models.
+
+    A job needs the run of its seed that has the same values of the keys that both vary.
+
+    Attributes:
+        run: the key of a job that takes the directory of its run, such as `model.codec.run`.
+        model: the key under which a job's config keeps the model of that run, where it does.
+        base, params, zip, points: those of the runs, as in `Study`; the seeds are the study's.
+    """
+
+    run: str
+    model: str | None = None
+    base: list[str] = field(default_factory=list)
+    params: dict[str, Any] = field(default_factory=dict)
+    zip: list[dict[str, Any]] = field(default_factory=list)
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+    def study(self, name: str, seeds: Sequence[int]) -> Study:
+        """Return the runs as a study of their own.
+
+        Raises:
+            ConfigError: as `Study`.
+        """
+        own = {key: getattr(self, key) for key in ("base", "params", "zip", "points")}
+        try:
+            return Study(**own, seeds=list(seeds), name=name)
+        except ValueError as error:
+            raise ConfigError(under("sweep.first", str(error), own)) from error
+
+
+@dataclass(frozen=True)
 class Study:
     """A study, as defined by `conf/sweep/NAME.yaml`.
 
@@ -101,6 +153,7 @@ class Study:
         points: more points, key -> value each.
         seeds: those of the replicates of every point.
         search: a search that proposes the points instead.
+        first: runs that are trained before the jobs, which start from them.
         name: the name of its file.
 
     Raises:
@@ -114,6 +167,7 @@ class Study:
     points: list[dict[str, Any]] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     search: Search | None = None
+    first: First | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -130,6 +184,8 @@ class Study:
             whole("seeds", seed, 0)
         if self.search is not None and (self.params or self.zip or self.points):
             raise ValueError("search: it proposes the points; leave out params, zip and points")
+        if self.search is not None and self.first is not None:
+            raise ValueError("search: its jobs cannot start from other runs; leave out first")
         keys = [key for block in self._blocks() for key in block]
         for key in keys:
             if keys.count(key) > 1:
@@ -179,6 +235,20 @@ class Study:
         """Combine every point with every seed; all points of the first seed come first."""
         points = self.all_points() or [{}]
         return [StudyJob(point, seed) for seed in self.seeds or (None,) for point in points]
+
+    def jobs_after(self, needed: Sequence[StudyJob]) -> list[StudyJob]:
+        """Combine every job with those of `needed` that it starts from, in the order of these.
+
+        Raises:
+            ConfigError: a job has none.
+        """
+        mine = self.jobs()
+        for job in mine:
+            if not any(_agree(job, other) for other in needed):
+                raise ConfigError(
+                    f"sweep.first: no run has the values of the job {job}; give both the same"
+                )
+        return [job._replace(needs=other) for other in needed for job in mine if _agree(job, other)]
 
     def with_values(self, key: str, text: str) -> Study:
         """Return the study with other values of one key; those of `seed` are the replicates.
@@ -234,6 +304,12 @@ class Study:
             return replace(self, **changed)
         except ValueError as error:
             raise ConfigError(under("sweep", str(error), vars(self))) from error
+
+
+def _agree(job: StudyJob, other: StudyJob) -> bool:
+    """Return whether two jobs have the same seed, and the same values of the keys of both."""
+    shared = job.point.keys() & other.point.keys()
+    return job.seed == other.seed and all(job.point[key] == other.point[key] for key in shared)
 
 
 def values_of(key: str, text: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genlab.config import hydra_job
 from genlab.config.secrets import refuse_secrets
-from genlab.errors import DONE, TRAINING_FAILED
+from genlab.errors import DONE, REFUSED, TRAINING_FAILED
 from genlab.runs.files import refuse_foreign
 from genlab.runs.locks import make_folder
 from genlab.runs.manifest import Manifest
@@ -79,8 +79,9 @@ def compare(directory: Path, outcomes: Sequence[Outcome] | None) -> bool:
     finally:
         for outcome in failed:
             if outcome.path is None:
-                print(f"refused: {outcome.message}")
-        if any(outcome.path is not None for outcome in failed):
+                what = "refused" if outcome.exit_code == REFUSED else "not started"
+                print(f"{what}: {outcome.message}")
+        if any(outcome.path is not None or outcome.exit_code != REFUSED for outcome in failed):
             print("the same command again does only what is missing", flush=True)
     if outcomes is not None:
         return not failed

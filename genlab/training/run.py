@@ -318,9 +318,10 @@ def _tracked(planned: Plan) -> TrackedRun:
     choices = hydra_job.choices()
     group = str(config["group"])
     swept = points.announced()
-    of_sweep = (
-        points.columns(group, points.point_of(config, choices, swept)) if swept is not None else {}
-    )
+    of_sweep = {}
+    if swept is not None:
+        point = points.point_of(config, choices, swept, points.announced_model())
+        of_sweep = points.columns(group, point)
     return TrackedRun(
         directory=path,
         id=tracker_id(path, group),

@@ -190,12 +190,13 @@ def test_the_command_line_replaces_and_fixes_the_settings_of_a_study() -> None:
 def test_every_study_composes_and_every_job_of_it_is_one(name: str) -> None:
     arguments = expand([f"sweep={name}", "logger=none"])
     overrides = [a for a in arguments if not a.startswith(("-", "hydra.", "sweep="))]
-    content = composition.compose([f"sweep={name}"], "sweep", with_hydra=True)
-    study, rest = request(name, OmegaConf.to_container(content.hydra.sweeper.study), overrides)  # type: ignore[arg-type]
-    assert study.question is not None and study.question.endswith("?")
-    assert f"group={name}" in rest
-    for job in study.jobs():
-        composition.compose([*rest, *job.overrides()], "sweep")
+    content = composition.compose(arguments, "sweep", with_hydra=True).hydra.sweeper
+    asked = request(name, OmegaConf.to_container(content.study), overrides, content.first)  # type: ignore[arg-type]
+    assert asked.study.question is not None and asked.study.question.endswith("?")
+    for part in filter(None, (asked, asked.first)):
+        assert f"group={name}" in part.overrides
+        for job in part.study.jobs():
+            composition.compose([*part.overrides, *job.overrides()], "sweep")
 
 
 def test_whoever_asks_has_the_last_word() -> None:
