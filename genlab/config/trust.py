@@ -20,7 +20,13 @@ from genlab.config.check import hints, import_class, shown, unknown
 from genlab.errors import ConfigError
 
 #: The packages of genlab whose classes a received config may name.
-MODEL_PACKAGES = ("genlab.vae", "genlab.diffusion", "genlab.gan", "genlab.nets")
+MODEL_PACKAGES = (
+    "genlab.vae",
+    "genlab.diffusion",
+    "genlab.gan",
+    "genlab.nets",
+    "genlab.codecs",
+)
 
 _SCALARS = (bool, int, float, str, type(None))
 _ITEMS = 10_000

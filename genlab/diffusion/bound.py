@@ -2,7 +2,8 @@
 
 In T steps (Ho et al. 2020, eq. 5) the bound is the sum of the prior term L_T, the T - 1 KLs between
 Gaussians L_(t-1), and the decoder term L_0; in continuous time (Kingma et al. 2021, VDM, eq. 11) an
-integral replaces the KLs. Images are on the grid of 256 levels in [-1, 1].
+integral replaces the KLs. Where x_0 has levels, they are on a grid in [-1, 1] and L_0 is the
+probability of a level; else x_0 are real numbers, and L_0 is the density of a Gaussian.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from genlab.codecs.pixels import LEVELS
 from genlab.diffusion.process import Process, alpha_sigma, diffuse, posterior_coefficients
 from genlab.diffusion.variances import Prediction, ReverseVariance, log_posterior_variance
 from genlab.distributions import DiscretizedGaussian
 from genlab.errors import whole
-from genlab.protocols import ImageSpec, Terms
+from genlab.protocols import Terms
 from genlab.seeding import Noise
 from genlab.tensors import like_images, sum_except_batch
-
-LEVELS = 256
 
 #: Values per image of each prediction: the term, and the squared error after and before clipping.
 VALUES = 3
@@ -64,22 +64,6 @@ class BoundTerms(NamedTuple):
     def kl(self) -> Tensor:
         """KL between the forward and the reverse process, (B,): L_T + the diffusion term."""
         return self.prior + self.diffusion
-
-
-def check_levels(spec: ImageSpec) -> None:
-    """Raise ValueError unless the images have 8 bits, for which L_0 is defined."""
-    if spec.levels == LEVELS:
-        return
-    if spec.levels == 2:
-        raise ValueError(
-            "the bound of a DDPM is that of pixels of 256 levels, and these "
-            "have 2; set data.binarisation=none"
-        )
-    kind = "are real numbers" if spec.levels is None else f"have {spec.levels} levels"
-    raise ValueError(
-        f"the pixels {kind}, and the bound of a DDPM is that of pixels of 256 levels; "
-        "choose data of 8 bits, for instance data=mnist"
-    )
 
 
 def prior_kl(x0: Tensor, log_snr: Tensor) -> Tensor:
@@ -123,30 +107,44 @@ def diffusion_density(x0: Tensor, x0_hat: Tensor, log_snr: Tensor) -> Tensor:
     return 0.5 * log_snr.double().exp() * _squared_error(x0, x0_hat)
 
 
-def decoder_nll(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Compute L_0 in discrete time, (B,): a Gaussian rounded to 256 levels.
+def decoder_nll(
+    x0: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None = LEVELS
+) -> Tensor:
+    """Compute L_0 in discrete time, (B,): a Gaussian rounded to levels, or its density.
 
     Ho et al. (2020), eq. 13.
 
     Args:
         mean: x0_hat at the first step.
         log_variance: (B,) or (B, C, H, W).
+        levels: number of values of x_0, evenly spaced in [-1, 1]; None for real numbers.
     """
+    if levels is None:
+        return _gaussian_nll((x0 - mean).double(), _spread(log_variance.double(), x0))
     log_scale = _spread(0.5 * log_variance, x0).to(x0.dtype)
-    log_prob = DiscretizedGaussian(mean, log_scale, -1.0, 1.0, LEVELS).log_prob(x0)
+    log_prob = DiscretizedGaussian(mean, log_scale, -1.0, 1.0, levels).log_prob(x0)
     return -sum_except_batch(log_prob.double())
 
 
-def continuous_decoder_nll(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+def continuous_decoder_nll(
+    x0: Tensor, x_t: Tensor, log_snr: Tensor, levels: int | None = LEVELS
+) -> Tensor:
     """Compute L_0 in continuous time, (B,): p(x_0 | x_t) is proportional to q(x_t | x_0).
 
-    The 256 levels are normalised over (Kingma et al. 2021, VDM, eq. 8); `log_snr` (B,) is that of
-    the first time. The network is not used.
+    It is normalised over the levels (Kingma et al. 2021, VDM, eq. 8), or over all real numbers;
+    `log_snr` (B,) is that of the first time. The network is not used.
+
+    Args:
+        levels: as in `decoder_nll`.
     """
-    bin_width, precision = 2 / (LEVELS - 1), like_images(log_snr.double().exp(), x0)
     alpha, _ = alpha_sigma(log_snr)
-    centre = (x_t.double() / like_images(alpha, x0) + 1) / bin_width
-    nearest = centre.round().clamp(0, LEVELS - 1)
+    mean = x_t.double() / like_images(alpha, x0)
+    if levels is None:
+        return _gaussian_nll(x0.double() - mean, -like_images(log_snr.double(), x0))
+    last, bin_width = levels - 1, 2 / (levels - 1)
+    precision = like_images(log_snr.double().exp(), x0)
+    centre = (mean + 1) / bin_width
+    nearest = centre.round().clamp(0, last)
 
     def energy(level: Tensor) -> Tensor:
         above = (centre - level).square() - (centre - nearest).square()
@@ -155,28 +153,35 @@ def continuous_decoder_nll(x0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
     # Levels farther away than this have less than e^-40 of the weight of the nearest one.
     reach = 1 + math.ceil(math.sqrt(80 / float(precision.detach().min())) / bin_width)
     total = torch.zeros_like(centre)
-    for offset in range(-min(reach, LEVELS), min(reach, LEVELS) + 1):
+    for offset in range(-min(reach, levels), min(reach, levels) + 1):
         level = nearest + offset
-        is_level = (level >= 0) & (level < LEVELS)
-        total = total + torch.exp(-energy(level.clamp(0, LEVELS - 1))) * is_level
+        is_level = (level >= 0) & (level <= last)
+        total = total + torch.exp(-energy(level.clamp(0, last))) * is_level
     level = ((x0.double() + 1) / bin_width).round()
     return sum_except_batch(energy(level) + total.log())
 
 
 def bound_term(
-    x0: Tensor, prediction: Prediction, process: Process, t: Tensor, variance: ReverseVariance
+    x0: Tensor,
+    prediction: Prediction,
+    process: Process,
+    t: Tensor,
+    variance: ReverseVariance,
+    levels: int | None = LEVELS,
 ) -> Tensor:
     """Compute the term of the discrete bound at each image's own time, (B,): L_0 at t = 1/T.
 
     Args:
         prediction: made from x_t ~ q(x_t | x_0).
         t: (B,) float64, in 1/T, ..., 1.
+        levels: as in `decoder_nll`.
     """
     log_variance = variance.log_variance(process, t, prediction)
     first = t < 1.5 * process.first
     term = t.new_empty(len(x0))
     if first.any():
-        term[first] = decoder_nll(x0[first], prediction.x0_hat[first], log_variance[first])
+        mean = prediction.x0_hat[first]
+        term[first] = decoder_nll(x0[first], mean, log_variance[first], levels)
     if not first.all():
         later = ~first
         log_snr_s, log_snr_t = (
@@ -197,6 +202,7 @@ def exact(
     noise: Noise,
     clip: bool = False,
     terms: Terms | None = None,
+    levels: int | None = LEVELS,
 ) -> BoundTerms:
     """Compute all T terms of the bound of images (B, C, H, W), by T predictions, N = T.
 
@@ -205,6 +211,7 @@ def exact(
     Args:
         clip: whether x0_hat is clipped to [-1, 1].
         terms: those that are known are not computed again; the others are added to it.
+        levels: as in `decoder_nll`.
 
     Raises:
         ValueError: if time is continuous, where the bound is not a sum.
@@ -215,7 +222,7 @@ def exact(
             "estimate it with many draws, or set model.steps"
         )
     times = torch.arange(1, process.steps + 1, dtype=torch.float64, device=x0.device)
-    measure = _Measure(x0, predict, process, variance, noise, clip)
+    measure = _Measure(x0, predict, process, variance, noise, clip, levels)
     draws = (measure.draw(t.expand(len(x0))) for t in times / process.steps)
     return measure.all(draws, process.steps, terms)
 
@@ -229,6 +236,7 @@ def stratified(
     noise: Noise,
     clip: bool = False,
     terms: Terms | None = None,
+    levels: int | None = LEVELS,
 ) -> BoundTerms:
     """Estimate the bound of images (B, C, H, W) without bias; L_0 and L_T are computed in full.
 
@@ -238,15 +246,15 @@ def stratified(
 
     Args:
         variance: ignored in continuous time, where the bound does not depend on it.
-        clip, terms: as in `exact`.
+        clip, terms, levels: as in `exact`.
 
     Raises:
         ValueError: if draws is below 1.
     """
     whole("draws", draws, 1)
     if process.steps == 1:
-        return exact(x0, predict, process, variance, noise, clip, terms)
-    measure = _Measure(x0, predict, process, variance, noise, clip)
+        return exact(x0, predict, process, variance, noise, clip, terms, levels)
+    measure = _Measure(x0, predict, process, variance, noise, clip, levels)
     return measure.all(measure.spread(draws), draws + process.is_discrete, terms)
 
 
@@ -287,6 +295,7 @@ class _Measure(NamedTuple):
     variance: ReverseVariance
     noise: Noise
     clip: bool
+    levels: int | None
 
     def draw(self, t: Tensor, factor: float = 1.0) -> _Draw:
         def x_t() -> Tensor:
@@ -303,7 +312,7 @@ class _Measure(NamedTuple):
         if self.clip:
             prediction = prediction.clipped()
         if self.process.is_discrete:
-            term = bound_term(x0, prediction, self.process, t, self.variance)
+            term = bound_term(x0, prediction, self.process, t, self.variance, self.levels)
         else:
             first, last = self.process.log_snr(t.new_tensor([0.0, 1.0]))
             density = diffusion_density(x0, prediction.x0_hat, self.process.log_snr(t))
@@ -326,7 +335,7 @@ class _Measure(NamedTuple):
                 if not is_complete:
                     draw.x_t()
             times.append(draw.t)
-        return _assemble(self.x0, self.process, times, columns, self.noise)
+        return self._assemble(times, columns)
 
     def spread(self, parts: int) -> Iterator[_Draw]:
         """Yield the draws of `stratified`, that of L_0 first where time is discrete."""
@@ -347,23 +356,28 @@ class _Measure(NamedTuple):
                 first, last = process.log_snr(u.new_tensor([0.0, 1.0]))
                 yield self.draw(process.schedule.time_at(last + (first - last) * u), 1 / parts)
 
-
-def _assemble(
-    x0: Tensor, process: Process, times: list[Tensor], columns: list[Tensor], noise: Noise
-) -> BoundTerms:
-    t, (terms, error, unclipped) = torch.stack(times, 1), torch.stack(columns, 2)
-    ends = process.log_snr(t.new_tensor([process.first, 1.0]))[:, None].expand(2, len(x0))
-    if process.is_discrete:
-        reconstruction, diffusion = terms[:, 0], terms[:, 1:].sum(1)
-    else:
-        x_first = diffuse(x0, noise.normal(*x0.shape[1:]).to(x0.dtype), ends[0])
-        reconstruction, diffusion = continuous_decoder_nll(x0, x_first, ends[0]), terms.sum(1)
-    prior = prior_kl(x0, ends[1])
-    return BoundTerms(prior, reconstruction, diffusion, t, terms, error, unclipped)
+    def _assemble(self, times: list[Tensor], columns: list[Tensor]) -> BoundTerms:
+        x0, process = self.x0, self.process
+        t, (terms, error, unclipped) = torch.stack(times, 1), torch.stack(columns, 2)
+        ends = process.log_snr(t.new_tensor([process.first, 1.0]))[:, None].expand(2, len(x0))
+        if process.is_discrete:
+            reconstruction, diffusion = terms[:, 0], terms[:, 1:].sum(1)
+        else:
+            x_first = diffuse(x0, self.noise.normal(*x0.shape[1:]).to(x0.dtype), ends[0])
+            reconstruction = continuous_decoder_nll(x0, x_first, ends[0], self.levels)
+            diffusion = terms.sum(1)
+        prior = prior_kl(x0, ends[1])
+        return BoundTerms(prior, reconstruction, diffusion, t, terms, error, unclipped)
 
 
 def _squared_error(x0: Tensor, x0_hat: Tensor) -> Tensor:
     return sum_except_batch((x0 - x0_hat).square().double())
+
+
+def _gaussian_nll(error: Tensor, log_variance: Tensor) -> Tensor:
+    """Compute -ln N(error; 0, variance), summed over dimensions, (B,)."""
+    nats = 0.5 * (error.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
+    return sum_except_batch(nats.expand_as(error))
 
 
 def _spread(log_variance: Tensor, images: Tensor) -> Tensor:

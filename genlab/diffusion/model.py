@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from genlab.codecs.base import Codec
+from genlab.codecs.pixels import PixelCodec
 from genlab.diffusion import bound, diffusers_scheduler
 from genlab.diffusion.bound import BoundTerms
 from genlab.diffusion.parameterizations import Parameterization
@@ -46,16 +49,18 @@ class DDPM(nn.Module):
     """A denoising diffusion model (Ho et al. 2020), discrete or in continuous time (VDM, 2021).
 
     The loss is E_t w(lambda_t) ||x_0 - x0_hat||^2, summed over dimensions and averaged over images;
-    the bound is reconstruction + kl with reconstruction = L_0 and kl = L_T + sum L_(t-1), in nats.
-    Images x are (B, C, H, W) in [0, 1]; x_0 = 2 x - 1. Without `noise`, torch's default generator
-    is used.
+    the bound is reconstruction + kl in nats, on pixels reconstruction = L_0 and kl = L_T + sum
+    L_(t-1). Images x are (B, C, H, W) in [0, 1]; the codec maps them to x_0. Without `noise`,
+    torch's default generator is used.
 
     Args:
-        spec: shape and kind of the images, which have 8 bits.
+        spec: shape and kind of the images.
         steps: T; None for continuous time.
         noise_schedule, parameterization, weighting, time_sampler, reverse_variance, sampler: the
             components of these names.
-        net: constructor of the network, called with the spec, the output channels and the classes.
+        net: constructor of the network, called with the spec of x_0, the output channels and the
+            classes.
+        codec: constructor of the map from images to x_0, called with the spec.
         log_snr_max, log_snr_min: cut the noise schedule at these log-SNRs; None keeps its own end.
         conditional: whether the class is an input of the network.
         label_drop: the share of training images whose class is hidden, for guidance.
@@ -64,6 +69,7 @@ class DDPM(nn.Module):
             all.
         variance_loss_weight: weight of the bound in the loss, if the variance is learned.
         clip: whether x0_hat is clipped to [-1, 1] in the bound; a sampler has its own setting.
+            Where x_0 are real numbers, neither clips.
         val_draws: number of times at which an evaluation measures the bound of each image.
         test_draws: the same for a full evaluation; None for all T terms.
 
@@ -82,6 +88,7 @@ class DDPM(nn.Module):
         reverse_variance: ReverseVariance,
         sampler: Sampler,
         net: Callable[..., nn.Module],
+        codec: Callable[..., Codec] = PixelCodec,
         log_snr_max: float | None = None,
         log_snr_min: float | None = None,
         conditional: bool = False,
@@ -94,7 +101,7 @@ class DDPM(nn.Module):
         test_draws: int | None = None,
     ) -> None:
         super().__init__()
-        bound.check_levels(spec)
+        self.codec = codec(spec=spec)
         if conditional and not spec.classes:
             raise ValueError("conditional=true: these data have no classes; give false")
         number("label_drop", label_drop, at_least=0, at_most=1)
@@ -125,15 +132,16 @@ class DDPM(nn.Module):
                 component.check(self.process)
         self.spec = spec
         self.noise_schedule, self.time_sampler = noise_schedule, time_sampler
-        self.reverse_variance, self.sampler = reverse_variance, sampler
+        self.reverse_variance, self.sampler = reverse_variance, self._fitting(sampler)
         self.parameterization, self.weighting = parameterization, weighting
         self.conditional, self.label_drop, self.guidance = conditional, label_drop, guidance
-        self.variance_loss_weight, self.clip = variance_loss_weight, clip
+        self.variance_loss_weight = variance_loss_weight
+        self.clip = clip and self.code.levels is not None
         self.val_draws, self.test_draws = val_draws, test_draws
         outputs = 2 if reverse_variance.is_learned else 1
         self.net = net(
-            spec=spec,
-            out_channels=outputs * spec.channels,
+            spec=self.code,
+            out_channels=outputs * self.code.channels,
             classes=len(spec.classes) if conditional else 0,
         )
         if noise_schedule.is_learned and not (isinstance(weighting, VLB) and steps is None):
@@ -141,6 +149,15 @@ class DDPM(nn.Module):
                 "noise_schedule: one that is learned is trained to lower the variance of the "
                 "bound, in continuous time; set model/weighting=vlb and model.steps=null"
             )
+
+    @property
+    def code(self) -> ImageSpec:
+        """Shape and kind of x_0."""
+        return self.codec.code
+
+    def _fitting(self, sampler: Sampler) -> Sampler:
+        """Return a sampler that does not clip x0_hat where x_0 are real numbers."""
+        return sampler if self.code.levels is not None else replace(sampler, clip=False)
 
     def loss(
         self,
@@ -155,15 +172,15 @@ class DDPM(nn.Module):
             x: images (B, C, H, W) in [0, 1].
             labels: classes (B,), or None.
             step: ignored.
-            noise: source of the random numbers for t, eps and the hidden labels.
+            noise: source of the random numbers for the code, t, eps and the hidden labels.
         """
         noise = or_default(noise, x)
-        x0 = 2 * x - 1
+        x0 = self.codec.encode(x, noise)
         u, importance = self.time_sampler.sample(noise)
         t = self.process.times(u)
         log_snr = self.process.log_snr(t)
         log_weight = self.weighting.log_weight(self.process, t)
-        eps = noise.normal(*self.spec.shape).to(x0.dtype)
+        eps = noise.normal(*self.code.shape).to(x0.dtype)
         x_t = diffuse(x0, eps, log_snr)
         output, fraction = self._network(x_t, log_snr, self._hide(labels, noise))
         error = sum_except_batch((output - self.parameterization.target(x0, eps, log_snr)).square())
@@ -179,7 +196,9 @@ class DDPM(nn.Module):
         # detached: only the plain loss trains the mean
         x0_hat = self.parameterization.x0_hat(output.detach(), x_t, log_snr)
         prediction = Prediction(x0_hat, fraction)
-        term = bound.bound_term(x0, prediction, self.process, t, self.reverse_variance)
+        term = bound.bound_term(
+            x0, prediction, self.process, t, self.reverse_variance, self.code.levels
+        )
         variance_loss = self._steps * (importance * term).mean()
         total = loss + self.variance_loss_weight * variance_loss
         return {"loss": total, "error_loss": loss, "variance_loss": variance_loss}
@@ -230,19 +249,18 @@ class DDPM(nn.Module):
         """Evaluate images (B, C, H, W); return values whose first axis is the images.
 
         Values of shape (B,), in nats, are averaged over a data set: `loss`, `reconstruction`, `kl`,
-        `kl_prior` and `kl_diffusion`. The others, `t`, `log_snr`, `squared_error` and `terms`
-        (B, N), are for `genlab.diffusion.curves`.
+        `kl_prior`, `kl_diffusion`, and the parts of the bound that a codec adds. The others, `t`,
+        `log_snr`, `squared_error` and `terms` (B, N), are for `genlab.diffusion.curves`.
 
         Args:
             full: use `test_draws` times instead of `val_draws`.
             terms: gets the rows of every prediction of the network, and may know the first ones.
         """
         draws = self.test_draws if full else self.val_draws
-        found = self._bound_terms(x, labels, draws, or_default(noise, x), terms)
+        found, parts = self._bound_terms(x, labels, draws, or_default(noise, x), terms)
         return {
             "loss": self._loss_at(found),
-            "reconstruction": found.reconstruction,
-            "kl": found.kl,
+            **parts,
             "kl_prior": found.prior,
             "kl_diffusion": found.diffusion,
             "t": found.t,
@@ -275,16 +293,20 @@ class DDPM(nn.Module):
         draws: int | None,
         noise: Noise,
         terms: Terms | None = None,
-    ) -> BoundTerms:
-        """Compute the bound at a number of times; None for all T terms."""
+    ) -> tuple[BoundTerms, dict[str, Tensor]]:
+        """Compute the bound on x_0 at a number of times, None for all T terms, and on images."""
 
         def predict(x_t: Tensor, t: Tensor) -> Prediction:
             return self.predict(x_t, t, labels)
 
-        parts = (2 * x - 1, predict, self.process, self.reverse_variance)
+        coded = self.codec.coded(x, noise)
+        parts = (coded.x0, predict, self.process, self.reverse_variance)
+        last = (noise, self.clip, terms, self.code.levels)
         if draws is None:
-            return bound.exact(*parts, noise, self.clip, terms)
-        return bound.stratified(*parts, draws, noise, self.clip, terms)
+            found = bound.exact(*parts, *last)
+        else:
+            found = bound.stratified(*parts, draws, *last)
+        return found, self.codec.bound(coded, found.reconstruction, found.kl)
 
     def _loss_at(self, terms: BoundTerms) -> Tensor:
         """Compute the training loss of each image, (B,), from the errors at the bound's times."""
@@ -301,8 +323,8 @@ class DDPM(nn.Module):
     @torch.no_grad()
     def bound(self, x: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """Compute `reconstruction` and `kl` of images, each (B,), in nats per image."""
-        terms = self._bound_terms(x, None, self.val_draws, or_default(noise, x))
-        return {"reconstruction": terms.reconstruction, "kl": terms.kl}
+        _, parts = self._bound_terms(x, None, self.val_draws, or_default(noise, x))
+        return {"reconstruction": parts["reconstruction"], "kl": parts["kl"]}
 
     @torch.no_grad()
     def log_likelihood(
@@ -316,8 +338,8 @@ class DDPM(nn.Module):
                 takes all T terms, at T evaluations of the network.
         """
         draws = self.test_draws if draws is None else draws
-        terms = self._bound_terms(x, None, draws, or_default(noise, x))
-        return -(terms.reconstruction + terms.kl)
+        _, parts = self._bound_terms(x, None, draws, or_default(noise, x))
+        return -(parts["reconstruction"] + parts["kl"])
 
     def denoiser(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
         """Return `denoise(x_t, t)` for samplers, conditional on the classes (B,) if given."""
@@ -351,9 +373,9 @@ class DDPM(nn.Module):
             classes: assigned to the images in turn; None for all classes of the data. Only for a
                 conditional model.
             guidance: scale of classifier-free guidance; 1 is none, None that of the model.
-            on_step: called at every step.
+            on_step: called at every step, with x_t and x0_hat decoded to images.
             project: changes x_s before the next step. `inpaint(known, mask, noise)` keeps a part of
-                the images, given `known` in [-1, 1] and noise of another seed.
+                x_0, given `known` of the codec, in [-1, 1] for pixels, and noise of another seed.
             noise: used instead of the streams of (seed, i).
 
         Raises:
@@ -370,19 +392,29 @@ class DDPM(nn.Module):
             labels = torch.tensor([classes[i % len(classes)] for i in indices], device=device)
         if noise is None:
             noise = ImageNoise(seed, "noise", indices=indices, device=device)
-        draws, shape = noise, self.spec.shape
+        draws, shape = noise, self.code.shape
         # has less overhead than no_grad: 2 % of the forward pass of a small network
         with torch.inference_mode():
-            images = (self.sampler if sampler is None else sampler)(
+            x0 = (self.sampler if sampler is None else self._fitting(sampler))(
                 self.denoiser(labels, guidance),
                 draws.normal(*shape),
                 self.process,
                 lambda: draws.normal(*shape),
-                on_step=on_step,
+                on_step=None if on_step is None else self._decoding(on_step),
                 project=project,
                 variance=self.reverse_variance,
             )
-        return ((images + 1) / 2).clamp(0, 1)
+        return self._images(x0)
+
+    def _images(self, x0: Tensor) -> Tensor:
+        """Decode x_0 to images, in [0, 1] unless pixels are real numbers."""
+        images = (self.codec.decode(x0) + 1) / 2
+        return images if self.spec.levels is None else images.clamp(0, 1)
+
+    def _decoding(self, on_step: OnStep) -> OnStep:
+        """Return a function that decodes what it is called with, for `on_step`."""
+        decode = self.codec.decode
+        return lambda i, t, x_t, x0_hat: on_step(i, t, decode(x_t), decode(x0_hat))
 
     def check_request(self, classes: Sequence[int], guidance: float) -> None:
         """Refuse classes or guidance that the model does not support.
@@ -424,13 +456,14 @@ class DDPM(nn.Module):
             Images (B, 1 + steps, C, H, W), x itself first, the others not limited to [0, 1]; and
             the log-SNRs.
         """
-        x0 = 2 * x - 1
         noise = ImageNoise(seed, "noised", indices=range(len(x)), device=x.device)
-        eps = noise.normal(*self.spec.shape)
+        x0 = self.codec.encode(x, noise)
+        eps = noise.normal(*self.code.shape)
         log_snrs = self.log_snr(torch.linspace(self.process.first, 1, steps).double().tolist())
         at = torch.tensor(log_snrs, dtype=torch.float64, device=x.device)
-        way = torch.stack([x0, *(diffuse(x0, eps, log_snr.expand(len(x))) for log_snr in at)], 1)
-        return (way + 1) / 2, log_snrs
+        noisy = (diffuse(x0, eps, log_snr.expand(len(x))) for log_snr in at)
+        way = [2 * x - 1, *(self.codec.decode(x_t) for x_t in noisy)]
+        return (torch.stack(way, 1) + 1) / 2, log_snrs
 
     def walk(self, panels: int, steps: int, seed: int = 0) -> Tensor:
         """Draw samples along a closed walk through the noise that the sampler uses.
@@ -471,20 +504,21 @@ class DDPM(nn.Module):
 
     def exports(self) -> dict[str, NetworkExport]:
         """Return the network as `unet`, a function of x_t, the log-SNR and the classes."""
-        inputs = {"x_t": torch.zeros(3, *self.spec.shape), "log_snr": torch.linspace(-5, 5, 3)}
+        inputs = {"x_t": torch.zeros(3, *self.code.shape), "log_snr": torch.linspace(-5, 5, 3)}
         notes = "`log_snr` is ln(alpha² / sigma²), (B,)."
         if self.conditional:
             inputs["labels"] = torch.arange(3) % (len(self.spec.classes) + 1) - 1
             notes += " `labels` are numbers of classes, int64, and -1 for none."
         output = self.parameterization.describe()
         if self.reverse_variance.is_learned:
-            channels = self.spec.channels
+            channels = self.code.channels
             output += f" in the first {channels} channels, and the fraction of the variance"
         meaning = (
-            f"predicts {output} from images x_t = alpha x + sigma noise, where x is in [-1, 1] and "
-            "alpha² + sigma² = 1."
+            f"predicts {output} from x_t = alpha x + sigma noise, where {self.codec.describe()} "
+            "and alpha² + sigma² = 1."
         )
-        return {"unet": NetworkExport(self.net, inputs, ("output",), meaning, notes)}
+        unet = NetworkExport(self.net, inputs, ("output",), meaning, notes)
+        return {"unet": unet, **self.codec.exports()}
 
     @torch.no_grad()
     def step_log_snrs(self) -> Tensor | None:

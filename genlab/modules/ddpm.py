@@ -26,7 +26,7 @@ class DDPMModule(GenerativeModule):
 
     def split_metrics(self, full: bool) -> dict[str, Metric]:
         bins = self.model.time_bins(full=full)
-        self._curves = BoundCurves(bins, self.model.spec.dims, self.model.process.steps)
+        self._curves = BoundCurves(bins, self.model.code.dims, self.model.process.steps)
         bound = NegativeElbo(self.model.spec.dims, has_error=True)
         return {"bound": bound, "curves": self._curves}
 

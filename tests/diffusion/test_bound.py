@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from genlab.codecs.pixels import check_levels
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.bound import (
     LOG_SNR_EDGES,
     bound_term,
     by_log_snr,
-    check_levels,
     continuous_decoder_nll,
     decoder_nll,
     diffusion_density,

@@ -1,0 +1,1 @@
+"""Codecs: maps between images and the arrays that a diffusion model diffuses."""
