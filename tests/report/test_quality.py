@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from genlab.report.answer import about
 from genlab.report.collect import collect
 from genlab.report.quality import (
     Measured,
@@ -58,6 +59,7 @@ def test_bound_and_quality_may_choose_different_settings(tmp_path: Path) -> None
         "reconstructions (11.0 ± 0.6). Bound and quality choose different settings: the bound is "
         "best at kl_weight 4 (100.0 nats)."
     )
+    assert about(records).endswith(about_quality(records))
 
 
 def test_the_figure_has_every_distance_with_its_interval(tmp_path: Path) -> None:
