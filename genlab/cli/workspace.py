@@ -31,9 +31,9 @@ def add(commands: Any) -> None:
         "workspace",
         "make a dashboard on W&B that compares the runs of a sweep",
         "Build a W&B workspace that shows the runs of a sweep alone, by the setting "
-        "that it varies: reconstruction against KL, the negative ELBO, curves over training, "
-        "pictures and videos side by side. The same command again updates it. Without a W&B key "
-        "it is kept as JSON in the sweep's directory.",
+        "that it varies: reconstruction against KL, the negative ELBO, the quality of samples, "
+        "curves over training, pictures and videos side by side. The same command again updates "
+        "it. Without a W&B key it is kept as JSON in the sweep's directory.",
         "genlab workspace runs/vae-kl_weight --report",
         "genlab workspace runs/vae-kl_weight --dry",
     )
@@ -145,6 +145,7 @@ def comparison(
     Raises:
         RunDirectoryError: there are no runs.
     """
+    from genlab.metrics.names import describe, ordered
     from genlab.report import swept_keys
     from genlab.runs.points import without_seed
     from genlab.tracking.workspace import COMPARED, Comparison
@@ -158,6 +159,8 @@ def comparison(
         for key in ("project", "entity")
     }
     metrics = [m for m in COMPARED if any(r.metric(f"test/{m}") is not None for r in records)]
+    logged = {name for r in records for name in r.result.get("metrics", {})}
+    tested = [name.removeprefix("test/") for name in logged if name.startswith("test/")]
     points = [tuple(str(r.flat.get(key)) for key in without_seed(keys)) for r in records]
     return Comparison(
         name=records[0].group,
@@ -168,6 +171,7 @@ def comparison(
         pictures=_media(records, "pictures", ".png"),
         videos=_media(records, "videos", ".mp4"),
         has_replicates=len(set(points)) < len(points),
+        quality=ordered(metric for metric in tested if describe(metric).is_quality),
     )
 
 

@@ -29,6 +29,7 @@ class Name:
         is_shown: whether a line of progress shows it.
         is_compared: whether settings are compared by it, in a separate panel.
         is_diagnostic: whether it has a small chart beside the main ones.
+        is_quality: whether settings are compared by it where quality was measured.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Name:
     is_compared: bool = False
     is_diagnostic: bool = True
     is_part: bool = False
+    is_quality: bool = False
 
     @property
     def unit_text(self) -> str:
@@ -56,6 +58,7 @@ class Name:
 
 _MAIN: dict[str, Any] = {"is_diagnostic": False}
 _PART: dict[str, Any] = {"is_part": True}
+_QUALITY: dict[str, Any] = {"is_diagnostic": False, "is_quality": True}
 
 #: All metrics, in the order in which they are shown.
 NAMES: tuple[Name, ...] = (
@@ -75,14 +78,20 @@ NAMES: tuple[Name, ...] = (
     Name("discriminator_accuracy", "", "Accuracy of the discriminator", 2, "", "D accuracy", True),
     Name("energy_distance", "norm", "Energy distance", 2, "lower", "energy distance"),
     Name("fid", "", "FID of samples", 2, "lower", **_MAIN),
-    Name("fid_infinity", "", "FID of infinitely many samples", 2, "lower", "FID∞", **_MAIN),
+    Name("fid_infinity", "", "FID of infinitely many samples", 2, "lower", "FID∞", **_QUALITY),
     Name("rfid", "", "FID of reconstructions", 2, "lower", **_MAIN),
     Name(
-        "rfid_infinity", "", "FID of infinitely many reconstructions", 2, "lower", "rFID∞", **_MAIN
+        "rfid_infinity",
+        "",
+        "FID of infinitely many reconstructions",
+        2,
+        "lower",
+        "rFID∞",
+        **_QUALITY,
     ),
-    Name("kid", "", "KID", 4, "lower", **_MAIN),
-    Name("precision", "", "Precision", 3, "higher", **_MAIN),
-    Name("recall", "", "Recall", 3, "higher", **_MAIN),
+    Name("kid", "", "KID", 4, "lower", **_QUALITY),
+    Name("precision", "", "Precision", 3, "higher", **_QUALITY),
+    Name("recall", "", "Recall", 3, "higher", **_QUALITY),
     Name("density", "", "Density", 3, "higher", **_MAIN),
     Name("coverage", "", "Coverage", 3, "higher", **_MAIN),
     Name("class_distance", "", "Distance of the shares of classes", 3, "lower", **_MAIN),
@@ -147,7 +156,7 @@ def _in_features(found: Name, without: str, features: str) -> Name:
     for end, words in _ENDS.items():
         if without == f"{found.name}{end}":
             title = f"{found.title}, {words} of the interval ({features})"
-            return replace(found, title=title, heading="", is_part=True)
+            return replace(found, title=title, heading="", is_part=True, is_quality=False)
     heading = found.heading and f"{found.heading} ({features.partition('_')[0]})"
     return replace(found, title=f"{found.title} ({features})", heading=heading)
 

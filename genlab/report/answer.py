@@ -13,6 +13,7 @@ from genlab.report.endings import command_of, reason, short_id, state_text
 from genlab.report.findings import Finding, best
 from genlab.report.groups import apart, columns, groups
 from genlab.report.naming import KL_WEIGHT, data_name, run_label, sort_key, sweep_names
+from genlab.report.quality import about_quality
 from genlab.report.samplers import about_samplers, is_of_samplers
 from genlab.report.seeds import about_seeds
 from genlab.report.weights import about_weights
@@ -46,6 +47,7 @@ def about(records: Sequence[Record]) -> str:
     the worst, and, where their errors are known, whether they differ. For models of several
     classes: the best of each in bits/dim, then the same for each class. For several sweeps that
     have a setting in common: the sweep with the lowest neg_elbo, then the same for each sweep.
+    Where quality was measured: the settings that it chooses, and the one that the bound chooses.
     """
     swept = without_seed(swept_keys(records))
     keys = without_seed(columns(records)[0])
@@ -70,6 +72,7 @@ def about(records: Sequence[Record]) -> str:
         sentences = _about_families(by_family)
     else:
         sentences = _about_settings(findings, swept)
+        sentences += [told] if (told := about_quality(finished)) else []
     if rest:
         sentences.append(f"Without a result, and so left out: {rest}.")
     return " ".join(sentences)

@@ -50,8 +50,12 @@ def on_paper(runs: Sequence[ShownRun]) -> list[ShownRun]:
     return [replace(run, colour=on_light(run.colour)) for run in runs]
 
 
-def picture(drawn: Sequence[Any], runs: Sequence[ShownRun], title: str) -> Any:
-    """Put charts side by side below a title, with a legend if there are several settings."""
+def picture(drawn: Sequence[Any], runs: Sequence[ShownRun], title: Any) -> Any:
+    """Put charts side by side below a title, with a legend if there are several settings.
+
+    Args:
+        title: a text, or a title of Altair.
+    """
     import altair as alt
 
     width = WIDTH if len(drawn) == 1 else 400

@@ -6,22 +6,27 @@ It is read from quality.json, and where a run has none, from its result.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from genlab.errors import RunDirectoryError
-from genlab.report.collect import Record, swept_keys
-from genlab.report.colours import colours
+from genlab.media import charts
+from genlab.report.collect import Record, one_line, swept_keys
+from genlab.report.colours import colours, on_light
 from genlab.report.intervals import mean_interval
-from genlab.report.naming import run_label, sort_key
+from genlab.report.naming import by_settings, data_names, run_label, sort_key
+from genlab.report.pictures import picture
 from genlab.report.shown import brief_names
 from genlab.runs.points import without_seed
 from genlab.runs.run import Run
 
 #: The measured distances that are compared, with the words for each.
 COMPARED = {"fid_infinity": "samples", "rfid_infinity": "reconstructions"}
+# Numbers whose squares have a sum, and letters of the name of features.
+_LARGEST, _LONGEST_NAME = 1e100, 60
 
 
 class Measured(NamedTuple):
@@ -104,9 +109,7 @@ def about_quality(records: Sequence[Record]) -> str:
     chosen: dict[str, str] = {}
     parts = []
     for name, of in COMPARED.items():
-        ranked = sorted(
-            (s for s in settings if name in s.distances), key=lambda s: s.distances[name].value
-        )
+        ranked = _ranked(settings, name)
         if len(ranked) > 1:
             best = ranked[0].distances[name]
             ties = [s.label for s in ranked[1:] if s.distances[name].low <= best.high]
@@ -117,9 +120,8 @@ def about_quality(records: Sequence[Record]) -> str:
     if not parts:
         return ""
     sentence = f"The FID is lowest at {' and at '.join(parts)}."
-    bounds = [s for s in settings if s.neg_elbo is not None]
-    if len(bounds) > 1:
-        best_bound = min(bounds, key=lambda s: s.neg_elbo or math.inf)
+    best_bound = _best_bound(settings)
+    if best_bound is not None:
         agrees = {of for of, label in chosen.items() if label == best_bound.label}
         told = f"the bound is best at {best_bound.label} ({best_bound.neg_elbo:.1f} nats)"
         if not agrees:
@@ -137,67 +139,112 @@ def quality_chart(records: Sequence[Record]) -> dict[str, Any] | None:
     Returns:
         `figure`, the `sentence` about it and the `features` in which it was measured.
     """
-    from genlab.report.figures.quality import quality
-
     settings = measured_settings(records)
     if len(settings) < 2:
         return None
+    shades = dict(zip(COMPARED.values(), colours([{"of": 0.0}, {"of": 1.0}]), strict=True))
+    return {
+        "figure": _figure(settings, shades),
+        "sentence": about_quality(records),
+        "features": settings[0].features,
+    }
+
+
+def draw_quality(records: Sequence[Record], *paths: str | os.PathLike[str]) -> bool:
+    """Draw the FID of each setting, for all paths once.
+
+    Returns False, with nothing written, unless two settings were measured.
+    """
+    import altair as alt
+
+    settings = measured_settings(records)
+    if len(settings) < 2:
+        return False
+    shades = dict(zip(COMPARED.values(), colours([{"of": 0.0}, {"of": 1.0}]), strict=True))
+    light = {of: on_light(colour) for of, colour in shades.items()}
+    by = by_settings(without_seed(swept_keys(records)))
+    title = f"FID to the test images of {data_names(records)}{by}"
+    explained = f"in the features {settings[0].features}; rings: the lowest; bars: 95 % intervals"
+    heading = alt.Title(title, subtitle=explained)
+    charts.save(picture([_figure(settings, light)], [], heading), *paths)
+    return True
+
+
+def _figure(settings: Sequence[Setting], shades: Mapping[str, str]) -> Any:
+    from genlab.report.figures.quality import quality
+
     labels = [setting.label for setting in settings]
     names = brief_names(labels)
     key = labels[0].partition(" ")[0] if names[labels[0]] != labels[0] else "setting"
+    best = {name: found[0] for name in COMPARED if (found := _ranked(settings, name))}
     rows = [
         {"setting": names[setting.label], "of": COMPARED[name], **measured._asdict()}
+        | {"is_best": setting is best[name]}
         for setting in settings
         for name, measured in setting.distances.items()
     ]
-    shades = colours([{"of": 0.0}, {"of": 1.0}])
-    kinds = dict(zip(COMPARED.values(), shades, strict=True))
-    shown = {of: colour for of, colour in kinds.items() if any(row["of"] == of for row in rows)}
-    figure = quality(rows, [names[label] for label in labels], key, shown)
-    sentence = about_quality(records)
-    return {"figure": figure, "sentence": sentence, "features": settings[0].features}
+    shown = {of: colour for of, colour in shades.items() if any(row["of"] == of for row in rows)}
+    bound = _best_bound(settings)
+    chosen = None if bound is None else names[bound.label]
+    return quality(rows, [names[label] for label in labels], key, shown, chosen)
+
+
+def _ranked(settings: Sequence[Setting], distance: str) -> list[Setting]:
+    """Return the settings with this distance, the lowest first."""
+    known = [s for s in settings if distance in s.distances]
+    return sorted(known, key=lambda s: s.distances[distance].value)
+
+
+def _best_bound(settings: Sequence[Setting]) -> Setting | None:
+    """Return the setting of the lowest bound; None unless two have one."""
+    known = [(s.neg_elbo, s) for s in settings if s.neg_elbo is not None]
+    return min(known, key=lambda found: found[0])[1] if len(known) > 1 else None
 
 
 def _distances(record: Record) -> Iterator[tuple[str, dict[str, Measured]]]:
     """Yield the features of a run's measurements, and its distances in them."""
     if not record.is_readable:
         return
-    for name, value in record.result.get("metrics", {}).items():
-        stem, _, features = str(name).removeprefix("test/").partition("_infinity_")
+    for metric in record.result.get("metrics", {}):
+        stem, _, features = str(metric).removeprefix("test/").partition("_infinity_")
         if stem == "fid" and features and not features.startswith(("low_", "high_")):
-            found = {
-                distance: Measured(v, _or(low, v), _or(high, v))
-                for distance in COMPARED
-                if (v := record.metric(f"test/{distance}_{features}")) is not None
-                for low, high in [
-                    [record.metric(f"test/{distance}_{end}_{features}") for end in ("low", "high")]
-                ]
-            }
-            if isinstance(value, int | float):
-                yield features, found
+            found = {}
+            for name in COMPARED:
+                value = record.metric(f"test/{name}_{features}")
+                ends = [record.metric(f"test/{name}_{end}_{features}") for end in ("low", "high")]
+                found[name] = _measured(value, *(value if end is None else end for end in ends))
+            yield from _known(features, found)
     try:
         kept = Run(record.path).quality
     except RunDirectoryError:
         return
     for measurement in kept:  # the newest last
-        if measurement.get("split") == "test" and isinstance(measurement.get("values"), dict):
-            found = {
-                name: Measured(*numbers)
-                for name in COMPARED
-                if (numbers := _numbers(measurement["values"].get(name)))
-            }
-            if "fid_infinity" in found:
-                yield str(measurement.get("features")), found
+        values = measurement.get("values")
+        if measurement.get("split") == "test" and isinstance(values, dict):
+            found = {}
+            for name in COMPARED:
+                estimate = values.get(name)
+                if isinstance(estimate, Mapping):
+                    found[name] = _measured(*map(estimate.get, Measured._fields))
+            yield from _known(str(measurement.get("features")), found)
 
 
-def _numbers(estimate: Any) -> tuple[float, float, float] | None:
-    if not isinstance(estimate, Mapping):
-        return None
-    found = [estimate.get(name) for name in ("value", "low", "high")]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in found):
-        return None
-    value, low, high = (float(n) for n in found if n is not None)
-    return value, low, high
+def _known(
+    features: str, found: Mapping[str, Measured | None]
+) -> Iterator[tuple[str, dict[str, Measured]]]:
+    if found.get("fid_infinity") is not None:
+        known = {name: measured for name, measured in found.items() if measured is not None}
+        yield one_line(features, _LONGEST_NAME), known
+
+
+def _measured(value: Any, low: Any, high: Any) -> Measured | None:
+    numbers = (value, low, high)
+    for number in numbers:
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            return None
+        if not -_LARGEST < number < _LARGEST:
+            return None
+    return Measured(*map(float, numbers))
 
 
 def _mean(found: Sequence[Measured]) -> Measured:
@@ -205,7 +252,3 @@ def _mean(found: Sequence[Measured]) -> Measured:
     of_samples = math.sqrt(sum(((one.high - one.low) / 2) ** 2 for one in found)) / len(found)
     half = max(of_samples, (of_seeds.high - of_seeds.low) / 2)
     return Measured(of_seeds.mean, of_seeds.mean - half, of_seeds.mean + half)
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value

@@ -22,6 +22,7 @@ from genlab.report.groups import Group, apart, groups, in_order
 from genlab.report.media import PIXEL_BUDGET
 from genlab.report.naming import setting_names
 from genlab.report.plane import draw_rate_distortion as draw_plane
+from genlab.report.quality import draw_quality
 from genlab.report.replicates import has_replicates, rows, summarise, to_csv, to_text
 from genlab.report.replicates import table as settings_table
 from genlab.report.tables import sweep_table
@@ -49,8 +50,9 @@ def write_sweep(
 ) -> list[Path]:
     """Write report.html, summary.csv, summary.md and pictures, and return what was written.
 
-    `rate_distortion.png` and `.svg` need at least one run with both terms, `kl_by_unit.png` and
-    `.svg` a VAE with the KL of its units, `bound_by_log_snr.png` a diffusion model with its curves,
+    `rate_distortion.png` and `.svg` need at least one run with both terms, `quality.png` and `.svg`
+    two settings whose quality was measured, `kl_by_unit.png` and `.svg` a VAE with the KL of its
+    units, `bound_by_log_snr.png` a diffusion model with its curves,
     `reconstructions.png` one that drew its reconstructions and `samples.png` a diffusion model that
     drew samples; `by_point.csv` needs a setting with several seeds. Otherwise an older file is left
     as it is and not returned. Each of several groups that do not compare has pictures of its own,
@@ -106,6 +108,7 @@ def _draw(records: Sequence[Record], directory: Path, suffix: str) -> list[tuple
     """Draw the pictures of comparable runs; return the names of each and what it shows."""
     pages: list[tuple[Sequence[str], str, Callable[..., bool]]] = [
         (("rate_distortion.png", "rate_distortion.svg"), "rate against distortion", draw_plane),
+        (("quality.png", "quality.svg"), "FID of samples and of reconstructions", draw_quality),
         (("kl_by_unit.png", "kl_by_unit.svg"), "KL of each latent unit", draw_units),
         (["bound_by_log_snr.png"], "where the bounds are spent", draw_bounds),
         (["reconstructions.png"], "reconstructions of every run", _reconstructions_png),

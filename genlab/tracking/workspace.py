@@ -41,6 +41,8 @@ class Comparison:
         project, entity: those of the runs on W&B.
         settings: the swept keys, the seed excepted.
         metrics: those of `COMPARED` that its runs have.
+        quality: measures of the quality of samples and reconstructions, as they are logged, with
+            the name of the features at the end.
         pictures, videos: media keys, such as `pictures/samples`.
         has_replicates: True if several runs have the same point.
     """
@@ -53,6 +55,7 @@ class Comparison:
     pictures: Sequence[str] = ()
     videos: Sequence[str] = ()
     has_replicates: bool = False
+    quality: Sequence[str] = ()
 
 
 def require() -> None:
@@ -117,7 +120,7 @@ def build_workspace(sweep: Comparison) -> workspaces.Workspace:
                 "run:state",
                 *columns,
                 "config:seed.value",
-                *(f"summary:test/{metric}" for metric in sweep.metrics),
+                *(f"summary:test/{metric}" for metric in (*sweep.metrics, *sweep.quality)),
                 "summary:verdict",
             ],
         ),
@@ -229,7 +232,8 @@ def _sections(sweep: Comparison) -> list[tuple[str, list[Any], int, int]]:
     videos = [_media(key) for key in sweep.videos]
     sections = [
         (f"What {_names(sweep)} does", _trade_off(sweep), 2, 2),
-        ("Over training", [_curve(metric) for metric in sweep.metrics], 3, 2),
+        ("Quality of samples", [_bars(metric) for metric in sweep.quality], 3, 2),
+        ("Over training", [_curve(m) for m in (*sweep.metrics, *sweep.quality)], 3, 2),
         ("Pictures", pictures, 1, len(pictures)),
         ("Videos", videos, 1, len(videos)),
     ]
@@ -252,16 +256,7 @@ def _trade_off(sweep: Comparison) -> list[Any]:
             )
         )
     if "neg_elbo" in sweep.metrics:
-        panels.append(
-            wr.BarPlot(
-                title=describe("neg_elbo").full_title,
-                metrics=[wr.SummaryMetric("test/neg_elbo")],
-                groupby=wr.Config(_POINT),
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stderr",
-                max_bars_to_show=100,
-            )
-        )
+        panels.append(_bars("neg_elbo"))
     columns = [
         wr.ParallelCoordinatesPlotColumn(
             wr.Config(setting.column),
@@ -274,7 +269,7 @@ def _trade_off(sweep: Comparison) -> list[Any]:
         wr.ParallelCoordinatesPlotColumn(
             wr.SummaryMetric(f"test/{metric}"), display_name=describe(metric).full_title
         )
-        for metric in sweep.metrics
+        for metric in (*sweep.metrics, *sweep.quality)
     ]
     panels.append(wr.ParallelCoordinatesPlot(title="Setting and outcome", columns=columns))
     return panels
@@ -282,6 +277,20 @@ def _trade_off(sweep: Comparison) -> list[Any]:
 
 def _is_log(setting: Setting) -> bool | None:
     return True if setting.axis == "logarithmic" else None
+
+
+def _bars(metric: str) -> Any:
+    """Return a bar for each point: the mean of its seeds, with its standard error."""
+    import wandb_workspaces.reports.v2 as wr
+
+    return wr.BarPlot(
+        title=describe(metric).full_title,
+        metrics=[wr.SummaryMetric(f"test/{metric}")],
+        groupby=wr.Config(_POINT),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stderr",
+        max_bars_to_show=100,
+    )
 
 
 def _curve(metric: str) -> Any:

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from genlab.report.answer import about
 from genlab.report.collect import collect
 from genlab.report.quality import (
     Measured,
     about_quality,
+    draw_quality,
     measured_settings,
     quality_chart,
 )
+from genlab.report.sweep import write_sweep
 
 
 def write(
@@ -56,6 +59,7 @@ def test_bound_and_quality_may_choose_different_settings(tmp_path: Path) -> None
         "reconstructions (11.0 ± 0.6). Bound and quality choose different settings: the bound is "
         "best at kl_weight 4 (100.0 nats)."
     )
+    assert about(records).endswith(about_quality(records))
 
 
 def test_the_figure_has_every_distance_with_its_interval(tmp_path: Path) -> None:
@@ -73,6 +77,30 @@ def test_the_figure_has_every_distance_with_its_interval(tmp_path: Path) -> None
         ("kl_weight 1", "reconstructions", 24.6),
     }
     assert all(r["low"] < r["value"] < r["high"] for r in rows)
+
+
+def test_the_figure_marks_the_settings_that_quality_and_bound_choose(tmp_path: Path) -> None:
+    write(tmp_path, 0.0, (269.2, 1.0), (11.0, 0.6), 388.0)
+    write(tmp_path, 1.0, (85.6, 1.4), (24.6, 1.2), 114.8)
+    write(tmp_path, 4.0, (109.7, 1.8), (79.4, 2.8), 100.0)
+    found = quality_chart(collect(tmp_path))
+    assert found is not None
+    tables = found["figure"].to_dict()["datasets"]
+    ringed = {(r["setting"], r["of"]) for r in tables["quality"] if r["is_best"]}
+    assert ringed == {("kl_weight 1", "samples"), ("kl_weight 0", "reconstructions")}
+    assert [row["setting"] for row in tables["bound"]] == ["kl_weight 4"]
+
+
+def test_the_picture_is_written_twice_and_is_in_the_summary(tmp_path: Path) -> None:
+    write(tmp_path, 0.0, (269.2, 1.0), (11.0, 0.6), 388.0)
+    assert not draw_quality(collect(tmp_path), tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+    write(tmp_path, 1.0, (85.6, 1.4), (24.6, 1.2), 114.8)
+    names = [file.name for file in write_sweep(collect(tmp_path), tmp_path)]
+    assert {"quality.png", "quality.svg"} <= set(names)
+    assert "](quality.png)" in (tmp_path / "summary.md").read_text()
+    drawn = (tmp_path / "quality.svg").read_text()
+    assert "samples" in drawn and "reconstructions" in drawn and "best bound" in drawn
 
 
 def test_settings_within_the_interval_are_not_told_apart(tmp_path: Path) -> None:
@@ -112,7 +140,15 @@ def test_the_result_is_read_where_there_is_no_measurement_on_its_own(tmp_path: P
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", '{"records": 3}', '{"records": [{"values": {"fid_infinity": {"value": "x"}}}]}'],
+    [
+        "",
+        "[]",
+        '{"records": 3}',
+        '{"records": [{"values": {"fid_infinity": {"value": "x"}}}]}',
+        '{"records": [{"split": "test", "values": {"fid_infinity": 3}}]}',
+        '{"records": [{"split": "test", "values": {"fid_infinity": '
+        '{"value": 1e200, "low": 1, "high": 2}}}]}',
+    ],
 )
 def test_a_stranger_s_file_says_nothing(content: str, tmp_path: Path) -> None:
     for weight in (1.0, 2.0):

@@ -327,6 +327,32 @@ def test_a_setting_of_words_has_a_column_but_no_axis_of_numbers(
     assert parallel["columns"][0]["accessor"] == "config:sweep/noise_schedule.value"
 
 
+@pytest.mark.slow
+def test_measured_quality_has_panels_whatever_the_hash_of_its_features(
+    tmp_path: Path, server: WandbStub
+) -> None:
+    directory = tmp_path / "schedules"
+    noise_schedules(directory)
+    measured = ["fid_infinity", "rfid_infinity", "kid", "precision", "recall"]
+    for run in directory.glob("run-*"):
+        result = json.loads((run / "result.json").read_text())
+        for stem in (*measured, "fid_infinity_low", "fid", "nearest_train"):
+            for features in ("classifier_44d5e5", "pixels_0a1b2c"):
+                result["metrics"][f"test/{stem}_{features}"] = 1.0
+        (run / "result.json").write_text(json.dumps(result))
+    done = genlab("workspace", str(directory), **server.variables)
+    assert done.returncode == 0, done.stderr
+    (view,) = server.views
+    shown = panels({"spec": json.loads(view["spec"])})
+    names = [f"{m}_{f}" for m in measured for f in ("classifier_44d5e5", "pixels_0a1b2c")]
+    bars = shown["Quality of samples"]
+    assert {panel["type"] for panel in bars} == {"Bar Chart"}
+    assert [panel["metrics"] for panel in bars] == [[f"summary_metrics.test/{n}"] for n in names]
+    curves = [curve["metrics"] for curve in shown["Over training"]]
+    assert curves[-len(names) :] == [[f"val/{name}"] for name in names]
+    assert bars[0]["chartTitle"] == "FID of infinitely many samples (classifier_44d5e5)"
+
+
 def test_without_a_key_the_workspace_is_kept_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

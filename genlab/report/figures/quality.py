@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,25 +11,35 @@ import altair as alt
 from genlab.report.figures.parts import Row, composed, emphasis, of
 
 HEIGHT = 320
+_TITLE = "FID of infinitely many images"
+#: Part of a value that is left free below the lowest and above the highest of a logarithmic axis.
+_ROOM = 0.25
 
 
 def quality(
-    rows: Sequence[Row], settings: Sequence[str], title: str, colours: Mapping[str, str]
+    rows: Sequence[Row],
+    settings: Sequence[str],
+    title: str,
+    colours: Mapping[str, str],
+    bound: str | None,
 ) -> Any:
     """Draw a line for samples and one for reconstructions over the settings, with intervals.
 
+    A ring marks the lowest value of each line, and a guide the setting of the best bound.
+
     Args:
-        rows: `setting`, `of`, `value`, `low`, `high`.
+        rows: `setting`, `of`, `value`, `low`, `high`, `is_best`.
         settings: in their order, evenly spaced.
         title: of the horizontal axis.
         colours: of the kinds in `of`.
+        bound: the setting whose bound is best; None for no guide.
     """
-    x = alt.X("setting:N", sort=list(settings), axis=alt.Axis(title=title, labelAngle=0))
-    is_log = all(row["low"] > 0 for row in rows)
-    scale = alt.Scale(type="log" if is_log else "linear", nice=True)
-    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title="FID of infinitely many images"))
+    x = alt.X(
+        "setting:N", sort=list(settings), axis=alt.Axis(title=title, labelAngle=0, grid=False)
+    )
+    y = alt.Y("value:Q", **_axis(rows))
     kinds = alt.Scale(domain=list(colours), range=list(colours.values()))
-    legend = alt.Legend(orient="top-left", title=None, symbolType="stroke")
+    legend = alt.Legend(orient="top", title=None, symbolType="stroke")
     colour = alt.Color("of:N", scale=kinds, legend=legend)
     tooltip = [
         alt.Tooltip("setting:N", title=title),
@@ -39,10 +50,39 @@ def quality(
     ]
     base = of("quality")
     layers = [
-        base.mark_line(strokeWidth=1.8, aria=False).encode(x=x, y=y, color=colour),
-        base.mark_rule(strokeWidth=3, opacity=0.5, aria=False).encode(
-            x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour
+        *_guide(bound, x),
+        base.mark_line(strokeWidth=1.2, aria=False).encode(x=x, y=y, color=colour),
+        base.mark_errorbar(ticks={"size": 10, "opacity": 1}, rule={"size": 1.5}).encode(
+            x=x, y=alt.Y("low:Q", title=_TITLE), y2="high:Q", color=colour
         ),
-        base.mark_point(size=40, aria=False).encode(x=x, y=y, color=colour, tooltip=tooltip),
+        base.mark_point(size=22, aria=False).encode(x=x, y=y, color=colour, tooltip=tooltip),
+        base.transform_filter("datum.is_best")
+        .mark_point(size=200, filled=False, strokeWidth=1.8, aria=False)
+        .encode(x=x, y=y, color=colour, tooltip=tooltip),
     ]
-    return composed(layers, {"quality": rows}, HEIGHT, emphasis())
+    best = [] if bound is None else [{"setting": bound, "text": "best bound"}]
+    return composed(layers, {"quality": rows, "bound": best}, HEIGHT, emphasis())
+
+
+def _axis(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return scale and axis of the values: logarithmic if all intervals are above 0."""
+    lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    if lowest <= 0:
+        return {"scale": alt.Scale(zero=True), "axis": alt.Axis(title=_TITLE)}
+    low, high = lowest / (1 + _ROOM), highest * (1 + _ROOM)
+    steps = (1, 2, 5) if high < 1000 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    ticks = [t for power in powers for step in steps if low <= (t := step * 10.0**power) <= high]
+    return {
+        "scale": alt.Scale(type="log", domain=[low, high], nice=False),
+        "axis": alt.Axis(title=_TITLE, values=ticks, format=",~r"),
+    }
+
+
+def _guide(bound: str | None, x: Any) -> list[Any]:
+    if bound is None:
+        return []
+    base = of("bound")
+    rule = base.mark_rule(style="guide", strokeDash=[4, 3], aria=False).encode(x=x)
+    note = base.mark_text(style="note", baseline="bottom", aria=False)
+    return [rule, note.encode(x=x, y=alt.value(-4), text="text:N")]
