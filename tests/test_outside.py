@@ -23,6 +23,9 @@ from trained_runs import logged
 
 from genlab.runs.run import Run, find_runs
 
+# each test is a process that imports everything anew
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SEARCH = "hydra.searchpath=[pkg://mylab.conf]"
 SMALL = [

@@ -95,6 +95,7 @@ def test_an_image_does_not_depend_on_the_batch_that_it_is_drawn_in(
 
 
 @pytest.mark.parametrize("model", ["conditional", "vae"])
+@pytest.mark.slow
 def test_several_devices_draw_what_one_draws(
     model: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

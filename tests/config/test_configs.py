@@ -162,6 +162,7 @@ def test_every_key_is_explained(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+@pytest.mark.slow
 def test_every_experiment_trains(path: Path, tmp_path: Path) -> None:
     given_by_experiment = resolve(*choice(path))
     model = given_by_experiment["model"]["_target_"].rpartition(".")[2]

@@ -219,6 +219,7 @@ def test_whoever_asks_has_the_last_word() -> None:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_what_cannot_be_run_is_refused_before_anything_is(
     arguments: list[str], complaint: str, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ MODES = [{}, {"WANDB_MODE": ""}, {"WANDB_MODE": "auto"}, {"WANDB_MODE": "offline
 
 
 @pytest.mark.parametrize("variables", MODES, ids=str)
+@pytest.mark.slow
 def test_offline_no_connection_is_attempted(tmp_path: Path, variables: dict[str, str]) -> None:
     """Every client that honours the variables of a proxy, as all of W&B's do, would call it."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
@@ -170,6 +171,7 @@ def test_a_mode_that_wandb_does_not_know_is_named(
     assert "left out" in message and "onlin" in message
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_holds_no_training_and_is_gone_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_process_that_hangs_holds_no_training_and_is_gone_at_the_end(
     assert len(logged_rows(tmp_path / "second", "the-run")) == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_given_up_in_mid_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -210,6 +213,7 @@ def test_a_process_that_hangs_is_given_up_in_mid_run(
     assert wandb.run is None  # else the next run of this process would find W&B in use
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_costs_one_sentence(tmp_path: Path) -> None:
     output = log_one_row(tmp_path, "kill")
     assert "Traceback" not in output

@@ -297,6 +297,7 @@ def test_the_best_checkpoint_of_a_completed_run_is_an_artifact_if_wanted(
     assert all("the-run-model" in text and '"model"' in text for text in artifacts)
 
 
+@pytest.mark.slow
 def test_a_run_that_an_agent_hands_out_again_is_whole_under_its_new_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbStub
 ) -> None:
@@ -356,6 +357,7 @@ def test_a_run_that_began_offline_goes_on_offline_although_there_is_a_key_now(
     assert not server.runs
 
 
+@pytest.mark.slow
 def test_overwrite_begins_another_run_on_wandb_and_a_resume_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbStub
 ) -> None:
@@ -398,6 +400,7 @@ def test_overwrite_begins_another_run_on_wandb_and_a_resume_does_not(
     assert [ids(path) for path in (*asides, third.path)] == [{first_id}, {second_id}, {third_id}]
 
 
+@pytest.mark.slow
 def test_a_run_on_wandb_keeps_its_id_when_an_older_one_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbStub
 ) -> None:

@@ -420,6 +420,7 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_a_sweep_of_wandbs_own_agent_turns_real_keys(path: Path) -> None:
     sweep = yaml.safe_load(path.read_text())
     assert (ROOT / sweep["program"]).is_file()

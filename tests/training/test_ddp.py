@@ -225,6 +225,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path: Path) -> None:
     assert "data.batch_size=33 cannot be dealt out evenly to 2 processes" in output
 
 
+@pytest.mark.slow
 def test_a_gan_is_not_spread(tmp_path: Path) -> None:
     process = start([sys.executable], command("gan", tmp_path, "trainer=fsdp", "trainer.devices=2"))
     output, _ = process.communicate()
@@ -239,6 +240,7 @@ def test_a_gan_is_not_spread(tmp_path: Path) -> None:
         ("model/likelihood=gaussian_learned", "log_scale is trained beside them"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_spread_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
     """Otherwise a process would wait for ever, or a gradient would not be averaged."""
     two = ["trainer=fsdp", "trainer.devices=2"]

@@ -98,6 +98,7 @@ def test_a_signal_at_any_moment_ends_as_documented(tmp_path: Path, event: str, w
     ("event", "what"),
     [("import", "genlab.cli"), ("import", "torch.nn"), ("open", "grid.png")],
 )
+@pytest.mark.slow
 def test_a_signal_ends_a_command_without_a_word(
     tmp_path: Path, event: str, what: str, signum: signal.Signals
 ) -> None:

@@ -117,6 +117,7 @@ def is_killed_at(moment: int, path: Path, number: int) -> bool:
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.slow
 def test_killed_at_any_line_of_its_writing_the_old_checkpoint_or_the_new_one_is_whole(
     tmp_path: Path, written: int
 ) -> None:

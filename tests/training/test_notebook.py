@@ -29,6 +29,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("choice", MODELS)
+@pytest.mark.slow
 def test_a_plain_loop_takes_the_steps_of_train_py(tmp_path: Path, choice: str) -> None:
     cfg = compose([*SMALL, *MODELS[choice], f"runs_dir={tmp_path}"])
     outcome = run.run(cfg)
