@@ -8,8 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from playwright.sync_api import sync_playwright
+
+from genlab.runs.run import find_runs
 
 IMAGES = Path(__file__).resolve().parent / "images"
 
@@ -19,6 +22,11 @@ COPIES = {
     "kl_weights.webp": ("vae-kl_weight", "videos/interpolation.webp"),
     "bound_by_log_snr.png": ("ddpm-noise_schedule", "bound_by_log_snr.png"),
     "plane.png": ("rate_distortion", "rate_distortion.png"),
+}
+#: Samples by the group below runs/ of their run, and how they are drawn.
+SAMPLES = {
+    "ddpm_samples.png": ("ddpm-mnist_mini", "--n 64 --sampler ancestral --steps 100"),
+    "gan_samples.png": ("gan-mnist_mini", "--n 80 --checkpoint last"),
 }
 #: The group whose page is photographed.
 PAGE = ("report.png", "vae-kl_weight")
@@ -55,6 +63,13 @@ def main() -> None:
         genlab("video", str(runs / group), "data=mnist_mini", "--kind", "interpolation")
         photograph(runs / group / "report.html", IMAGES / picture)
         print(f"{picture}: {group}/report.html")
+    for picture, (group, options) in SAMPLES.items():
+        for run in find_runs(runs / group)[:1]:
+            with TemporaryDirectory() as folder:
+                genlab("sample", str(run.path), *options.split(), "--out", f"{folder}/drawn")
+                shutil.copyfile(f"{folder}/drawn/grid.png", IMAGES / picture)
+        left = "" if (runs / group).is_dir() else " is not there: left"
+        print(f"{picture}: a run of {group}{left}")
     for picture, (group, file) in COPIES.items():
         source = runs / group / file
         if source.is_file():

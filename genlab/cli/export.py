@@ -24,7 +24,8 @@ def add(commands: Any) -> None:
         "write a trained model for other programs, with a model card",
         "Export the trained model of a run, its averaged weights where there are any, "
         "into a new folder: as safetensors with its config, which genlab.load reads anywhere; the "
-        "U-Net of a diffusion model in the layout of diffusers; encoder, decoder or U-Net as ONNX. "
+        "U-Net of a diffusion model in the layout of diffusers; encoder and decoder, U-Net or "
+        "generator as ONNX. "
         "README.md there is the model card: what the model is, how to load it, and its numbers. "
         "The data are not needed.",
         "genlab export RUN",

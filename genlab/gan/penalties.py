@@ -47,7 +47,7 @@ class GradientPenalty(ABC):
     @property
     @abstractmethod
     def is_zero(self) -> bool:
-        """Whether its weights leave nothing of it."""
+        """True if its weights leave nothing of it."""
 
     @property
     @abstractmethod

@@ -64,6 +64,7 @@ def report_page(
         title=" beside ".join(sweep_names(records).values()),
         css=_text("page.css"),
         version=__version__,
+        in_nats=any(record.metric("test/neg_elbo") is not None for record in records),
         media=list(media.embedded.values()),
         config=charts.page_config(),
         vega=_script(vega.library()) if has_charts else "",

@@ -545,6 +545,14 @@ def test_what_is_over_the_budget_is_linked(tmp_path: Path) -> None:
     assert list(media.embedded) == [path] and len(media.broken) == 1
 
 
+@pytest.mark.parametrize("has_bound", [True, False])
+def test_a_page_says_nats_where_a_run_has_a_bound(tmp_path: Path, has_bound: bool) -> None:
+    found = metrics(1.0) if has_bound else {"test/energy_score": 4.5, "test/diversity": 0.8}
+    write(tmp_path / "sweep" / "run", config(1.0), found)
+    page = report_page(collect(tmp_path / "sweep"), tmp_path / "sweep")
+    assert ("Nats per image of the test set" in page) == has_bound
+
+
 def test_thinned_curves_keep_their_ends_and_extremes() -> None:
     values = [math.sin(i / 50) for i in range(5000)]
     values[1234], values[4321] = 99.0, -99.0
