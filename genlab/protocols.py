@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.distributions import Distribution
+    from torch.distributions import Distribution, Normal
 
     from genlab.seeding import Noise
 
@@ -99,6 +99,26 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class KeepsInputs(Protocol):
+    """A model whose loss needs of an image only what frozen networks make of it."""
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """True if the result of `inputs` is worth keeping."""
+        ...
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Compute all that the loss needs of images (B, C, H, W) in [0, 1], (B, ...)."""
+        ...
+
+    def loss_of_inputs(
+        self, inputs: Tensor, labels: Tensor | None, step: int | None, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Compute the loss of `Model`, from the result of `inputs` for its images."""
+        ...
+
+
+@runtime_checkable
 class CanSample(Protocol):
     """A model that draws images from noise alone."""
 
@@ -150,6 +170,47 @@ class CanDecode(Protocol):
 
     def decode(self, z: Tensor) -> Distribution:
         """Compute p(x|z), over images (B, C, H, W) in [0, 1], for latents (B, d)."""
+        ...
+
+
+@runtime_checkable
+class HasLatentMap(Protocol):
+    """An encoder whose latents (B, d) are a flattened map.
+
+    Attributes:
+        latent_shape: (C, h, w) of the map; d = C * h * w.
+    """
+
+    latent_shape: tuple[int, int, int]
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A model of images by latents z (B, d): q(z|x) is a diagonal Gaussian, p(x|z) known.
+
+    Attributes:
+        spec: shape and kind of the images.
+        latent_shape: shape of the latents of an image before they are flattened, (C, h, w), with
+            C * h * w = d; (d, 1, 1) for a vector.
+    """
+
+    spec: ImageSpec
+    latent_shape: tuple[int, int, int]
+
+    def encode(self, x: Tensor) -> Normal:
+        """Compute q(z|x), (B, d), from images (B, C, H, W) in [0, 1]."""
+        ...
+
+    def decode(self, z: Tensor) -> Distribution:
+        """Compute p(x|z), over images (B, C, H, W) in [0, 1], for latents (B, d)."""
+        ...
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """Compute log p(x|z) of images (B, C, H, W) and latents (B, d), (B,) in nats."""
+        ...
+
+    def check_density(self) -> None:
+        """Raise ValueError if p(x|z) is neither a density nor a probability of the images."""
         ...
 
 

@@ -10,6 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 from genlab.config.compose import directory
 
 CONF = directory()
+#: The config of a VAE with 2 latents, as an override.
+SMALL_VAE = (
+    "{_partial_:true,_target_:genlab.vae.model.VAE,latent_dim:2,kl_weight:1,"
+    "likelihood:{_target_:genlab.vae.likelihoods.DiscretizedLogisticLikelihood},"
+    "prior:{_target_:genlab.vae.priors.StandardNormal,_partial_:true},"
+    "kl_schedule:{_target_:genlab.vae.kl_schedules.Constant},"
+    "net:{encoder:{_target_:genlab.nets.vae.MLPEncoder,_partial_:true},"
+    "decoder:{_target_:genlab.nets.vae.MLPDecoder,_partial_:true}}}"
+)
+_VECTORS = ["model/net=denoiser_mlp"]
 #: What a file cannot do without: images, or a likelihood of the convention's error.
 PARTNERS = {
     "data/array": [f"data.source.path={Path(__file__).parent / 'data' / 'images.npz'}"],
@@ -29,6 +39,9 @@ PARTNERS = {
     "model/kl_convention/half_sum_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/mean_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/sum_squared_error": ["model/likelihood=gaussian"],
+    "model/net/conv_4x": ["model.latent_dim=196"],
+    "model/net/conv_8x": ["model.latent_dim=64"],
+    "model/codec/vae": ["model.codec.run=a_run", f"model.codec.vae={SMALL_VAE}", *_VECTORS],
     "model/noise_schedule/learned": [
         "model/weighting=vlb",
         "model.steps=null",
@@ -67,5 +80,7 @@ def groups(model: str) -> set[str]:
 def model_of(path: Path) -> str:
     """The first model that has a file's group; of networks, that for which they are made."""
     if path.parent.name == "net":
-        return {"unet": "ddpm", "gan": "gan"}.get(path.stem.partition("_")[0], "vae")
+        return {"unet": "ddpm", "denoiser": "ddpm", "gan": "gan"}.get(
+            path.stem.partition("_")[0], "vae"
+        )
     return next(model for model in ("vae", "ddpm", "gan") if path.parent.name in groups(model))

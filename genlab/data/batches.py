@@ -19,7 +19,7 @@ from genlab.seeding import numpy_generator
 
 Batch = dict[str, Tensor]
 """`image` (B, C, H, W) uint8, or float32 if pixels are real numbers; `label` (B,) int64;
-`index` (B,) int64, the image's position in its split."""
+`index` (B,) int64, the image's position in its split; `inputs` (B, ...), if a model keeps some."""
 
 # Number of images that share one random stream. The bits depend on it, so it must not change.
 _BLOCK = 512
@@ -98,14 +98,22 @@ class Batches(Dataset[Batch]):
     Args:
         flip: mirror each image left to right with probability 1/2.
         binarised: draw new bits in every epoch.
+        inputs: what a model made of each image, (1, N, ...), or with `flip` (2, N, ...).
 
     Flips and bits are functions of (seed, epoch, batch number, place in the global batch).
     """
 
     def __init__(
-        self, split: Split, seed: int, *, flip: bool = False, binarised: bool = False
+        self,
+        split: Split,
+        seed: int,
+        *,
+        flip: bool = False,
+        binarised: bool = False,
+        inputs: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self._split, self._seed, self._flip, self._binarised = split, seed, flip, binarised
+        self._inputs = inputs
 
     def __len__(self) -> int:
         return len(self._split)
@@ -113,6 +121,7 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, batch: BatchIndex) -> Batch:
         pixels, labels = self._split.gather(batch.positions)
         place = (batch.epoch, batch.number, 0)
+        flipped = np.zeros(len(pixels), dtype=np.bool_)
         if self._flip:
             random = numpy_generator(self._seed, "flip", *place)
             flipped = random.random(len(pixels) * batch.world)[batch.rank :: batch.world] < 0.5
@@ -121,15 +130,20 @@ class Batches(Dataset[Batch]):
             random = numpy_generator(self._seed, "binarise", *place)
             levels = cast(npt.NDArray[np.uint8], pixels)
             pixels = binarise(levels, random, batch.rank, batch.world)
-        return {
+        found = {
             "image": torch.from_numpy(pixels),
             "label": torch.from_numpy(labels),
             "index": torch.from_numpy(batch.positions),
         }
+        if self._inputs is not None:
+            found["inputs"] = torch.from_numpy(self._inputs[flipped.astype(int), batch.positions])
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker that is not forked, pickle would copy the content of a memory map.
         state, pixels = dict(self.__dict__), self._split.pixels
+        if isinstance(self._inputs, np.memmap):
+            state["_inputs"], state["_inputs_file"] = None, self._inputs.filename
         if isinstance(pixels, np.memmap):
             state["_split"] = replace(self._split, pixels=np.empty(0, dtype=np.uint8))
             state["_file"] = pixels.filename
@@ -137,7 +151,10 @@ class Batches(Dataset[Batch]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         file = state.pop("_file", None)
+        inputs = state.pop("_inputs_file", None)
         self.__dict__.update(state)
+        if inputs is not None:
+            self._inputs = np.load(inputs, mmap_mode="r")
         if file is not None:
             self._split = replace(self._split, pixels=np.load(file, mmap_mode="r"))
 

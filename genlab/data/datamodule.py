@@ -54,6 +54,10 @@ class ImageData(lightning.LightningDataModule):
         num_workers: number of worker processes; 0 is fastest for sources in memory.
         train_images: number of training images to use; None for all.
 
+    Attributes:
+        train_inputs: what a model made of all training images, (1, N, ...), or (2, N, ...) with
+            that of their mirror images; then training batches also have `inputs`. None for none.
+
     Raises:
         ValueError: if a value is out of range, or does not fit the source's spec.
     """
@@ -95,6 +99,7 @@ class ImageData(lightning.LightningDataModule):
         self.seed = whole("seed", seed, 0)
         self.data_dir = Path(data_dir).expanduser()
         self.source, self.binarisation, self.flip = source, binarisation, flip
+        self.train_inputs: npt.NDArray[np.float32] | None = None
         self._splits: dict[SplitName, Split] = {}
         self._loaders: list[BatchLoader] = []
 
@@ -147,6 +152,10 @@ class ImageData(lightning.LightningDataModule):
         part = self._part(split)
         return part.pixels if part.rows is None else part.pixels.take(part.rows, axis=0)
 
+    def gather(self, split: SplitName, positions: npt.NDArray[np.int64]) -> PixelArray:
+        """Copy the images (B, C, H, W) at these positions of `pixels`."""
+        return self._part(split).gather(positions)[0]
+
     def labels(self, split: SplitName) -> npt.NDArray[np.int64]:
         """Return the labels, (N,), in the order of `pixels`."""
         part = self._part(split)
@@ -165,7 +174,10 @@ class ImageData(lightning.LightningDataModule):
             world,
         )
         dynamic = self.binarisation == "dynamic"
-        return self._loader(Batches(part, self.seed, flip=self.flip, binarised=dynamic), order)
+        batches = Batches(
+            part, self.seed, flip=self.flip, binarised=dynamic, inputs=self.train_inputs
+        )
+        return self._loader(batches, order)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Return a loader of every validation image once; an empty list if there are none."""

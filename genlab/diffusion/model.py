@@ -174,8 +174,22 @@ class DDPM(nn.Module):
             step: ignored.
             noise: source of the random numbers for the code, t, eps and the hidden labels.
         """
-        noise = or_default(noise, x)
-        x0 = self.codec.encode(x, noise)
+        return self.loss_of_inputs(self.inputs(x), labels, step, or_default(noise, x))
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """True if the result of `inputs` is worth keeping."""
+        return self.codec.is_costly
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Compute all that the loss needs of images (B, C, H, W) in [0, 1], (B, ...)."""
+        return self.codec.inputs(x)
+
+    def loss_of_inputs(
+        self, inputs: Tensor, labels: Tensor | None, step: int | None, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Compute the loss as `loss` does, from the result of `inputs` for its images."""
+        x0 = self.codec.draw(inputs, noise)
         u, importance = self.time_sampler.sample(noise)
         t = self.process.times(u)
         log_snr = self.process.log_snr(t)

@@ -66,6 +66,8 @@ NAMES: tuple[Name, ...] = (
     Name("kl", NATS, "KL", 2, "", "kl", True, True, False),
     Name("kl_prior", NATS, "L_T: what the noise still tells", 2, "lower", "L_T", **_PART),
     Name("kl_diffusion", NATS, "Sum of L_t: the diffusion terms", 2, "lower", "diffusion", **_PART),
+    Name("log_posterior", NATS, "log q(z|x): the codec's part of the KL", 2, **_PART),
+    Name("latent_nll", NATS, "-log p(z): the bound on the latents", 2, "lower", **_PART),
     Name("neg_elbo", NATS, "Negative ELBO", 1, "lower", "neg_elbo", True, True, False),
     Name("bits_per_dim", "bits", "Bits per dimension", 3, "lower", "bits/dim", True, True, False),
     Name("neg_elbo_se", NATS, "Standard error of the negative ELBO", 2, "", "+-", **_MAIN, **_PART),

@@ -18,7 +18,7 @@ from genlab.data.datamodule import SplitName
 from genlab.metrics import measures
 from genlab.metrics.measures import Evaluation, SplitMetrics
 from genlab.modules import optimization
-from genlab.protocols import CanReconstruct, EvaluatesInTerms, ShardsNetworks
+from genlab.protocols import CanReconstruct, EvaluatesInTerms, KeepsInputs, ShardsNetworks
 from genlab.seeding import BatchNoise, ImageNoise, fold_in
 from genlab.tensors import nats_to_bits_per_dim, to_unit_interval
 
@@ -125,7 +125,11 @@ class GenerativeModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, noise = self.training_input(batch, batch_idx)
         step = self.trainer.global_step
-        terms: dict[str, Tensor] = self.model.loss(x, batch.get("label"), step, noise)
+        labels, inputs = batch.get("label"), batch.get("inputs")
+        if inputs is not None and isinstance(self.model, KeepsInputs):
+            terms = self.model.loss_of_inputs(inputs, labels, step, noise)
+        else:
+            terms = self.model.loss(x, labels, step, noise)
         self.log_terms(terms, step)
         return terms["loss"]
 

@@ -1,8 +1,9 @@
 """Encoders (B, C, H, W) -> (B, 2d) and decoders (B, d) -> (B, out, H, W) of a VAE.
 
 The two halves of an encoder's output are the mean and the log-variance of q(z|x). The likelihood
-defines the meaning of a decoder's output. With `hidden: []` the fully connected encoder and decoder
-form the linear VAE, whose optimum is known in closed form.
+defines the meaning of a decoder's output. Latents that are a map (C, h, w) are flattened to d. With
+`hidden: []` the fully connected encoder and decoder form the linear VAE, whose optimum is known in
+closed form.
 """
 
 from __future__ import annotations
@@ -82,6 +83,36 @@ def sizes_by_level(spec: ImageSpec, levels: int) -> list[tuple[int, int]]:
     return sizes
 
 
+def _down(spec: ImageSpec, channels: Sequence[int], blocks: int, act: str) -> list[nn.Module]:
+    """Create the levels of an encoder, from the image to the smallest level."""
+    check_levels("channels", channels)
+    whole("blocks", blocks, 0)
+    layers: list[nn.Module] = []
+    for before, after in pairwise([spec.channels, *channels]):
+        layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+        layers += residual_blocks(after, blocks, act)
+    return layers
+
+
+def _up(
+    spec: ImageSpec, out_channels: int, channels: Sequence[int], blocks: int, act: str
+) -> list[nn.Module]:
+    """Create the levels of a decoder, from the smallest level to the image."""
+    check_levels("channels", channels)
+    whole("blocks", blocks, 0)
+    sizes = sizes_by_level(spec, len(channels))[::-1]
+    layers: list[nn.Module] = []
+    for level, (before, after) in enumerate(pairwise([*channels, out_channels])):
+        layers += residual_blocks(before, blocks, act)
+        small, large = sizes[level], sizes[level + 1]
+        # n pixels give 2n - 1; `extra` adds the rest, which depends on whether the size is odd
+        extra = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
+        layers.append(
+            nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=extra)
+        )
+    return layers
+
+
 class ConvEncoder(nn.Sequential):
     """One convolution of stride 2 per level, followed by residual blocks; for any image size.
 
@@ -98,12 +129,7 @@ class ConvEncoder(nn.Sequential):
         blocks: int = 1,
         act: str = "silu",
     ) -> None:
-        check_levels("channels", channels)
-        whole("blocks", blocks, 0)
-        layers: list[nn.Module] = []
-        for before, after in pairwise([spec.channels, *channels]):
-            layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
-            layers += residual_blocks(after, blocks, act)
+        layers = _down(spec, channels, blocks, act)
         height, width = sizes_by_level(spec, len(channels))[-1]
         flat = channels[-1] * height * width
         super().__init__(*layers, nn.Flatten(), nn.Linear(flat, 2 * latent_dim))
@@ -122,19 +148,68 @@ class ConvDecoder(nn.Sequential):
         act: str = "silu",
     ) -> None:
         check_levels("channels", channels)
-        whole("blocks", blocks, 0)
-        sizes = sizes_by_level(spec, len(channels))[::-1]
-        height, width = sizes[0]
-        layers: list[nn.Module] = [
-            nn.Linear(latent_dim, channels[0] * height * width),
-            nn.Unflatten(1, (channels[0], height, width)),
-        ]
-        for level, (before, after) in enumerate(pairwise([*channels, out_channels])):
-            layers += residual_blocks(before, blocks, act)
-            small, large = sizes[level], sizes[level + 1]
-            # n pixels give 2n - 1; `extra` adds the rest, which depends on whether the size is odd
-            extra = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
-            layers.append(
-                nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=extra)
-            )
-        super().__init__(*layers)
+        height, width = sizes_by_level(spec, len(channels))[-1]
+        first = nn.Linear(latent_dim, channels[0] * height * width)
+        layers = _up(spec, out_channels, channels, blocks, act)
+        super().__init__(first, nn.Unflatten(1, (channels[0], height, width)), *layers)
+
+
+def _map_shape(spec: ImageSpec, latent_dim: int, levels: int) -> tuple[int, int, int]:
+    """Compute the shape (C, h, w) of a map of d latents.
+
+    Raises:
+        ValueError: if d is not a multiple of h * w.
+    """
+    height, width = sizes_by_level(spec, levels)[-1]
+    if latent_dim % (height * width):
+        raise ValueError(
+            f"latent_dim={latent_dim}: the latents of this network are a map of {height} x {width} "
+            f"pixels; give a multiple of {height * width}, or {4 * height * width} for 4 channels"
+        )
+    return latent_dim // (height * width), height, width
+
+
+class MapEncoder(nn.Sequential):
+    """`ConvEncoder` without its last layer: the latents are a map, 2^levels times smaller.
+
+    The map has C = d / (h w) channels; a convolution makes it from the last level.
+
+    Args:
+        channels, blocks, act: as in `ConvEncoder`.
+
+    Attributes:
+        latent_shape: (C, h, w).
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent_dim: int,
+        channels: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        act: str = "silu",
+    ) -> None:
+        layers = _down(spec, channels, blocks, act)
+        shape = _map_shape(spec, latent_dim, len(channels))
+        moments = nn.Conv2d(channels[-1], 2 * shape[0], 3, padding=1)
+        super().__init__(*layers, moments, nn.Flatten())
+        self.latent_shape = shape
+
+
+class MapDecoder(nn.Sequential):
+    """The mirror of `MapEncoder`: a convolution of the map, then the levels of `ConvDecoder`."""
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent_dim: int,
+        out_channels: int,
+        channels: Sequence[int] = (64, 32),
+        blocks: int = 1,
+        act: str = "silu",
+    ) -> None:
+        check_levels("channels", channels)
+        shape = _map_shape(spec, latent_dim, len(channels))
+        first = nn.Conv2d(shape[0], channels[0], 3, padding=1)
+        layers = _up(spec, out_channels, channels, blocks, act)
+        super().__init__(nn.Unflatten(1, shape), first, *layers)

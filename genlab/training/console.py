@@ -94,6 +94,7 @@ def quieten_libraries() -> None:
         ".*`?isinstance\\(treespec, LeafSpec\\)`? is deprecated.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*number of training batches .* is smaller than the logging interval.*",
+        ".*Found \\d+ module\\(s\\) in eval mode.*",  # frozen networks
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # they are sums already
         ".*FSDP2-wrapped module .* returned a view tensor.*",  # nothing changes it in place
     ):

@@ -9,7 +9,7 @@ from genlab.runs.files import sha256
 from genlab.runs.run import EXPORTED
 
 #: Keys whose value is a run directory, or a checkpoint, that a run starts from.
-KEYS = ("init_from", "continue_from")
+KEYS = ("init_from", "continue_from", "model.codec.run")
 _DIGITS = re.compile(r"-([0-9a-f]{8})$")
 
 
@@ -18,14 +18,14 @@ def origin(path: str) -> str:
 
     A run is named by the digits at the end of its name, or else by its name, and a checkpoint in it
     by both; another checkpoint, and the weights of an export, by a hash of their content. What does
-    not exist keeps its path.
+    not exist keeps its path, but a run that is gone is still named by its digits.
     """
     there = Path(path).resolve()
     if (there / EXPORTED).is_file():
         there /= EXPORTED
     run = there.parents[1] if there.parent.name == "checkpoints" else there
     name = found[1] if (found := _DIGITS.search(run.name)) else run.name
-    if there.is_dir():
+    if there.is_dir() or (run == there and found and not there.exists()):
         return name
     if there.parent.name == "checkpoints" and there.suffix == ".ckpt":
         return f"{name}/{there.stem}"

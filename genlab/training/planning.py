@@ -22,7 +22,8 @@ from genlab.metrics import names
 from genlab.metrics.measures import RESERVED, update_parameters
 from genlab.modules.base import GenerativeModule
 from genlab.modules.optimization import takes_total_steps
-from genlab.runs.identity import identity
+from genlab.runs.identity import flatten, identity
+from genlab.training.codec import with_vae
 from genlab.training.origin import KEYS, origin
 from genlab.training.run_config import RunConfig, build_model
 
@@ -62,7 +63,8 @@ def plan(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
     group = run_config.group or os.environ.get("GENLAB_SWEEP_GROUP") or "single"
     fields = {f.name: getattr(run_config, f.name) for f in dataclasses.fields(run_config)}
     config = {**fields, "group": group}
-    return Plan(config, run_config, run_path(config, group, overrides))
+    path = run_path(config, group, overrides)
+    return Plan(with_vae(config, path), run_config, path)
 
 
 def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:
@@ -137,7 +139,8 @@ def run_path(config: Config, group: str, overrides: Sequence[str]) -> Path:
     are for people.
     """
     folder = Path(config["runs_dir"]) / group
-    origins = {key: origin(config[key]) for key in KEYS if config.get(key) is not None}
+    flat = flatten(config)
+    origins = {key: origin(flat[key]) for key in KEYS if flat.get(key) is not None}
     digits = identity({**config, **origins})
     for found in sorted(folder.glob(f"*-{digits}")):
         if re.fullmatch(r"[\w.-]+", found.name):  # as below; others could be obeyed by a terminal

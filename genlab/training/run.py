@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from genlab.config import hydra_job
 from genlab.config.build import build, takes
 from genlab.config.check import to_yaml
 from genlab.data.datamodule import ImageData
-from genlab.errors import DONE, TRAINING_FAILED, ConfigError, GenlabError
+from genlab.errors import DONE, TRAINING_FAILED, ConfigError, GenlabError, at_key
+from genlab.metrics.features.base import weights_digest
 from genlab.modules.base import GenerativeModule
 from genlab.protocols import Forecast, HasForecast, HasNetworks
 from genlab.runs import points
@@ -33,7 +34,7 @@ from genlab.runs.run import Run
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
 from genlab.tracking.record import RecordLogger
-from genlab.training import console, interrupts, result, weights
+from genlab.training import codec, console, interrupts, result, weights
 from genlab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from genlab.training.countdown import Countdown
 from genlab.training.data_record import (
@@ -46,6 +47,7 @@ from genlab.training.ema import WeightAverage
 from genlab.training.environment import environment
 from genlab.training.faults import explained
 from genlab.training.interrupts import Stopped
+from genlab.training.kept_inputs import batches, kept_inputs
 from genlab.training.kept_terms import KeptTerms, forget
 from genlab.training.outcome import Outcome
 from genlab.training.planning import Plan, assemble, plan
@@ -178,6 +180,7 @@ def _train_in(
     resumed = to_resume(module, directory.checkpoints / "last.ckpt") if run_config.trains else None
     resumed = resumed or continued
     console.introduce(planned.path, planned.config, data, module.model, resumed is not None)
+    _install_codec(planned, data, module, resumed, Run(directory.path).data or {})
     forecast: Forecast | None = None
     if run_config.forecast and isinstance(module.model, HasForecast):
         forecast = module.model.forecast(data.pixels("train"))
@@ -232,6 +235,37 @@ def _train_in(
         outcome["evaluated"] = evaluated
         loggers.summarise(outcome)
         return outcome
+
+
+def _install_codec(
+    planned: Plan,
+    data: ImageData,
+    module: GenerativeModule,
+    resumed: CheckedResume | None,
+    images: Mapping[str, Any],
+) -> None:
+    """Give the model the trained networks that it takes from another run, and their results.
+
+    A run that goes on, or starts from the weights of another one, has its own copy.
+    """
+    model, config = module.model, planned.config
+    has_copy = resumed is not None or planned.run_config.init_from is not None
+    if codec.source_of(config) is None:
+        return
+    if resumed is not None:
+        weights.load_into(module, resumed.path)
+        codec.told_if_changed(model, config)
+    elif not has_copy:
+        codec.load_vae(model, config, images)
+    known = f"{data_key(config['data'], images.get('files'))} {weights_digest(model.codec.vae)}"
+    inputs = kept_inputs(model, data, known)
+    if inputs is None:
+        return
+    if not has_copy:
+        with at_key("model.codec"):
+            for sentence in model.codec.measure(batches(inputs)):
+                print(textwrap.fill(f"codec  {sentence}", 80, subsequent_indent=" " * 7))
+    data.train_inputs = inputs
 
 
 def _callbacks(directory: RunDirectory, planned: Plan, monitor: str) -> list[pl.Callback]:

@@ -40,6 +40,9 @@ class Likelihood(nn.Module, ABC):
     def check(self, spec: ImageSpec) -> None:
         """Raise ValueError if this likelihood does not fit the data; by default it fits all."""
 
+    def check_density(self, spec: ImageSpec) -> None:
+        """Raise ValueError if `log_prob` is no density or probability of images like `spec`."""
+
     @abstractmethod
     def forward(self, output: Tensor) -> Distribution:
         """Return the distribution, with `mean` and `sample`: batch (B,), event (C, H, W)."""
@@ -78,6 +81,14 @@ class Bernoulli(Likelihood):
                 f"bernoulli: {spec.channels} channels of {spec.levels} levels are "
                 "not binary; set data.binarisation=static, or accept cross-entropy as a bound by "
                 "colour_targets=true, or use discretized_logistic"
+            )
+
+    def check_density(self, spec: ImageSpec) -> None:
+        if spec.levels != 2:
+            raise ValueError(
+                "bernoulli: on grey pixels the cross-entropy is no density of the images, but a "
+                "bound for binary ones; train the VAE with model/likelihood=discretized_logistic, "
+                "or with data.binarisation=static"
             )
 
     def forward(self, output: Tensor) -> Distribution:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from genlab.errors import naming
-from genlab.protocols import ImageSpec, NetworkExport
+from genlab.protocols import HasLatentMap, ImageSpec, NetworkExport
 from genlab.seeding import ImageNoise, Noise, or_default
 from genlab.tensors import device_of, great_circle, has_diverged, mean_of_all_rows
 from genlab.vae import bounds, diagnostics
@@ -44,7 +44,7 @@ class VAE(nn.Module):
 
     Args:
         spec: shape and kind of the images.
-        latent_dim: d, the size of z.
+        latent_dim: d, the size of z; where the encoder's latents are a map, C * h * w of it.
         kl_weight: weight of the KL term, 0 or more, quoted in `kl_convention`.
         kl_convention: None for the canonical one (see `genlab.vae.kl`).
         likelihood, prior, kl_schedule: the components of these names; `prior` is called with the
@@ -54,6 +54,9 @@ class VAE(nn.Module):
         log_var_range: range to which the log-variance of q(z|x) is clamped.
         iwae_samples: K of the bound on log p(x) in a full evaluation; 0 to leave it out.
         iwae_chunk: number of the K samples that are decoded at a time.
+
+    Attributes:
+        latent_shape: (C, h, w) of z before it is flattened; (d, 1, 1) for a vector.
 
     Raises:
         ValueError: if a value is outside its range, or components do not fit each other.
@@ -90,6 +93,8 @@ class VAE(nn.Module):
         self.iwae_samples, self.iwae_chunk = iwae_samples, iwae_chunk
         self.likelihood = likelihood
         self.encoder = net.encoder(spec=spec, latent_dim=latent_dim)
+        is_map = isinstance(self.encoder, HasLatentMap)
+        self.latent_shape = self.encoder.latent_shape if is_map else (latent_dim, 1, 1)
         self.decoder = net.decoder(
             spec=spec, latent_dim=latent_dim, out_channels=likelihood.output_channels(spec)
         )
@@ -110,6 +115,15 @@ class VAE(nn.Module):
         """Compute p(x|z), a distribution over images (B, C, H, W), from latents (B, d)."""
         distribution: Distribution = self.likelihood(self.decoder(z))
         return distribution
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """Compute log p(x|z) of images (B, C, H, W) and latents (B, d), (B,) in nats."""
+        return self.likelihood.log_prob(self.decoder(z), x)
+
+    def check_density(self) -> None:
+        """Raise ValueError if p(x|z) is neither a density nor a probability of the images."""
+        with naming("likelihood"):
+            self.likelihood.check_density(self.spec)
 
     def _terms(
         self, x: Tensor, posterior: DiagonalGaussian, noise: Noise
@@ -192,7 +206,7 @@ class VAE(nn.Module):
             return bounds.iwae_log_likelihood(
                 x,
                 self.encode(x),
-                lambda images, z: self.likelihood.log_prob(self.decoder(z), images),
+                self.log_prob,
                 self.prior.distribution(self.encode),
                 samples or self.iwae_samples or 100,
                 self.iwae_chunk,
