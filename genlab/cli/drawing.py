@@ -9,8 +9,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -37,6 +38,9 @@ Pixels = npt.NDArray[np.uint8]
 #: Images that are drawn at once at least. Kernels round batches of 1 to 3 images otherwise than
 #: larger ones, by 1e-6, which Fourier features and a sampler's steps make tens of grey levels.
 _LEAST = 4
+
+#: Batches that are asked of each device before the first is taken, so that no more are in memory.
+_AHEAD = 3
 
 #: Keeps Python from looking for modules in the working directory.
 _SAFE_PATH = "PYTHONSAFEPATH"
@@ -289,12 +293,13 @@ def drawing(model: Any, seed: int, places: Sequence[torch.device]) -> Iterator[D
         def draw(
             way: Way, batches: Sequence[range], advance: Callable[[int], None]
         ) -> Iterator[Pixels]:
-            futures = [
-                pools[i % len(pools)].submit(_images_of_process, way, indices)
-                for i, indices in enumerate(batches)
-            ]
-            for indices, future in zip(batches, futures, strict=True):
-                yield future.result()
+            asked: deque[Future[Pixels]] = deque()
+            for i, indices in enumerate(batches):
+                while len(asked) < _AHEAD * len(pools) and i + len(asked) < len(batches):
+                    number = i + len(asked)
+                    pool = pools[number % len(pools)]
+                    asked.append(pool.submit(_images_of_process, way, batches[number]))
+                yield asked.popleft().result()
                 advance(len(indices) * way.steps)
 
         yield draw

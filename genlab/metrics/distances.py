@@ -6,7 +6,7 @@ their number. Intervals are about the drawing of the samples; the real images ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,14 +15,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genlab.metrics.intervals import Estimate, LeaveOneOut, mean, share
+from genlab.metrics.intervals import (
+    Estimate,
+    LeaveOneOut,
+    mean,
+    share,
+    share_of_balls,
+    share_of_neighbours,
+    thirds_of,
+)
 from genlab.metrics.rows import Matrix, Rows
+from genlab.seeding import numpy_generator
 
 Groups = npt.NDArray[np.int64]
 #: Number of the nearest neighbour whose distance is the radius around an image.
 NEIGHBOUR = 5
-#: Nearest neighbours that are kept, so that `NEIGHBOUR` are left without a group.
-_KEPT = 4 * NEIGHBOUR
+#: Times k, the nearest neighbours that are kept, so that k are left without a third of the samples.
+_KEPT = 4
+#: Rows that are compared with a block at once: few, so that their values stay in the processor.
+_TILE = 128
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -130,71 +141,79 @@ def frechet_distance(x: Rows, y: Rows, groups: Groups, is_paired: bool = False) 
     return LeaveOneOut(frechet(whole_x, whole_y, root), np.array(without))
 
 
-#: Function from squared distances or products of rows, and d, to the values of a kernel.
-Kernel = Callable[[Matrix, Matrix], Matrix]
+#: Function from products a·b, squares |a|^2 and |b|^2, and d, to the values of a kernel.
+Kernel = Callable[[Matrix, Matrix, Matrix, int], Matrix]
 
 
-def polynomial(a: Matrix, b: Matrix) -> Matrix:
+def polynomial(products: Matrix, a: Matrix, b: Matrix, d: int) -> Matrix:
     """Compute the kernel (a·b / d + 1)^3 of KID (Bińkowski et al. 2018)."""
-    found = a @ b.T
-    found /= a.shape[1]
-    found += 1
-    return np.asarray(found * found * found)  # `** 3` takes ten times as long
+    base = products / d
+    base += 1
+    found = base * base  # `** 3` takes ten times as long
+    found *= base
+    return np.asarray(found)
 
 
-def minus_distance(a: Matrix, b: Matrix) -> Matrix:
+def minus_distance(products: Matrix, a: Matrix, b: Matrix, d: int) -> Matrix:
     """Compute the kernel -|a - b|, whose discrepancy is the energy distance."""
-    found = _squared(a, b)
+    found = _completed(products * -2, a, b)
     np.sqrt(found, out=found)
     return np.negative(found, out=found)
 
 
-def discrepancy(x: Rows, y: Rows, groups: Groups, kernel: Kernel) -> LeaveOneOut:
-    """Estimate the squared maximum mean discrepancy without bias (Gretton et al. 2012, eq. 3).
+def discrepancies(x: Rows, y: Rows, groups: Groups, kernels: Sequence[Kernel]) -> list[LeaveOneOut]:
+    """Estimate squared maximum mean discrepancies without bias (Gretton et al. 2012, eq. 3).
 
     E k(x, x') + E k(y, y') - 2 E k(x, y), over pairs of different rows; it can be negative if both
-    distributions are equal. Also without each group of the samples.
+    distributions are equal. Also without each group of the samples. One for each kernel.
     """
-    number = int(groups.max()) + 1
+    number, d = int(groups.max()) + 1, x.dims
     counts = np.bincount(groups, minlength=number).astype(np.float64)
     n, m = float(len(x)), float(len(y))
-    within, across = np.zeros((number, number)), np.zeros(number)
-    itself = np.zeros(number)
-    for place, a in x.blocks():
-        of_a = _indicator(groups[place], number)
-        for other, b in x.blocks():
-            if other.start < place.start:
-                continue
-            k = kernel(a, b)
-            if other.start == place.start:
-                itself += np.diag(k) @ of_a
-                within += of_a.T @ k @ of_a
+    within = np.zeros((len(kernels), number, number))
+    across, itself = np.zeros((2, len(kernels), number))
+    real = np.zeros(len(kernels))
+    for place, a, other, b in _pairs(x, x, is_half=True):
+        of_a, of_b = (_indicator(groups[rows], number) for rows in (place, other))
+        products, squares = a @ b.T, (_squares(a), _squares(b))
+        for i, kernel in enumerate(kernels):
+            k = kernel(products, *squares, d)
+            sums = of_a.T @ k @ of_b
+            if other.start <= place.start:
+                within[i] += sums
+                itself[i] += k[np.arange(len(a)), _columns(place, other)] @ of_a
             else:
-                sums = of_a.T @ k @ _indicator(groups[other], number)
-                within += sums + sums.T
-        for _, b in y.blocks():
-            across += kernel(a, b).sum(1) @ of_a
-    real = 0.0
-    for place, a in y.blocks():
-        for other, b in y.blocks():
-            if other.start >= place.start:
-                k = kernel(a, b)
-                real += float(k.sum() - np.diag(k).sum() if other == place else 2 * k.sum())
-    real /= m * (m - 1)
+                within[i] += sums + sums.T
+    for place, a, _, b in _pairs(x, y):
+        products, squares = a @ b.T, (_squares(a), _squares(b))
+        for i, kernel in enumerate(kernels):
+            across[i] += kernel(products, *squares, d).sum(1) @ _indicator(groups[place], number)
+    for place, a, other, b in _pairs(y, y, is_half=True):
+        products, squares = a @ b.T, (_squares(a), _squares(b))
+        for i, kernel in enumerate(kernels):
+            k = kernel(products, *squares, d)
+            if other.start <= place.start:
+                real[i] += k.sum() - k[np.arange(len(a)), _columns(place, other)].sum()
+            else:
+                real[i] += 2 * k.sum()
 
-    def value(count: float, pairs: float, mixed: float) -> float:
-        return pairs / (count * (count - 1)) + real - 2 * mixed / (count * m)
+    def value(i: int, count: float, pairs: float, mixed: float) -> float:
+        return pairs / (count * (count - 1)) + real[i] / (m * (m - 1)) - 2 * mixed / (count * m)
 
-    pairs, mixed = float(within.sum() - itself.sum()), float(across.sum())
-    without = [
-        value(
-            n - counts[g],
-            pairs - 2 * within[g].sum() + within[g, g] + itself[g],
-            mixed - across[g],
-        )
-        for g in range(number)
-    ]
-    return LeaveOneOut(value(n, pairs, mixed), np.array(without))
+    found = []
+    for i in range(len(kernels)):
+        pairs, mixed = float(within[i].sum() - itself[i].sum()), float(across[i].sum())
+        without = [
+            value(
+                i,
+                n - counts[g],
+                pairs - 2 * within[i, g].sum() + within[i, g, g] + itself[i, g],
+                mixed - across[i, g],
+            )
+            for g in range(number)
+        ]
+        found.append(LeaveOneOut(value(i, n, pairs, mixed), np.array(without)))
+    return found
 
 
 class Manifolds(NamedTuple):
@@ -216,7 +235,7 @@ class Manifolds(NamedTuple):
     coverage: Estimate
 
 
-def manifolds(x: Rows, y: Rows, groups: Groups, k: int = NEIGHBOUR) -> Manifolds:
+def manifolds(x: Rows, y: Rows, k: int = NEIGHBOUR) -> Manifolds:
     """Compute precision, recall, density and coverage with k neighbours.
 
     Raises:
@@ -224,42 +243,43 @@ def manifolds(x: Rows, y: Rows, groups: Groups, k: int = NEIGHBOUR) -> Manifolds
     """
     if min(len(x), len(y)) <= k:
         raise ValueError(f"k={k}: more than {k} samples and {k} real images are needed")
-    number = int(groups.max()) + 1
-    real = _nearest(y, k)[0][:, k - 1]
-    radii = _radii_without(x, groups, number, k)
-    inside = np.zeros(len(x), dtype=np.int64)
-    held = np.zeros((len(y), number), dtype=np.bool_)
-    reached = np.zeros((len(y), number + 1), dtype=np.bool_)
-    for place, a in x.blocks():
-        members = [groups[place] == g for g in range(number)]
+    radii_of_real = [_neighbours(place, block, y, k)[0][:, -1] for place, block in y.blocks()]
+    real, thirds = np.concatenate(radii_of_real), thirds_of(len(x))
+    marks = numpy_generator(0, "marks").random(len(x))
+    inside, held = np.zeros(len(x), dtype=np.int64), np.zeros(len(y), dtype=np.int64)
+    marked = np.zeros(len(y))
+    reached = np.zeros((len(y), 3 * thirds.shape[1] + 1), dtype=np.bool_)
+    for place, block in x.blocks():
+        radii = _radii_without(place, block, x, thirds, k)
         for other, b in y.blocks():
-            squared = _squared(a, b)
-            is_in = squared <= real[None, other]
-            inside[place] += is_in.sum(1)
-            for g, member in enumerate(members):
-                held[other, g] |= is_in[member].any(0)
-            for g in range(number + 1):
-                reached[other, g] |= (squared <= radii[place, g, None]).any(0)
-    times = held.sum(1)
-    covered = LeaveOneOut(
-        float((times > 0).mean()),
-        np.array([((times - held[:, g]) > 0).mean() for g in range(number)]),
-    )
-    recalled = LeaveOneOut(float(reached[:, number].mean()), reached[:, :number].mean(0))
+            found = reached[other]
+            for part, a in _tiles(block):
+                squared = _squared(a, b)
+                rows, columns = _where(squared <= real[other])
+                inside[place][part] += np.bincount(rows, minlength=len(a))
+                held[other] += np.bincount(columns, minlength=len(b))
+                marked[other] += np.bincount(columns, marks[place][part][rows], len(b))
+                mine, open_ = radii[part], ~found.all(1)
+                rows, columns = _where((squared <= mine.max(1)[:, None]) & open_)
+                near = squared[rows, columns]
+                for kind in range(found.shape[1]):
+                    found[columns[near <= mine[rows, kind]], kind] = True
+    shares = reached.mean(0)
     return Manifolds(
         precision=share(inside > 0),
-        recall=recalled.estimate(len(x), (0.0, 1.0)),
+        recall=share_of_neighbours(
+            float(shares[-1]), shares[:-1].reshape(-1, 3), len(x), images=len(y)
+        ),
         density=mean(inside / k),
-        coverage=covered.estimate(len(x), (0.0, 1.0)),
+        coverage=share_of_balls(held, marked, len(x)),
     )
 
 
 def nearest_distance(x: Rows, y: Rows) -> Matrix:
     """Compute the distance of each row of x to the nearest row of y, (N,)."""
     found = np.full(len(x), np.inf)
-    for place, a in x.blocks():
-        for _, b in y.blocks():
-            np.minimum(found[place], _squared(a, b).min(1), out=found[place])
+    for place, a, _, b in _pairs(x, y):
+        np.minimum(found[place], _squared(a, b).min(1), out=found[place])
     return np.sqrt(found)
 
 
@@ -279,51 +299,111 @@ def histogram_distance(
     return LeaveOneOut(value(whole), np.array([value(whole - part) for part in counts]))
 
 
+def _pairs(
+    x: Rows, y: Rows, is_half: bool = False
+) -> Iterator[tuple[slice, Matrix, slice, Matrix]]:
+    """Yield a few rows of x with a block of y, and the places of both, until all pairs were there.
+
+    Args:
+        is_half: y is x, and of two blocks each pair comes once, in the order of the blocks.
+    """
+    for place, block in x.blocks():
+        for other, b in y.blocks():
+            if not is_half or other.start >= place.start:
+                for part, a in _tiles(block):
+                    yield slice(place.start + part.start, place.start + part.stop), a, other, b
+
+
+def _tiles(block: Matrix) -> Iterator[tuple[slice, Matrix]]:
+    """Yield a few rows of a block after others, and their place in it."""
+    for start in range(0, len(block), _TILE):
+        stop = min(start + _TILE, len(block))
+        yield slice(start, stop), block[start:stop]
+
+
+def _columns(place: slice, other: slice) -> npt.NDArray[np.int64]:
+    """Return the columns of the block at `other` that are the rows at `place`."""
+    return np.arange(place.start - other.start, place.stop - other.start)
+
+
+def _squares(rows: Matrix) -> Matrix:
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
+
+
 def _squared(a: Matrix, b: Matrix) -> Matrix:
     """Compute |a_i - b_j|^2, never below 0, and 0 for equal rows but for rounding."""
-    found = a @ b.T
-    found *= -2
-    found += (a * a).sum(1)[:, None]
-    found += (b * b).sum(1)[None]
+    return _completed((-2 * a) @ b.T, _squares(a), _squares(b))
+
+
+def _completed(found: Matrix, a: Matrix, b: Matrix) -> Matrix:
+    """Add squares to -2 a·b, in place: |a - b|^2."""
+    found += a[:, None]
+    found += b
     return np.asarray(np.maximum(found, 0, out=found))
+
+
+def _where(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return rows and columns of what is true; `np.nonzero` takes three times as long."""
+    rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return rows, columns
 
 
 def _indicator(groups: Groups, number: int) -> Matrix:
     return np.asarray(groups[:, None] == np.arange(number), dtype=np.float64)
 
 
-def _nearest(x: Rows, count: int) -> tuple[Matrix, npt.NDArray[np.int64]]:
-    """Find the nearest other rows of each row: squared distances that rise, and numbers, (N, c)."""
+def _neighbours(
+    place: slice, block: Matrix, x: Rows, count: int
+) -> tuple[Matrix, npt.NDArray[np.int64]]:
+    """Find the nearest other rows of x for the rows of one of its blocks.
+
+    Returns:
+        squared distances that rise, and the numbers of the rows, both (n, c).
+    """
     count = min(count, len(x) - 1)
-    distances, numbers = np.empty((len(x), count)), np.empty((len(x), count), dtype=np.int64)
-    for place, a in x.blocks():
-        best, best_of = np.full((len(a), 0), np.inf), np.zeros((len(a), 0), dtype=np.int64)
-        for other, b in x.blocks():
+    distances = np.full((len(block), count), np.inf)
+    numbers = np.zeros((len(block), count), dtype=np.int64)
+    for other, b in x.blocks():
+        for part, a in _tiles(block):
             squared = _squared(a, b)
             if other.start == place.start:
-                np.fill_diagonal(squared, np.inf)
-            kept = min(count + 1, squared.shape[1]) - 1
-            chosen = np.argpartition(squared, kept, axis=1)[:, : kept + 1]
-            best = np.concatenate([best, np.take_along_axis(squared, chosen, 1)], 1)
-            best_of = np.concatenate([best_of, chosen + other.start], 1)
-            order = np.argsort(best, axis=1, kind="stable")[:, :count]
-            best = np.take_along_axis(best, order, 1)
-            best_of = np.take_along_axis(best_of, order, 1)
-        distances[place], numbers[place] = best[:, :count], best_of[:, :count]
+                squared[np.arange(len(a)), np.arange(part.start, part.stop)] = np.inf
+            limit = distances[part, -1]
+            if np.isinf(limit).any():
+                kept = min(count, len(b)) - 1
+                limit = np.minimum(limit, np.partition(squared, kept, axis=1)[:, kept])
+            rows, columns = _where(squared <= limit[:, None])
+            times = np.bincount(rows, minlength=len(a))
+            order = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
+            width = count + int(times.max())
+            best, best_of = np.full((len(a), width), np.inf), np.zeros((len(a), width), np.int64)
+            best[:, :count], best_of[:, :count] = distances[part], numbers[part]
+            best[rows, count + order] = squared[rows, columns]
+            best_of[rows, count + order] = other.start + columns
+            chosen = np.argsort(best, axis=1, kind="stable")[:, :count]
+            distances[part] = np.take_along_axis(best, chosen, 1)
+            numbers[part] = np.take_along_axis(best_of, chosen, 1)
     return distances, numbers
 
 
-def _radii_without(x: Rows, groups: Groups, number: int, k: int) -> Matrix:
-    """Compute squared radii (N, G + 1) without each group, and with all; -1 for left out rows."""
-    distances, numbers = _nearest(x, _KEPT if k == NEIGHBOUR else 4 * k)
-    radii = np.empty((len(x), number + 1))
-    radii[:, number] = distances[:, k - 1]
-    of_neighbours = groups[numbers]
-    for g in range(number):
-        stays = of_neighbours != g
-        # the place of the k-th neighbour that stays; the last that is known if too few do
-        place = np.argmax(np.cumsum(stays, 1) == k, axis=1)
-        place[stays.sum(1) < k] = distances.shape[1] - 1
-        radii[:, g] = np.take_along_axis(distances, place[:, None], 1)[:, 0]
-        radii[groups == g, g] = -1.0
+def _radii_without(
+    place: slice, block: Matrix, x: Rows, thirds: npt.NDArray[np.int8], k: int
+) -> Matrix:
+    """Compute the squared radii of the rows of a block of x, (n, 3 D + 1).
+
+    Without each third, which is -1 for the rows that are left out, and last with all.
+    """
+    distances, numbers = _neighbours(place, block, x, _KEPT * k)
+    radii = np.empty((len(block), 3 * thirds.shape[1] + 1))
+    radii[:, -1] = distances[:, k - 1]
+    for division in range(thirds.shape[1]):
+        of_neighbours = thirds[numbers, division]
+        for third in range(3):
+            stays = of_neighbours != third
+            # the k-th neighbour that stays; the last that is known if too few do
+            kth = np.argmax(np.cumsum(stays, 1) == k, axis=1)
+            kth[stays.sum(1) < k] = distances.shape[1] - 1
+            column = np.take_along_axis(distances, kth[:, None], 1)[:, 0]
+            column[thirds[place, division] == third] = -1.0
+            radii[:, 3 * division + third] = column
     return radii

@@ -196,10 +196,10 @@ def measured(
     groups, n = groups_of(len(x)), len(x)
     frechet = distances.frechet_distance(x, y, groups)
     found = {"fid": frechet.estimate(n, (0.0, np.inf)), "fid_infinity": frechet.extrapolated(n)}
-    found["kid"] = distances.discrepancy(x, y, groups, distances.polynomial).estimate(n)
-    energy = distances.discrepancy(x, y, groups, distances.minus_distance)
-    found["energy_distance"] = energy.estimate(n)
-    found |= distances.manifolds(x, y, groups)._asdict()
+    kernels = [distances.polynomial, distances.minus_distance]
+    kid, energy = distances.discrepancies(x, y, groups, kernels)
+    found |= {"kid": kid.estimate(n), "energy_distance": energy.estimate(n)}
+    found |= distances.manifolds(x, y)._asdict()
     classes = [_classes(features, rows) for rows in (x, y)]
     if classes[0] is not None and classes[1] is not None:
         histogram = distances.histogram_distance(classes[0], classes[1], groups)

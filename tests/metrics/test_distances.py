@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import prdc
@@ -16,7 +14,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from genlab.metrics import distances, rows
 from genlab.metrics.distances import (
-    discrepancy,
+    discrepancies,
     energy_distance,
     frechet,
     frechet_distance,
@@ -27,7 +25,7 @@ from genlab.metrics.distances import (
     nearest_distance,
     polynomial,
 )
-from genlab.metrics.intervals import LeaveOneOut, groups_of
+from genlab.metrics.intervals import LeaveOneOut, groups_of, thirds_of
 from genlab.metrics.rows import Rows
 
 Matrix = npt.NDArray[np.float64]
@@ -37,6 +35,7 @@ Matrix = npt.NDArray[np.float64]
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, the last of them short."""
     monkeypatch.setattr(rows, "BLOCK", 70)
+    monkeypatch.setattr(distances, "_TILE", 30)
 
 
 def normal(n: int, d: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> Matrix:
@@ -92,18 +91,20 @@ def test_moments_keep_their_digits_far_from_the_origin() -> None:
 
 @pytest.mark.parametrize("kernel", [polynomial, minus_distance])
 def test_discrepancy_is_that_of_the_whole_matrices(
-    kernel: Callable[[Matrix, Matrix], Matrix],
+    kernel: distances.Kernel,
 ) -> None:
     x, y = normal(160, 6, 1, 1.2), normal(150, 6, 2)
-    mine = discrepancy(Rows.of(x), Rows.of(y), groups_of(160), kernel).whole
+    mine = discrepancies(Rows.of(x), Rows.of(y), groups_of(160), [kernel])[0].whole
     if kernel is polynomial:
         xx, yy, xy = (torch.from_numpy((a @ b.T / 6 + 1) ** 3) for a, b in ((x, x), (y, y), (x, y)))
         n, m = len(x), len(y)
         whole = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
         expected = float(whole - 2 * xy.mean())
         same = poly_mmd(torch.from_numpy(x[:150]), torch.from_numpy(y))
-        equal = discrepancy(Rows.of(x[:150]), Rows.of(y), groups_of(150), kernel).whole
-        assert equal == pytest.approx(float(same), abs=1e-9)  # torchmetrics: of equal sizes only
+        (equal,) = discrepancies(Rows.of(x[:150]), Rows.of(y), groups_of(150), [kernel])
+        assert equal.whole == pytest.approx(
+            float(same), abs=1e-9
+        )  # torchmetrics: of equal sizes only
     else:
         expected = energy_distance(torch.from_numpy(x), torch.from_numpy(y))
     assert mine == pytest.approx(expected, abs=1e-6)
@@ -114,8 +115,11 @@ def test_kid_of_equal_distributions_is_zero_on_average() -> None:
     random = np.random.default_rng(5)
     groups = groups_of(80)
     found = [
-        discrepancy(*(Rows.of(random.normal(size=(80, 6))) for _ in "xy"), groups, polynomial).whole
+        one.whole
         for _ in range(200)
+        for one in discrepancies(
+            *(Rows.of(random.normal(size=(80, 6))) for _ in "xy"), groups, [polynomial]
+        )
     ]
     assert abs(np.mean(found)) < 3 * np.std(found) / 200**0.5
 
@@ -123,35 +127,25 @@ def test_kid_of_equal_distributions_is_zero_on_average() -> None:
 def test_manifolds_are_those_of_prdc() -> None:
     x, y = normal(310, 8, 1, 1.1, 0.2), normal(260, 8, 2)
     expected = prdc.compute_prdc(real_features=y, fake_features=x, nearest_k=5)
-    found = manifolds(Rows.of(x), Rows.of(y), groups_of(310))
+    found = manifolds(Rows.of(x), Rows.of(y))
     for name, estimate in found._asdict().items():
         assert estimate.value == pytest.approx(expected[name], abs=1e-4), name
 
 
 @pytest.mark.parametrize("left_out", [0, 7])
-def test_leaving_out_a_group_is_measuring_without_it(
-    left_out: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leaving_out_a_group_is_measuring_without_it(left_out: int) -> None:
     """Every statistic of a group left out is that of the other samples, to the last digits."""
     x, y = normal(300, 6, 1, 1.1), normal(200, 6, 2)
     groups = groups_of(300)
     stays = groups != left_out
-    kept: list[LeaveOneOut] = []
-    estimate = LeaveOneOut.estimate
-    monkeypatch.setattr(
-        LeaveOneOut, "estimate", lambda self, *a: (kept.append(self), estimate(self, *a))[1]
-    )
     labels = [(z[:, 0] > 0).astype(np.int64) + (z[:, 1] > 1) for z in (x, y)]
 
     def whole(of: npt.NDArray[np.bool_]) -> tuple[list[LeaveOneOut], Matrix]:
-        kept.clear()
         some = groups_of(int(of.sum())) if not of.all() else groups
         part = Rows.of(x[of])
-        manifolds(part, Rows.of(y), some)
         found = [
-            *kept,
             frechet_distance(part, Rows.of(y), some),
-            discrepancy(part, Rows.of(y), some, polynomial),
+            *discrepancies(part, Rows.of(y), some, [polynomial, minus_distance]),
             histogram_distance(labels[0][of], labels[1], some),
         ]
         return found, np.array([one.whole for one in found])
@@ -159,6 +153,27 @@ def test_leaving_out_a_group_is_measuring_without_it(
     all_of_them, _ = whole(np.ones(300, dtype=bool))
     without = np.array([one.without[left_out] for one in all_of_them])
     np.testing.assert_allclose(without, whole(stays)[1], rtol=1e-9, atol=1e-12)
+
+
+def test_leaving_out_a_third_is_recalling_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(300, 6, 1, 1.1), normal(200, 6, 2)
+    kept: list[Matrix] = []
+    estimate = distances.share_of_neighbours
+    monkeypatch.setattr(
+        distances,
+        "share_of_neighbours",
+        lambda whole, without, *a, **k: (kept.append(without), estimate(whole, without, *a, **k))[
+            1
+        ],
+    )
+    manifolds(Rows.of(x), Rows.of(y))
+    (without,) = kept
+    thirds = thirds_of(300)
+    assert without.shape == (thirds.shape[1], 3)
+    for division in (0, 5):
+        for third in range(3):
+            others = Rows.of(x[thirds[:, division] != third])
+            assert without[division, third] == manifolds(others, Rows.of(y)).recall.value
 
 
 def test_a_paired_distance_leaves_out_both_images_of_a_pair() -> None:
@@ -196,7 +211,7 @@ def clusters(n: int, seed: int, modes: int = MODES, width: float = 0.3) -> Matri
 
 
 def judged(x: Matrix) -> distances.Manifolds:
-    return manifolds(Rows.of(x), Rows.of(clusters(N, 1)), groups_of(len(x)))
+    return manifolds(Rows.of(x), Rows.of(clusters(N, 1)))
 
 
 def test_the_same_distribution_has_all_of_both() -> None:
@@ -255,4 +270,4 @@ def test_few_and_many_samples_agree_after_extrapolation() -> None:
 
 def test_too_few_images_for_a_neighbourhood_are_refused() -> None:
     with pytest.raises(ValueError, match="k=5: more than 5 samples"):
-        manifolds(Rows.of(normal(5, 2)), Rows.of(normal(50, 2)), groups_of(5))
+        manifolds(Rows.of(normal(5, 2)), Rows.of(normal(50, 2)))
