@@ -180,6 +180,8 @@ def _distances(record: Record) -> Iterator[tuple[str, dict[str, Measured]]]:
     except RunDirectoryError:
         return
     for measurement in kept:  # the newest last
+        if is_of_average(measurement):
+            continue
         if measurement.get("split") == "test" and isinstance(measurement.get("values"), dict):
             found = {
                 name: Measured(*numbers)
@@ -188,6 +190,12 @@ def _distances(record: Record) -> Iterator[tuple[str, dict[str, Measured]]]:
             }
             if "fid_infinity" in found:
                 yield str(measurement.get("features")), found
+
+
+def is_of_average(measurement: Mapping[str, Any]) -> bool:
+    """Return whether a measurement is of an average made after the training, not of the run."""
+    settings = measurement.get("settings")
+    return isinstance(settings, dict) and "ema" in settings
 
 
 def _numbers(estimate: Any) -> tuple[float, float, float] | None:
