@@ -81,8 +81,7 @@ def draw_averages(run: Path, *paths: str | os.PathLike[str]) -> bool:
     shown = [ShownRun(record, 0, "average", "average", charts.CATEGORIES[0][0])]
     drawn = averages_charts(shown)
     if drawn:
-        whole = picture(drawn, shown, "Averages of the weights against their length")
-        charts.save(whole.configure_legend(disable=True), *paths)
+        charts.save(picture(drawn, shown, "Averages of the weights against their length"), *paths)
     return bool(drawn)
 
 

@@ -5,8 +5,8 @@ A power-function average of weights theta(1), theta(2), ... at step t has the pr
     p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),   0 <= tau <= t,
 
 whose integral over [s - 1, s] is the share of theta(s) (Karras et al. 2024, section 3). Its length
-is told by its relative width, the standard deviation of tau divided by t: 0.1 is an average over
-the last tenth of the training or so, whatever the number of steps.
+is told by its relative width, the standard deviation of tau divided by t: at 0.1 the weights in it
+are on average 1/(gamma + 2), a tenth of the training, old, whatever the number of steps.
 """
 
 from __future__ import annotations

@@ -265,6 +265,25 @@ def test_each_width_is_evaluated_and_they_are_a_curve(
         torch.testing.assert_close(weight.detach(), tracked[f"1.model.{name}"])
 
 
+def test_the_samples_of_each_width_are_measured(
+    trained: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = copied(trained, tmp_path)
+    command = ["evaluate", str(run), "data=mnist_mini", "data.train_images=300", "--quality"]
+    command += ["--features", "pixels", "--samples", "40", "--device", "cpu"]
+    assert cli.main([*command, "--ema", "0.05,0.1"]) == DONE
+    found = Run(run).quality
+    assert [record["settings"]["ema"] for record in found] == [0.05, 0.1]
+    assert len({record["settings"]["model"] for record in found}) == 2
+    out = capsys.readouterr().out
+    assert "average of width 0.05" in out and "FID∞" in out.splitlines()[-4]
+    assert (run / "evaluations" / "averages.png").stat().st_size > 1000
+
+
 def test_what_cannot_be_evaluated_is_refused_in_one_line(
     undisturbed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

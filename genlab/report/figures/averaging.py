@@ -40,15 +40,10 @@ def averages(name: str, rows: Sequence[Row], colours: Mapping[str, str], title: 
     ]
     layers = lines(name, x, y, tooltip, colours)
     if any(row["low"] < row["high"] for row in rows):
-        shades = alt.Scale(domain=list(colours), range=list(colours.values()))
         bars = of(name).transform_filter(IS_SHOWN).mark_rule(strokeWidth=3, opacity=0.4, aria=False)
-        layers.insert(
-            0,
-            bars.encode(
-                x=x,
-                y=alt.Y("low:Q", scale=scale),
-                y2="high:Q",
-                color=alt.Color("name:N", scale=shades, title=None),
-            ),
-        )
+        layers.insert(0, bars.encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q"))
+    shades = alt.Scale(domain=list(colours), range=list(colours.values()))
+    legend = alt.Undefined if len(colours) > 1 else None
+    colour = alt.Color("name:N", scale=shades, title=None, legend=legend)
+    layers = [layer.encode(color=colour) for layer in layers]
     return composed(layers, {name: rows}, HEIGHT, emphasis())
