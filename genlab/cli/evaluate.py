@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from genlab.cli import trained
+from genlab.cli import averages, trained
 from genlab.cli.output import say
 from genlab.cli.parsing import add_command, add_group
 from genlab.errors import DONE, ConfigError, RunDirectoryError
@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
         "into RUN/evaluations/. Without other choices they are those of the run's own test, to the "
         "last bit on a like device.",
         "genlab evaluate RUN data=mnist_mini --split val --checkpoint last",
+        "genlab evaluate RUN data=mnist_mini --ema 0.05,0.1,0.2",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     parser.add_argument(
@@ -50,6 +51,7 @@ def add(commands: Any) -> None:
         help="at most so many batches, or all (default: as in the run's own test)",
     )
     trained.add_checkpoint(parser)
+    averages.add_ema(parser)
     trained.add_trust(parser)
     parser.add_argument(
         "--device",
@@ -83,6 +85,7 @@ def evaluate(
     split: Any,
     batches: str | None,
     checkpoint: str,
+    ema: str | None,
     trust: Sequence[str],
     device: str,
     quality: bool,
@@ -95,6 +98,7 @@ def evaluate(
 
     Args:
         overrides: of the data; see `trained.runs_and_data`.
+        ema: relative widths of averages, each of which is evaluated; see `averages.ema_widths`.
         quality: measure samples instead; see `genlab.cli.quality`.
         sampler: of a diffusion model's samples; see `drawing.ways_asked`.
     """
@@ -109,6 +113,7 @@ def evaluate(
             of_data,
             split,
             checkpoint,
+            ema,
             trust,
             device,
             features=features,
@@ -135,24 +140,28 @@ def evaluate(
         spec = read_received(path, trust).spec
         if not of_data:
             raise trained.NoDataError(path)
-        found.append((path, there, spec))
+        widths = averages.ema_widths(path, ema, trust)
+        found += [(path, "last" if ema else there, spec, width) for width in widths]
 
     from genlab.training import console as terminal
     from genlab.training import data_record, evaluation
 
     console = Console(soft_wrap=True, highlight=False)
-    for path, there, spec in found:
+    for path, there, spec, width in found:
         own = evaluation.OfRun.of(path)
         data = trained.data_for(path, spec, of_data, own.data)
         if other := data_record.difference(Run(path), data):
             say(console, f"{path}: {other}")
         limit = own.batches if most is None else most or None
-        record = evaluation.evaluate(path, data, there, split, limit, places[0], trust)
+        record = evaluation.evaluate(path, data, there, split, limit, places[0], trust, width)
         record |= {"run": path.resolve().name, "batches": limit, "data": list(of_data)}
         target = path / "evaluations" / f"{_name(record, is_own=most is None)}.json"
         _write(target, record)
-        say(console, f"{path}, {there}, {record['images']:,} images")
+        weights = there if width is None else f"average of width {width:g}"
+        say(console, f"{path}, {weights}, {record['images']:,} images")
         terminal.show(record, target, split)
+    if ema is not None:
+        averages.show(console, list(dict.fromkeys(path for path, *_ in found)))
     return DONE
 
 
@@ -167,7 +176,7 @@ def _number_of_batches(text: str) -> int:
 
 def _name(record: dict[str, Any], is_own: bool) -> str:
     """Return a name that is the same for the same evaluation, and for no other."""
-    of_it = (
+    of_it: tuple[str, ...] = (
         "weights",
         "split",
         "batches",
@@ -177,8 +186,10 @@ def _name(record: dict[str, Any], is_own: bool) -> str:
         "eval_batch_size",
         "device",
     )
+    of_it += ("ema",) if "ema" in record else ()
     digits = hashlib.sha256(json.dumps([record[k] for k in of_it]).encode()).hexdigest()[:8]
     words = [record["split"], record["checkpoint"], *map(_value, record["data"])]
+    words += [f"ema_{record['ema']:g}"] if "ema" in record else []
     words += [] if is_own else [f"batches_{record['batches'] or 'all'}"]
     return re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(words))[:80].strip(".") + f"-{digits}"
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from genlab.callbacks import quality as drawn
-from genlab.cli import trained
+from genlab.cli import averages, trained
 from genlab.cli.drawing import Draw, Way, devices, drawing, ways_asked
 from genlab.config.build import build
 from genlab.config.check import check, from_yaml, need
@@ -31,6 +31,7 @@ from genlab.runs.text import printable
 from genlab.training import data_record
 from genlab.training.evaluation import OfRun
 from genlab.training.load import read_config
+from genlab.training.power_averages import load_average
 
 #: The columns of the table, and the metric of each.
 _COLUMNS = {
@@ -63,6 +64,7 @@ class _Asked:
     data: ImageData | None
     key: str
     seed: int
+    ema: float | None
 
     def settings(self, way: Way) -> dict[str, Any]:
         """Return all that the images depend on, and what a reader wants to know of them."""
@@ -76,7 +78,7 @@ class _Asked:
             **plain,
             "classes": list(way.classes),
             "checkpoint": self.checkpoint,
-        }
+        } | ({} if self.ema is None else {"ema": self.ema})
 
 
 def evaluate(
@@ -84,6 +86,7 @@ def evaluate(
     of_data: Sequence[str],
     split: SplitName,
     checkpoint: str,
+    ema: str | None,
     trust: Sequence[str],
     device: str,
     features: str | None,
@@ -95,6 +98,7 @@ def evaluate(
 
     Args:
         of_data: overrides that say where the images are; without them the cache must have them.
+        ema: relative widths of averages, each of which is measured; see `averages.ema_widths`.
         choices: of the sampler, as for `drawing.ways_asked`.
     """
     with trained.naming_flags():
@@ -104,7 +108,9 @@ def evaluate(
     nodes = {name: _features(name) for name in ([features] if features else _BY_DEFAULT)}
     console = Console(soft_wrap=True, highlight=False)
     asked = [  # all of them are looked at before the first is measured
-        _asked(path, of_data, checkpoint, trust, seed, choices, console) for path in runs
+        _asked(path, of_data, checkpoint, width, trust, seed, choices, console)
+        for path in runs
+        for width in averages.ema_widths(path, ema, trust)
     ]
     prepared: dict[str, Features] = {}
     references: dict[str, quality.Reference] = {}
@@ -133,12 +139,16 @@ def evaluate(
     for one in asked:
         reference = references[one.key]
         for way in one.ways:
-            label = f"{one.run.path.resolve().name}{f', {way.name}' if way.name else ''}"
+            words = [one.run.path.resolve().name, *([way.name] if way.name else [])]
+            words += [] if one.ema is None else [f"average of width {one.ema:g}"]
+            label = ", ".join(words)
             result = _measured(one, way, reference, samples, places, label)
             found.append((label, result))
     _show(console, found)
     for path in dict.fromkeys(one.run.quality_path for one in asked):
         console.print(f"  {printable(str(path))}", markup=False)
+    if ema is not None:
+        averages.show(console, list(dict.fromkeys(runs)))
     return DONE
 
 
@@ -146,15 +156,18 @@ def _asked(
     path: Path,
     of_data: Sequence[str],
     checkpoint: str,
+    ema: float | None,
     trust: Sequence[str],
     seed: int,
     choices: Mapping[str, Any],
     console: Console,
 ) -> _Asked:
     """Load a model, and look for its images, before any work is done."""
-    checkpoint = trained.checkpoint_of(path, checkpoint)
-    model = trained.load(path, checkpoint, trust)
-    spec: ImageSpec = model.spec  # type: ignore[assignment]
+    checkpoint = "last" if ema is not None else trained.checkpoint_of(path, checkpoint)
+    model: Any = (
+        trained.load(path, checkpoint, trust) if ema is None else load_average(path, ema, trust)
+    )
+    spec: ImageSpec = model.spec
     if not isinstance(model, CanSample):
         raise ConfigError(f"{path}: {type(model).__name__} is a model that draws no images")
     drawn.refuse_real_values(spec)
@@ -162,7 +175,7 @@ def _asked(
     run, own = Run(path), OfRun.of(path)
     data, key = _images(run, spec, of_data, own, console)
     refuse_foreign(path / quality.FOLDER)
-    return _Asked(run, model, checkpoint, ways, data, key, seed)
+    return _Asked(run, model, checkpoint, ways, data, key, seed, ema)
 
 
 def _images(

@@ -26,7 +26,7 @@ from genlab.runs.text import printable
 #: The parts of a run directory that a report reads.
 _READ = (
     *("config.yaml", "spec.json", "status.json", "metrics.jsonl", "result.json", "bound.json"),
-    *("env.json", "train.log", "pictures", "videos"),
+    *("env.json", "train.log", "pictures", "videos", "evaluations"),
 )
 
 MODEL = "model._target_"

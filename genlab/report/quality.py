@@ -219,6 +219,8 @@ def _distances(record: Record) -> Iterator[tuple[str, dict[str, Measured]]]:
     except RunDirectoryError:
         return
     for measurement in kept:  # the newest last
+        if is_of_average(measurement):
+            continue
         values = measurement.get("values")
         if measurement.get("split") == "test" and isinstance(values, dict):
             found = {}
@@ -245,6 +247,12 @@ def _measured(value: Any, low: Any, high: Any) -> Measured | None:
         if not -_LARGEST < number < _LARGEST:
             return None
     return Measured(*map(float, numbers))
+
+
+def is_of_average(measurement: Mapping[str, Any]) -> bool:
+    """Return whether a measurement is of an average made after the training, not of the run."""
+    settings = measurement.get("settings")
+    return isinstance(settings, dict) and "ema" in settings
 
 
 def _mean(found: Sequence[Measured]) -> Measured:

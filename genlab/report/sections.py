@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from genlab.report.averaging import averages_charts
 from genlab.report.bounds import bound_charts
 from genlab.report.collect import swept_keys
 from genlab.report.details import configurations, environments, unfinished
@@ -56,6 +57,12 @@ def samplers(part: Part) -> Mapping[str, Any] | None:
 def quality(part: Part) -> Mapping[str, Any] | None:
     """Return the measured quality of samples and reconstructions."""
     return quality_chart(part.records)
+
+
+def averages(part: Part) -> Mapping[str, Any] | None:
+    """Return what was measured of averages of the weights that were made after the training."""
+    figures = averages_charts(part.runs)
+    return {"figures": figures} if figures else None
 
 
 def bound(part: Part) -> Mapping[str, Any] | None:
@@ -179,6 +186,7 @@ SECTIONS: tuple[Section, ...] = (
     _own("samplers", "Cost and quality of samples", samplers),
     _own("plane", "Rate and distortion", plane),
     _own("quality", "Quality of samples", quality),
+    _own("averages", "Averages of the weights", averages),
     _own("bound", "Where the bound is spent", bound),
     _own("units", "Latent units", units),
     _own("runs", "Runs", runs),

@@ -29,6 +29,7 @@ from genlab.training import console, weights
 from genlab.training.countdown import Countdown
 from genlab.training.environment import git_commit, versions
 from genlab.training.load import load, read_config
+from genlab.training.power_averages import load_average
 from genlab.training.run_config import Precision
 
 #: Keys of `data` with plain values, on which the images of a split and their batches depend.
@@ -91,6 +92,7 @@ def evaluate(
     batches: int | float | None = None,
     device: torch.device | str = "cpu",
     packages: Collection[str] = (),
+    ema: float | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of a run on a split, and return the content of its record.
 
@@ -100,11 +102,14 @@ def evaluate(
     Args:
         data: of the same spec as the images of the run.
         batches: largest number (int) or share (float) of batches; None for all.
+        ema: relative width of the average of the weights that replaces those of the checkpoint,
+            made from the snapshots of the run.
 
     Raises:
         ConfigError: the run's config says something that a run directory may not say, or the split
             has no fixed images.
-        RunDirectoryError: config, spec or checkpoint are missing or unreadable.
+        RunDirectoryError: config, spec, checkpoint or snapshots are missing or unreadable.
+        ValueError: the snapshots do not reach this width.
     """
     own = OfRun.of(run)
     if split == "train" and data.binarisation == "dynamic":
@@ -114,7 +119,7 @@ def evaluate(
         )
     if split == "val" and data.val_images == 0:
         raise ConfigError("--split val: data.val_images=0 sets no images apart; give test or train")
-    model = load(run, checkpoint, packages)
+    model = load(run, checkpoint, packages) if ema is None else load_average(run, ema, packages)
     module = _module(read_config(run).get("model"), packages, model, own.seed)
     module.tested = split
     data.prepare_data()
@@ -158,7 +163,7 @@ def evaluate(
         "eval_batch_size": data.eval_batch_size,
         "versions": versions(),
         "git_commit": git_commit(),
-    }
+    } | ({} if ema is None else {"ema": ema})
 
 
 def _module(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_the_right_output_gives_the_image_back(kind: Parameterization, process: 
     torch.testing.assert_close(back, x0, rtol=0, atol=1e-12)
     torch.testing.assert_close(eps_from_x0(x0, x_t, log_snr), eps, rtol=0, atol=1e-12)
     assert kind.x0_hat(eps.float(), x_t.float(), log_snr).dtype == torch.float32
+
+
+@pytest.mark.parametrize("process", [*PROCESSES, CONTINUOUS])
+def test_an_output_goes_round_all_kinds_and_comes_back(process: Process) -> None:
+    x0, eps, output, t = noisy(process)
+    log_snr = process.log_snr(t)
+    x_t = diffuse(x0, eps, log_snr)
+    v_hat = output
+    for kind, other in itertools.pairwise([V(), Epsilon(), Velocity(), X0(), V()]):
+        x0_hat = kind.x0_hat(output, x_t, log_snr)
+        output = other.target(x0_hat, eps_from_x0(x0_hat, x_t, log_snr), log_snr)
+    # relative to the largest number on the way, x0_hat of a noise or the noise of an x0_hat
+    tolerance = 1e-12 * float(torch.cosh(log_snr / 2).max())
+    torch.testing.assert_close(output, v_hat, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=lambda w: type(w).__name__)

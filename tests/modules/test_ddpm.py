@@ -20,15 +20,30 @@ from trained_runs import load_with_data, train_in
 from genlab.diffusion.beta_tables import LinearBetas
 from genlab.diffusion.gaussian import GaussianData
 from genlab.diffusion.model import DDPM
-from genlab.diffusion.parameterizations import X0, Epsilon, Parameterization, V, eps_from_x0
+from genlab.diffusion.parameterizations import (
+    X0,
+    Epsilon,
+    Parameterization,
+    V,
+    Velocity,
+    eps_from_x0,
+)
 from genlab.diffusion.samplers import DDIM, Ancestral
 from genlab.diffusion.schedule_ends import Between, ZeroTerminalSNR
-from genlab.diffusion.schedules import EDM, Cosine, Linear, LinearLogSNR, NoiseSchedule, Sigmoid
+from genlab.diffusion.schedules import (
+    EDM,
+    Cosine,
+    Linear,
+    LinearLogSNR,
+    NoiseSchedule,
+    RectifiedFlow,
+    Sigmoid,
+)
 from genlab.diffusion.schedules import Learned as LearnedSchedule
 from genlab.diffusion.time_samplers import LowDiscrepancy, TimeSampler, Uniform
 from genlab.diffusion.variances import FixedLarge, FixedSmall, Optimal, ReverseVariance
 from genlab.diffusion.variances import Learned as LearnedVariance
-from genlab.diffusion.weightings import VLB, MinSNR, Simple
+from genlab.diffusion.weightings import VLB, FlowMatching, MinSNR, Simple
 from genlab.errors import TrainingError
 from genlab.metrics.measures import Evaluation
 from genlab.modules.ddpm import DDPMModule
@@ -36,7 +51,7 @@ from genlab.nets.unet import UNet
 from genlab.protocols import CanSample, HasBound, ImageSpec
 from genlab.runs.directory import RunDirectory
 from genlab.runs.run import Run
-from genlab.seeding import Noise
+from genlab.seeding import BatchNoise, Noise
 
 SPEC = ImageSpec(1, 4, 4, classes=("zero", "one", "two"))
 STD = 0.3
@@ -95,6 +110,58 @@ def build(net: nn.Module | None = None, **changes: Any) -> DDPM:
         "test_draws": None,
     }
     return DDPM(**{**defaults, **changes})
+
+
+class Curved(nn.Module):
+    """Some function of image and log-SNR, in the place of a trained network."""
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
+        return torch.tanh(x_t - 0.3 * x_t.roll(1, -1) + log_snr.sigmoid().reshape(-1, 1, 1, 1))
+
+
+def flow_matching(matcher: Any) -> tuple[Tensor, Tensor]:
+    """The loss of a model, and that of the positions and velocities that a matcher gives.
+
+    Args:
+        matcher: called with noise, images and the share of the image in the position.
+    """
+    net = Curved()
+    model = build(
+        net,
+        steps=1000,
+        noise_schedule=RectifiedFlow(),
+        parameterization=Velocity(),
+        weighting=FlowMatching(),
+        time_sampler=Uniform(),
+    )
+    ours = model.loss(X, noise=BatchNoise(len(X), 1))["loss"]
+    noise = BatchNoise(len(X), 1)
+    t = model.process.times(Uniform().sample(noise)[0])
+    eps = noise.normal(*SPEC.shape).double()
+    position, velocity = matcher(eps, 2 * X - 1, 1 - t)
+    # the network sees the position at unit variance, and the velocity goes from noise to image
+    unit = torch.hypot(t, 1 - t).reshape(-1, 1, 1, 1)
+    output = -net(position / unit, 2 * torch.log((1 - t) / t))
+    return ours, X[0].numel() * (output - velocity).square().mean()
+
+
+def test_the_loss_of_flow_matching_is_the_published_formula() -> None:
+    def matcher(noise: Tensor, images: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        share = share.reshape(-1, 1, 1, 1)  # Lipman et al. (2023), eq. 22 and 23 at sigma_min = 0
+        return share * images + (1 - share) * noise, images - noise
+
+    torch.testing.assert_close(*flow_matching(matcher), rtol=1e-10, atol=0)
+
+
+def test_the_loss_of_flow_matching_is_that_of_torchcfm() -> None:
+    torchcfm = pytest.importorskip("torchcfm")
+
+    def matcher(noise: Tensor, images: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        sampled = torchcfm.ConditionalFlowMatcher(sigma=0.0)
+        _, *found = sampled.sample_location_and_conditional_flow(noise, images, share)
+        return found[0], found[1]
+
+    torch.testing.assert_close(*flow_matching(matcher), rtol=1e-6, atol=0)
 
 
 def pixels(n: int, seed: int = 0, std: float = STD) -> Tensor:

@@ -30,7 +30,7 @@ MODELS = {
     "vae": [
         *("model.net.encoder.hidden=[32]", "model.net.decoder.hidden=[32]"),
         *("data.binarisation=dynamic", "data.flip=true", "model.iwae_samples=7"),
-        "trainer.limit_test_batches=3",
+        *("trainer.limit_test_batches=3", "callbacks=[default,averages]"),
     ],
     "ddpm": [
         *("model=ddpm", "model.net.channels=8", "model.net.multipliers=[1,2]"),
@@ -94,6 +94,11 @@ def assert_close(run: Run, reference: Run) -> None:
         )
         for key, value in theirs.items():
             torch.testing.assert_close(ours[key], value, rtol=2e-3, atol=2e-4)
+    kept = [{p.name: p for p in r.checkpoints.glob("averages.*")} for r in (run, reference)]
+    assert kept[0].keys() == kept[1].keys()
+    for name, path in kept[1].items():
+        ours, theirs = load_file(kept[0][name]), load_file(path)
+        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-4)
 
 
 @pytest.fixture(scope="module")
