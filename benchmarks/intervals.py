@@ -1,4 +1,4 @@
-"""How often do 95 % intervals of the quality of samples hold the expected value?
+"""Coverage of the 95 % intervals of the quality of samples, in simulation.
 
     python benchmarks/intervals.py [--draws 400]
 

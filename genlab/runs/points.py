@@ -94,7 +94,7 @@ def announced() -> list[str] | None:
 
 
 class Start(NamedTuple):
-    """How the jobs of a sweep start from other runs of it.
+    """The two keys by which jobs of a sweep start from other runs of it.
 
     Attributes:
         run: the key of a job that takes the directory of its run.
