@@ -22,9 +22,10 @@ from genlab.tensors import device_of, great_circle, parameter_count
 
 #: Number of images of a walk that are drawn at once.
 _WALK_BATCH = 64
-#: A generator has collapsed below this diversity, or above this distance of the shares of the
-#: classes, at which four of ten are missing; from this accuracy on a discriminator is saturated.
-COLLAPSED, ONE_SIDED, SATURATED = 0.5, 0.4, 0.995
+#: A generator has collapsed below this diversity, or where the shares of the classes are further
+#: from those of the data than this part of the distance of samples of one class. From this accuracy
+#: on a discriminator is saturated.
+COLLAPSED, ONE_SIDED, SATURATED = 0.5, 0.75, 0.995
 
 
 @dataclass(frozen=True)
@@ -265,12 +266,16 @@ class GAN(nn.Module):
 
         A collapse is told first, since a discriminator also wins against a collapsed generator. It
         is one where the samples vary too little, or, if a callback has measured `class_distance`,
-        where samples of whole classes are missing, which vary enough by themselves.
+        where most classes are missing: the others can vary enough by themselves. Three of ten
+        classes are a collapse. Shapeless samples of a short training, which a classifier takes for
+        few classes, are none.
         """
         if not math.isfinite(metrics.get("energy_score", 0.0)):
             return "diverged"
         distances = [v for name, v in metrics.items() if name.startswith("class_distance")]
-        if metrics.get("diversity", 1.0) < COLLAPSED or max(distances, default=0.0) > ONE_SIDED:
+        of_one_class = 1 - 1 / len(self.spec.classes) if self.spec.classes else 1.0
+        is_one_sided = max(distances, default=0.0) > ONE_SIDED * of_one_class
+        if metrics.get("diversity", 1.0) < COLLAPSED or is_one_sided:
             return "mode collapse"
         if metrics.get("discriminator_accuracy", 0.0) > SATURATED:
             return "saturated discriminator"

@@ -391,8 +391,9 @@ def test_a_discriminator_that_cannot_tell_is_right_half_of_the_time() -> None:
             "saturated discriminator",
         ),
         ({"energy_score": math.nan, "diversity": math.nan}, "diverged"),
-        ({"diversity": 0.9, "class_distance_classifier_1a2b3c": 0.9}, "mode collapse"),
-        ({"diversity": 0.9, "class_distance_classifier_1a2b3c": 0.1}, ""),
+        # of three classes: one alone is 2/3 from equal shares, two of them 1/3
+        ({"diversity": 0.9, "class_distance_classifier_1a2b3c": 0.66}, "mode collapse"),
+        ({"diversity": 0.9, "class_distance_classifier_1a2b3c": 0.33}, ""),
         ({}, ""),
     ],
 )
