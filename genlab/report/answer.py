@@ -12,6 +12,7 @@ from genlab.report.collect import Record, comparable, swept_keys
 from genlab.report.endings import command_of, reason, short_id, state_text
 from genlab.report.findings import Finding, best
 from genlab.report.groups import apart, columns, groups
+from genlab.report.models import about_models
 from genlab.report.naming import KL_WEIGHT, data_name, run_label, sort_key, sweep_names
 from genlab.report.quality import about_quality
 from genlab.report.samplers import about_samplers, is_of_samplers
@@ -47,7 +48,8 @@ def about(records: Sequence[Record]) -> str:
     the worst, and, where their errors are known, whether they differ. For models of several
     classes: the best of each in bits/dim, then the same for each class. For several sweeps that
     have a setting in common: the sweep with the lowest neg_elbo, then the same for each sweep.
-    Where quality was measured: the settings that it chooses, and the one that the bound chooses.
+    Where quality was measured: the settings that it chooses, and the one that the bound chooses;
+    of several models at the same settings, only this.
     """
     swept = without_seed(swept_keys(records))
     keys = without_seed(columns(records)[0])
@@ -69,7 +71,7 @@ def about(records: Sequence[Record]) -> str:
     if len(findings) == 1:
         sentences = [_describe(findings[0])]
     elif len(by_family) > 1:
-        sentences = _about_families(by_family)
+        sentences = about_models(finished) or _about_families(by_family)
     else:
         sentences = _about_settings(findings, swept)
         sentences += [told] if (told := about_quality(finished)) else []

@@ -8,6 +8,7 @@ from typing import Any
 
 from genlab.report.choices import class_name, data_choice
 from genlab.report.collect import MODEL, Record, one_line
+from genlab.runs.identity import flatten
 from genlab.runs.points import short_names, without_seed
 from genlab.runs.text import printable
 
@@ -82,7 +83,8 @@ def run_label(record: Record, swept: Sequence[str]) -> str:
     """Name a run by what distinguishes it from the others, for instance `kl_weight 30`.
 
     Among models of several classes the class comes first, as in `DDPM, steps 250`, except before
-    the KL weight, which only a VAE has. Keys that a model does not have are left out.
+    the KL weight of the model itself, which only a VAE has. Keys that a model does not have are
+    left out.
     """
     flat = record.flat
     named = short_names(swept)
@@ -90,7 +92,8 @@ def run_label(record: Record, swept: Sequence[str]) -> str:
     names = []
     if MODEL in swept:
         shown = [key for key in shown if flat.get(key) is not None]
-        names = [] if KL_WEIGHT in shown else [record.family]
+        has_weight = KL_WEIGHT in shown and KL_WEIGHT in (flatten(record.config) or record.asked)
+        names = [] if has_weight else [record.family]
     return ", ".join(
         [*names, *(f"{named[key]} {setting_text(key, flat.get(key))}" for key in shown)]
     )

@@ -13,6 +13,7 @@ from genlab.report.collect import swept_keys
 from genlab.report.details import configurations, environments, unfinished
 from genlab.report.diagnostics import diagnostics as diagnostic_charts
 from genlab.report.figures.curves import curves as curves_figure
+from genlab.report.models import models_charts
 from genlab.report.parts import Part
 from genlab.report.plane import plane_chart
 from genlab.report.quality import quality_chart
@@ -48,6 +49,11 @@ def plane(part: Part) -> Mapping[str, Any] | None:
     return None if figure is None else {"figure": figure, "runs": _cards(part)}
 
 
+def models(part: Part) -> Mapping[str, Any] | None:
+    """Return quality and bound of several models over one setting."""
+    return models_charts(part.records)
+
+
 def samplers(part: Part) -> Mapping[str, Any] | None:
     """Return the cost and the distance of samplers."""
     figure = samplers_chart(part.runs)
@@ -55,8 +61,8 @@ def samplers(part: Part) -> Mapping[str, Any] | None:
 
 
 def quality(part: Part) -> Mapping[str, Any] | None:
-    """Return the measured quality of samples and reconstructions."""
-    return quality_chart(part.records)
+    """Return the measured quality of samples and reconstructions, unless `models` shows it."""
+    return None if models(part) is not None else quality_chart(part.records)
 
 
 def averages(part: Part) -> Mapping[str, Any] | None:
@@ -183,6 +189,7 @@ def _own(name: str, title: str, context: Callable[[Part], Mapping[str, Any] | No
 
 #: The sections of a page, in their order: the figure that answers first, then the numbers.
 SECTIONS: tuple[Section, ...] = (
+    _own("models", "Models by setting", models),
     _own("samplers", "Cost and quality of samples", samplers),
     _own("plane", "Rate and distortion", plane),
     _own("quality", "Quality of samples", quality),

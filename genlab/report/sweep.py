@@ -20,6 +20,7 @@ from genlab.report.collect import Record, swept_keys
 from genlab.report.escaping import markdown
 from genlab.report.groups import Group, apart, groups, in_order
 from genlab.report.media import PIXEL_BUDGET
+from genlab.report.models import comparison, draw_models
 from genlab.report.naming import setting_names
 from genlab.report.plane import draw_rate_distortion as draw_plane
 from genlab.report.quality import draw_quality
@@ -50,14 +51,15 @@ def write_sweep(
 ) -> list[Path]:
     """Write report.html, summary.csv, summary.md and pictures, and return what was written.
 
-    `rate_distortion.png` and `.svg` need at least one run with both terms, `quality.png` and `.svg`
-    two settings whose quality was measured, `kl_by_unit.png` and `.svg` a VAE with the KL of its
-    units, `bound_by_log_snr.png` a diffusion model with its curves,
-    `reconstructions.png` one that drew its reconstructions and `samples.png` a diffusion model that
-    drew samples; `by_point.csv` needs a setting with several seeds. Otherwise an older file is left
-    as it is and not returned. Each of several groups that do not compare has pictures of its own,
-    with its number in their names. Videos that at least two runs have are put side by side into
-    `videos/`, if all runs compare. The page has further `sections` after its own.
+    `rate_distortion.png` and `.svg` need at least one run with both terms, `models.png` and `.svg`
+    two models that were measured at the same settings, and else `quality.png` and `.svg` two
+    settings that were measured; `kl_by_unit.png` and `.svg` a VAE with the KL of its units,
+    `bound_by_log_snr.png` a diffusion model with its curves, `reconstructions.png` one that drew
+    its reconstructions and `samples.png` a diffusion model that drew samples; `by_point.csv` needs
+    a setting with several seeds. Otherwise an older file is left as it is and not returned. Each of
+    several groups that do not compare has pictures of its own, with its number in their names.
+    Videos that at least two runs have are put side by side into `videos/`, if all runs compare. The
+    page has further `sections` after its own.
 
     Raises:
         RunDirectoryError: there are no records, or the directory cannot be written.
@@ -108,7 +110,8 @@ def _draw(records: Sequence[Record], directory: Path, suffix: str) -> list[tuple
     """Draw the pictures of comparable runs; return the names of each and what it shows."""
     pages: list[tuple[Sequence[str], str, Callable[..., bool]]] = [
         (("rate_distortion.png", "rate_distortion.svg"), "rate against distortion", draw_plane),
-        (("quality.png", "quality.svg"), "FID of samples and of reconstructions", draw_quality),
+        (("models.png", "models.svg"), "quality and bound of each model", draw_models),
+        (("quality.png", "quality.svg"), "FID of samples and of reconstructions", _quality),
         (("kl_by_unit.png", "kl_by_unit.svg"), "KL of each latent unit", draw_units),
         (["bound_by_log_snr.png"], "where the bounds are spent", draw_bounds),
         (["reconstructions.png"], "reconstructions of every run", _reconstructions_png),
@@ -120,6 +123,11 @@ def _draw(records: Sequence[Record], directory: Path, suffix: str) -> list[tuple
         if draw(records, *(directory / name for name in numbered)):
             drawn.append((numbered, what))
     return drawn
+
+
+def _quality(records: Sequence[Record], *paths: Path) -> bool:
+    """Draw the FID of each setting, unless the picture of several models has it."""
+    return comparison(records) is None and draw_quality(records, *paths)
 
 
 def _reconstructions_png(records: Sequence[Record], path: Path) -> bool:

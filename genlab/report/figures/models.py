@@ -1,0 +1,84 @@
+"""A quantity of several models over a number that was swept in all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from genlab.report.figures.parts import Row, composed, emphasis, of
+
+HEIGHT = 320
+#: Times its lowest positive value that a quantity must span for a logarithmic axis.
+_WIDE = 5
+#: Pixels beside the lowest and the highest setting.
+_PADDING = 14
+
+
+def models(
+    rows: Sequence[Row], table: str, key: str, title: str, colours: Mapping[str, str]
+) -> Any:
+    """Draw a line with intervals for each name in `of`; a ring marks its lowest value.
+
+    The horizontal axis is logarithmic, and linear about 0 where 0 is one of the values.
+
+    Args:
+        rows: `x`, `of`, `value`, `low`, `high`, `is_best`.
+        table: the name of these rows in a picture of several charts.
+        key: the title of the horizontal axis.
+        title: of the vertical axis.
+        colours: of the names in `of`, and of those of the other charts of a picture.
+    """
+    x = alt.X("x:Q", **_across([row["x"] for row in rows]), title=key)
+    y = alt.Y("value:Q", **_upward(rows), title=title)
+    names = alt.Scale(domain=list(colours), range=list(colours.values()))
+    mine = list(dict.fromkeys(row["of"] for row in rows))
+    legend = alt.Legend(orient="top", title=None, symbolType="stroke", values=mine)
+    colour = alt.Color("of:N", scale=names, legend=legend)
+    tooltip = [
+        alt.Tooltip("x:Q", title=key, format="~g"),
+        alt.Tooltip("of:N", title="of"),
+        alt.Tooltip("value:Q", title="mean", format=",.4~r"),
+        alt.Tooltip("low:Q", title="from", format=",.4~r"),
+        alt.Tooltip("high:Q", title="to", format=",.4~r"),
+    ]
+    base = of(table)
+    layers = [
+        base.mark_line(strokeWidth=1.2, aria=False).encode(x=x, y=y, color=colour),
+        base.mark_errorbar(ticks={"size": 8, "opacity": 1}, rule={"size": 1.5}).encode(
+            x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour
+        ),
+        base.mark_point(size=22, aria=False).encode(x=x, y=y, color=colour, tooltip=tooltip),
+        base.transform_filter("datum.is_best")
+        .mark_point(size=200, filled=False, strokeWidth=1.8, aria=False)
+        .encode(x=x, y=y, color=colour, tooltip=tooltip),
+    ]
+    return composed(layers, {table: rows}, HEIGHT, emphasis())
+
+
+def _across(values: Sequence[float]) -> dict[str, Any]:
+    """Return scale and axis of the settings, with a tick at each of them."""
+    ticks = sorted(set(values))
+    positive = [value for value in ticks if value > 0]
+    axis = alt.Axis(values=ticks, format="~g", grid=False, labelOverlap="greedy")
+    if ticks[0] < 0 or len(positive) < 2 or positive[-1] < _WIDE * positive[0]:
+        return {"scale": alt.Scale(zero=False, padding=_PADDING), "axis": axis}
+    if ticks[0] > 0:
+        return {"scale": alt.Scale(type="log", padding=_PADDING), "axis": axis}
+    # 0 is about a decade to the left of the lowest other value
+    constant = positive[0] / 10
+    return {"scale": alt.Scale(type="symlog", constant=constant, padding=_PADDING), "axis": axis}
+
+
+def _upward(rows: Sequence[Row]) -> dict[str, Any]:
+    lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    if lowest <= 0 or highest < _WIDE * lowest:
+        return {"scale": alt.Scale(zero=False), "axis": alt.Axis(format=",~r")}
+    low, high = lowest / 1.25, highest * 1.25
+    steps = (1, 2, 5) if high < 1000 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    ticks = [t for power in powers for step in steps if low <= (t := step * 10.0**power) <= high]
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return {"scale": scale, "axis": alt.Axis(values=ticks, format=",~r")}
