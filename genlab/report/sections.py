@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from genlab.report.bounds import bound_charts
 from genlab.report.collect import swept_keys
+from genlab.report.colours import colours
 from genlab.report.details import configurations, environments, unfinished
 from genlab.report.diagnostics import diagnostics as diagnostic_charts
+from genlab.report.families import TITLES, comparisons, family_tables, front
 from genlab.report.figures.curves import curves as curves_figure
+from genlab.report.figures.families import front as front_figure
 from genlab.report.parts import Part
 from genlab.report.plane import plane_chart
 from genlab.report.quality import quality_chart
@@ -56,6 +59,21 @@ def samplers(part: Part) -> Mapping[str, Any] | None:
 def quality(part: Part) -> Mapping[str, Any] | None:
     """Return the measured quality of samples and reconstructions."""
     return quality_chart(part.records)
+
+
+def claims(part: Part) -> Mapping[str, Any] | None:
+    """Return the classes of models of a page under equal budgets, beside the diffusion model's."""
+    found = comparisons(part.of_page)
+    ours = found[0].diffusion.records if found else ()
+    if not any(record in part.records for record in ours):
+        return None
+    rows = front(found)
+    return {
+        "tables": family_tables(part.of_page),
+        "titles": TITLES,
+        "features": found[0].diffusion.features,
+        "figure": front_figure(rows, _colours([row["class"] for row in rows])) if rows else None,
+    }
 
 
 def bound(part: Part) -> Mapping[str, Any] | None:
@@ -143,6 +161,12 @@ def environment(part: Part) -> Mapping[str, Any] | None:
     return {"commands": commands, "environments": found} if commands or found else None
 
 
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each name."""
+    kinds = list(dict.fromkeys(names))
+    return dict(zip(kinds, colours([{"of": kind} for kind in kinds]), strict=True))
+
+
 def _cards(part: Part) -> list[dict[str, Any]]:
     """Return of each run what a card beside the plane shows: facts and pictures."""
     cards = []
@@ -179,6 +203,7 @@ SECTIONS: tuple[Section, ...] = (
     _own("samplers", "Cost and quality of samples", samplers),
     _own("plane", "Rate and distortion", plane),
     _own("quality", "Quality of samples", quality),
+    _own("claims", "Classes of models under equal budgets", claims),
     _own("bound", "Where the bound is spent", bound),
     _own("units", "Latent units", units),
     _own("runs", "Runs", runs),
