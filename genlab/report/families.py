@@ -195,12 +195,16 @@ def _claims(found: Sequence[Comparison], family: str) -> Iterator[Claim]:
         for arm in one.others
         if arm.family == family
     ]
-    for budget, ours, its in pairs:
-        compared = of_means(ours.quality("kid"), its.quality("kid"))
-        yield from _claim("higher quality", "KID, difference", budget, -1, compared)
-    for budget, ours, its in pairs:
-        compared = of_means(ours.quality("coverage"), its.quality("coverage"))
-        yield from _claim("better coverage", "coverage, difference", budget, 1, compared)
+    qualities: tuple[tuple[str, str, str, Literal[1, -1]], ...] = (
+        ("higher quality", "KID", "kid", -1),
+        ("higher quality", "FID\N{INFINITY}", "fid_infinity", -1),
+        ("better coverage", "coverage", "coverage", 1),
+        ("better coverage", "recall", "recall", 1),
+    )
+    for claim, title, name, expected in qualities:
+        for budget, ours, its in pairs:
+            compared = of_means(ours.quality(name), its.quality(name))
+            yield from _claim(claim, f"{title}, difference", budget, expected, compared)
     for budget, ours, its in pairs:
         shares = [(arm.successes, len(arm.records)) for arm in (ours, its)]
         yield from _claim("more stable", "success, difference", budget, 1, of_shares(*shares))
@@ -380,7 +384,7 @@ def _facts(arm: Arm) -> dict[str, str]:
         "operations": _short(arm.fact("training_flops")),
         "training s": _mean(arm.chosen(lambda r: _number(r.result.get("wall_seconds"))), 0),
         "KID": _mean(arm.quality("kid"), 1),
-        "FID": _mean(arm.quality("fid"), 1),
+        "FID\N{INFINITY}": _mean(arm.quality("fid_infinity"), 1),
         "recall": _mean(arm.quality("recall"), 3),
         "coverage": _mean(arm.quality("coverage"), 3),
         "success": f"{arm.successes}/{len(arm.records)} ({low:.2f} to {high:.2f})",

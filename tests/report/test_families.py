@@ -57,6 +57,7 @@ def write(
     found = {
         "test/kid_classifier_1a2b3c": kid,
         "test/fid_classifier_1a2b3c": kid + 20,
+        "test/fid_infinity_classifier_1a2b3c": kid + 15,
         "test/recall_classifier_1a2b3c": 0.1,
         "test/coverage_classifier_1a2b3c": QUALITY[family][1] * chance.uniform(0.95, 1.05),
         "test/latency": 9.0,
