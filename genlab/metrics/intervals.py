@@ -13,6 +13,7 @@ neighbour, and a covariance of fewer different images is another covariance.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,3 +180,17 @@ def mean(values: Sequence[float] | npt.NDArray[np.float64]) -> Estimate:
     half = _Z * float(x.std(ddof=1)) / math.sqrt(len(x))
     centre = float(x.mean())
     return Estimate(centre, centre - half, centre + half, len(x))
+
+
+def median(values: Sequence[float] | npt.NDArray[np.float64]) -> Estimate:
+    """Return the median of independent values (N,), and an interval of two of the values.
+
+    The interval from the k-th lowest to the k-th highest misses the median of any distribution
+    with probability 2 P(Binomial(N, 1/2) < k); k is the largest for which that is at most 5 %, or 1
+    if there is none (below 6 values).
+    """
+    x = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(x)
+    below = list(itertools.accumulate(math.comb(n, i) / 2**n for i in range(n)))
+    k = max(1, sum(2 * share <= 0.05 for share in below))
+    return Estimate(float(np.median(x)), float(x[k - 1]), float(x[n - k]), n)

@@ -100,6 +100,10 @@ NAMES: tuple[Name, ...] = (
     Name("nearest_train", "", "Distance to the nearest training image", 3, **_MAIN),
     Name("evaluations", "count", "Evaluations of the network a sample", 0, "lower", "evaluations"),
     Name("seconds_per_sample", "s", "Seconds a sample", 3, "lower", "s/sample"),
+    Name("latency", "s", "Time to draw one image", 4, "lower", "latency", **_MAIN),
+    Name("latency_cpu", "s", "CPU time to draw one image", 4, "lower", **_MAIN),
+    Name("samples_per_second", "images/s", "Samples a second", 0, "higher", "samples/s", **_MAIN),
+    Name("sampling_flops", "FLOP", "Operations to draw one image", 0, "lower", **_MAIN),
     Name("active_units", "count", "Active latent units", 1, "", "active units", False, True),
     Name("mutual_information", "nats", "Mutual information of image and latent"),
     Name("aggregate_kl", "nats", "KL of the aggregate posterior", 2, "lower"),
@@ -133,6 +137,8 @@ _ORDER = {name.name: i for i, name in enumerate(NAMES)}
 # the features that a distance is measured in: their name, and a hash of their weights
 _FEATURES = re.compile(r"_([a-z0-9]+_[0-9a-f]{6})$")
 _ENDS = {"_low": "lower end", "_high": "upper end"}
+# a number of sampling steps before a name of the table
+_STEPS = re.compile(r"(?:^|/)steps_(\d{1,6})/")
 # a number of samples, or the middle of a bin, after a name of the table
 _SUFFIX = re.compile(r"(_\d+|_[+-]\d+(\.\d+)?)$")
 
@@ -145,27 +151,28 @@ def describe(metric: str) -> Name:
     """Look up a metric, with or without the prefix of its split: `test/kl`, `kl`.
 
     `nll_iwae_200` and `bound_log_snr_-3` are found without their numbers, `fid_classifier_1a2b3c`
-    without its features, and `fid_low_...` is the lower end of its interval; a metric that is not
-    in the table gets its own name as title.
+    without its features, and `fid_low_...` is the lower end of its interval, as `latency_low` is;
+    `steps_50/kid_...` is that of another number of sampling steps. A metric that is not in the
+    table gets its own name as title.
     """
     plain = metric.rpartition("/")[2]
     found = _BY_NAME.get(_stem(plain))
     if found is None:
         short = plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 3]}..."
         return Name(plain, title=short.replace("_", " "), decimals=3, heading=short)
-    if features := _FEATURES.search(plain):
-        found = _in_features(found, plain.removesuffix(features[0]), features[1])
-    return replace(found, name=plain)
-
-
-def _in_features(found: Name, without: str, features: str) -> Name:
-    """Return a distance with its features in title and heading, or an end of its interval."""
+    features = _FEATURES.search(plain)
+    without = _FEATURES.sub("", plain)
+    title, heading, is_part = found.title, found.heading, found.is_part
     for end, words in _ENDS.items():
         if without == f"{found.name}{end}":
-            title = f"{found.title}, {words} of the interval ({features})"
-            return replace(found, title=title, heading="", is_part=True, is_quality=False)
-    heading = found.heading and f"{found.heading} ({features.partition('_')[0]})"
-    return replace(found, title=f"{found.title} ({features})", heading=heading)
+            title, heading, is_part = f"{title}, {words} of the interval", "", True
+            found = replace(found, is_quality=False)
+    if steps := _STEPS.search(metric):
+        title, heading, is_part = f"{title}, {int(steps[1])} steps", "", True
+    if features:
+        title = f"{title} ({features[1]})"
+        heading = heading and f"{heading} ({features[1].partition('_')[0]})"
+    return replace(found, name=plain, title=title, heading=heading, is_part=is_part)
 
 
 def is_listed(metric: str) -> bool:
@@ -186,11 +193,11 @@ def ordered(metrics: Iterable[str]) -> list[str]:
 def _stem(plain: str) -> str:
     if plain in _BY_NAME:
         return plain
-    if _FEATURES.search(plain):
-        plain = _FEATURES.sub("", plain)
-        ends = (plain.removesuffix(end) for end in _ENDS if plain.endswith(end))
-        return next(ends, plain)
-    return _SUFFIX.sub("", plain)
+    without = _FEATURES.sub("", plain)
+    for end in _ENDS:
+        if without.removesuffix(end) in _BY_NAME:
+            return without.removesuffix(end)
+    return _SUFFIX.sub("", without)
 
 
 def shown(values: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from genlab.metrics import measures
 from genlab.metrics.measures import Evaluation, SplitMetrics
 from genlab.modules import optimization
 from genlab.protocols import CanReconstruct, EvaluatesInTerms, KeepsInputs, ShardsNetworks
-from genlab.seeding import BatchNoise, ImageNoise, fold_in
+from genlab.seeding import BatchNoise, ImageNoise, Noise, fold_in
 from genlab.tensors import nats_to_bits_per_dim, to_unit_interval
 
 Batch = dict[str, Tensor]
@@ -36,8 +36,8 @@ class GenerativeModule(pl.LightningModule):
     another shape, by about 1e-7 of a value.
 
     A model family adds its own metrics in `split_metrics`. A family with several optimizers
-    overrides `configure_optimizers` and `training_step`, with `automatic_optimization = False`; its
-    optimizers together count one step for each batch.
+    overrides `configure_optimizers`, `losses` and `training_step`, with
+    `automatic_optimization = False`; its optimizers together count one step for each batch.
 
     Args:
         model: the model; see `genlab.protocols.Model`.
@@ -53,6 +53,7 @@ class GenerativeModule(pl.LightningModule):
         remedy: what to do, beside lowering the learning rate, if a loss is not finite.
         evaluations: the last evaluation of each split.
         tested: the split that is evaluated in full by a test.
+        cycle: number of optimizer steps after which the work of a step repeats.
         on_term: functions that are called with the rows of every term of an evaluation that was
             computed (`protocols.Terms`), and with None after every batch of a model that evaluates
             all at once.
@@ -78,6 +79,7 @@ class GenerativeModule(pl.LightningModule):
         self.metrics = dict(metrics or {})
         self.evaluations: dict[str, Evaluation] = {}
         self.tested: SplitName = "test"
+        self.cycle = 1
         self.on_term: list[Callable[[Tensor | None], None]] = []
         self.known_terms: Callable[[Batch], Sequence[Tensor]] = _none_known
         self._measured: SplitMetrics
@@ -122,16 +124,29 @@ class GenerativeModule(pl.LightningModule):
         if not optimization.clip_in_bf16(self, gradient_clip_val, gradient_clip_algorithm):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    def losses(
+        self, x: Tensor, labels: Tensor | None, step: int, noise: Noise | None
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Compute the losses of an optimizer step one after another.
+
+        Each is differentiated, and followed by a step of its optimizer, before the next is asked
+        for.
+
+        Yields:
+            The name of a loss, and its terms, of which it is one.
+        """
+        yield "loss", self.model.loss(x, labels, step, noise)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, noise = self.training_input(batch, batch_idx)
         step = self.trainer.global_step
         labels, inputs = batch.get("label"), batch.get("inputs")
+        losses = self.losses(x, labels, step, noise)
         if inputs is not None and isinstance(self.model, KeepsInputs):
-            terms = self.model.loss_of_inputs(inputs, labels, step, noise)
-        else:
-            terms = self.model.loss(x, labels, step, noise)
+            losses = iter([("loss", self.model.loss_of_inputs(inputs, labels, step, noise))])
+        ((name, terms),) = losses
         self.log_terms(terms, step)
-        return terms["loss"]
+        return terms[name]
 
     def training_input(self, batch: Batch, batch_idx: int) -> tuple[Tensor, BatchNoise]:
         """Return the images of a training batch, and its noise."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from genlab.gan.model import GAN
 from genlab.modules import optimization
 from genlab.modules.base import Batch, GenerativeModule
 from genlab.protocols import ShardsNetworks
+from genlab.seeding import Noise
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class GANModule(GenerativeModule):
         self.discriminator_steps = whole("discriminator_steps", discriminator_steps, 1)
         self.lr_ratio = number("discriminator_lr_ratio", discriminator_lr_ratio, above=0)
         every = 1 if model.penalty is None else model.penalty.every
-        self.is_lazy = max(every, discriminator_steps) > 1  # not each step computes each term
+        self.cycle = math.lcm(every, discriminator_steps)
         self._told: set[str] = set()
 
     def configure_model(self) -> None:
@@ -81,26 +83,33 @@ class GANModule(GenerativeModule):
             for optimizer in (generator, discriminator)
         ]
 
+    def losses(
+        self, x: Tensor, labels: Tensor | None, step: int, noise: Noise | None
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        if (step + 1) % self.discriminator_steps == 0:
+            yield "generator_loss", self.model.generator_loss(x, labels, noise)
+        yield "discriminator_loss", self.model.discriminator_loss(x, labels, step, noise)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         x, noise = self.training_input(batch, batch_idx)
         labels, step = batch.get("label"), self.trainer.global_step
         generator, discriminator = self.trainer.optimizers
         terms: dict[str, Tensor] = {}
-        if (step + 1) % self.discriminator_steps == 0:
-            terms |= self.model.generator_loss(x, labels, noise)
-            self._backward(terms["generator_loss"], generator)
-            # not by Lightning's wrapper, which counts steps
-            self.trainer.strategy.optimizer_step(generator, lambda: None)
+        for name, found in self.losses(x, labels, step, noise):
+            if name == "generator_loss":
+                self._backward(found[name], generator)
+                # not by Lightning's wrapper, which counts steps
+                self.trainer.strategy.optimizer_step(generator, lambda: None)
+            else:
+                self._backward(found[name], discriminator)
+                self.optimizers()[1].step()  # type: ignore[index]
             torch.clear_autocast_cache()  # it holds copies of the weights before the step
-        terms |= self.model.discriminator_loss(x, labels, step, noise)
-        self._backward(terms["discriminator_loss"], discriminator)
-        self.optimizers()[1].step()  # type: ignore[index]
-        torch.clear_autocast_cache()
+            terms |= found
         # a schedule does not move before the first step of its optimizer
         for first, schedule in zip((self.discriminator_steps, 1), self._schedules(), strict=False):
             if step + 1 >= first and not isinstance(schedule, ReduceLROnPlateau):
                 schedule.step()
-        if self.is_lazy and self.is_logged(step):  # all parts, those that were not due too
+        if self.cycle > 1 and self.is_logged(step):  # all parts, those that were not due too
             x, noise = self.training_input(batch, batch_idx)
             terms = self.model.loss(x, labels, None, noise)
         losses = [value for name, value in terms.items() if name.endswith("_loss")]

@@ -33,6 +33,7 @@ class Part:
         manifests: of each sweep's directory.
         media: what is embedded in the page.
         pictures, videos: the files of the runs by kind.
+        of_page: the records of all parts of the page.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Part:
     media: Media
     pictures: tuple[Kind, ...]
     videos: tuple[Kind, ...]
+    of_page: tuple[Record, ...] = ()
 
     @cached_property
     def records(self) -> list[Record]:
@@ -119,6 +121,7 @@ def parts(found: Sequence[Group], directory: Path, media: Media) -> list[Part]:
         RunDirectoryError: there are no records.
     """
     made = []
+    everything = tuple(record for group in found for record in group.records)
     for number, group in enumerate(found):
         table = sweep_table(group.records)
         ordered = list(group.records)
@@ -136,6 +139,7 @@ def parts(found: Sequence[Group], directory: Path, media: Media) -> list[Part]:
                 media=media,
                 pictures=tuple(picture_kinds(ordered)),
                 videos=tuple(films),
+                of_page=everything,
             )
         )
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from genlab.report.averaging import averages_charts
 from genlab.report.bounds import bound_charts
 from genlab.report.collect import swept_keys
+from genlab.report.colours import colours
 from genlab.report.details import configurations, environments, unfinished
 from genlab.report.diagnostics import diagnostics as diagnostic_charts
+from genlab.report.families import TITLES, comparisons, family_tables, front
 from genlab.report.figures.curves import curves as curves_figure
+from genlab.report.figures.families import front as front_figure
 from genlab.report.models import models_charts
 from genlab.report.parts import Part
 from genlab.report.plane import plane_chart
@@ -69,6 +72,21 @@ def averages(part: Part) -> Mapping[str, Any] | None:
     """Return what was measured of averages of the weights that were made after the training."""
     figures = averages_charts(part.runs)
     return {"figures": figures} if figures else None
+
+
+def claims(part: Part) -> Mapping[str, Any] | None:
+    """Return the classes of models of a page under equal budgets, beside the diffusion model's."""
+    found = comparisons(part.of_page)
+    ours = found[0].diffusion.records if found else ()
+    if not any(record in part.records for record in ours):
+        return None
+    rows = front(found)
+    return {
+        "tables": family_tables(part.of_page),
+        "titles": TITLES,
+        "features": found[0].diffusion.features,
+        "figure": front_figure(rows, _colours([row["class"] for row in rows])) if rows else None,
+    }
 
 
 def bound(part: Part) -> Mapping[str, Any] | None:
@@ -156,6 +174,12 @@ def environment(part: Part) -> Mapping[str, Any] | None:
     return {"commands": commands, "environments": found} if commands or found else None
 
 
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each name."""
+    kinds = list(dict.fromkeys(names))
+    return dict(zip(kinds, colours([{"of": kind} for kind in kinds]), strict=True))
+
+
 def _cards(part: Part) -> list[dict[str, Any]]:
     """Return of each run what a card beside the plane shows: facts and pictures."""
     cards = []
@@ -194,6 +218,7 @@ SECTIONS: tuple[Section, ...] = (
     _own("plane", "Rate and distortion", plane),
     _own("quality", "Quality of samples", quality),
     _own("averages", "Averages of the weights", averages),
+    _own("claims", "Classes of models under equal budgets", claims),
     _own("bound", "Where the bound is spent", bound),
     _own("units", "Latent units", units),
     _own("runs", "Runs", runs),

@@ -18,6 +18,7 @@ from genlab.report.answer import about
 from genlab.report.bounds import draw_bounds
 from genlab.report.collect import Record, swept_keys
 from genlab.report.escaping import markdown
+from genlab.report.families import TITLES, family_tables
 from genlab.report.groups import Group, apart, groups, in_order
 from genlab.report.media import PIXEL_BUDGET
 from genlab.report.models import comparison, draw_models
@@ -87,6 +88,7 @@ def write_sweep(
             drawn = _draw(group.records, directory, suffix) if number <= _MOST_DRAWN else []
             parts += [f"![{what}]({names[0]})" for names, what in drawn]
             pictured += [name for names, _ in drawn for name in names]
+        parts += _of_families(records)
         if points:
             write_atomically(directory / "by_point.csv", to_csv(points))
         write_atomically(html, report_page(records, directory, sections, as_one))
@@ -99,6 +101,16 @@ def write_sweep(
         ) from error
     others = ["by_point.csv"] if points else []
     return [html, csv, summary, *(directory / name for name in (*others, *pictured)), *films]
+
+
+def _of_families(records: Sequence[Record]) -> list[str]:
+    """Return the tables of classes of models under equal budgets, as Markdown."""
+    tables = family_tables(records)
+    return [
+        text
+        for title, table in zip(TITLES, tables, strict=False)
+        for text in (f"## {title}", table.to_markdown()[:-1])
+    ]
 
 
 def _heading(found: Sequence[Group]) -> str:
@@ -213,6 +225,9 @@ def print_sweep(
             settings_table(points).print(console)
         sentences = [Text(""), Text(printable(about(group.records)))]
         console.print(*sentences, sep="\n", soft_wrap=is_piped)
+    for table in family_tables(records):
+        console.print()
+        table.print(console)
     console.print()
     for path in write_sweep(records, directory, as_one, sections):
         console.print(Text(f"  {printable(str(path))}"), soft_wrap=True)

@@ -33,6 +33,7 @@ from genlab.sweeps.freeze import Composed
 from genlab.sweeps.merging import firsts
 from genlab.sweeps.study import Point, Study, StudyJob
 from genlab.training import planning
+from genlab.training.flops import limited, steps_per_epoch
 
 _LEAST_SHARE = 0.1
 _TIMED_STEPS, _WARM_UP, _TIMED_EVALUATIONS = 30, 5, 2
@@ -96,28 +97,21 @@ _LATER = Pace(
 )
 
 
-def work_of(config: Mapping[str, Any], data: ImageData) -> Work:
-    """Count the work of a job from its config and its data, which are set up."""
-    trainer, batch = config["trainer"], config["data"]["batch_size"]
-    batches = _limited(math.ceil(data.size("train") / batch), trainer.get("limit_train_batches"))
+def work_of(config: Mapping[str, Any], trainer: Mapping[str, Any], data: ImageData) -> Work:
+    """Count the work of a job from its config, the keys of its trainer and its data, set up."""
+    batch = config["data"]["batch_size"]
     accumulated = trainer.get("accumulate_grad_batches") or 1
-    per_epoch = math.ceil(batches / accumulated)
+    per_epoch = steps_per_epoch(data, trainer)
     epochs, most = trainer.get("max_epochs"), trainer.get("max_steps") or -1
     steps = most if epochs in (None, -1) else per_epoch * epochs
     steps = min(steps, most) if most > 0 else steps
     validations = steps // per_epoch // (trainer.get("check_val_every_n_epoch") or 1)
     size = config["data"].get("eval_batch_size") or batch
     of_split = {
-        split: _limited(math.ceil(data.size(split) / size), trainer.get(f"limit_{split}_batches"))
+        split: limited(math.ceil(data.size(split) / size), trainer.get(f"limit_{split}_batches"))
         for split in ("val", "test")
     }
     return Work(steps, steps * batch * accumulated, validations * of_split["val"], of_split["test"])
-
-
-def _limited(batches: int, limit: float | None) -> int:
-    if limit is None:
-        return batches
-    return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
 
 
 def plans(jobs: Sequence[StudyJob], composed: Sequence[Composed]) -> list[planning.Plan]:
@@ -183,9 +177,16 @@ def print_plan(
     for job, config, plan in all_jobs:
         state, done = _state(plan.path) if plan is not None else ("later", 0)
         key = json.dumps({**config["data"], "seed": None}, sort_keys=True)  # for its sizes
-        if key not in data:
-            data[key] = _data_of(config, plan)
-        work = work_of(config, data[key])
+        if plan is None:
+            if key not in data:
+                data[key] = _ready(build(need(config["data"], ImageData, "data"), "data"))
+            work = work_of(config, config["trainer"], data[key])
+        else:
+            if key not in data or plan.run_config.training_flops is not None:
+                found, module = planning.assemble(plan)
+                data.setdefault(key, _ready(found))
+                plan = planning.counted(plan, data[key], module)
+            work = work_of(config, plan.run_config.trainer, data[key])
         of_job = 0.0
         if state != "completed":
             kind = _kind(config)
@@ -228,13 +229,8 @@ def print_plan(
     )
 
 
-def _data_of(config: Config, plan: planning.Plan | None) -> ImageData:
-    """Build the data of a job, and read what its sizes need."""
-    data: ImageData
-    if plan is None:
-        data = build(need(config["data"], ImageData, "data"), "data")
-    else:
-        data, _ = planning.assemble(plan)
+def _ready(data: ImageData) -> ImageData:
+    """Read what the sizes of the data need, and return them."""
     data.prepare_data()
     data.setup("fit")
     data.setup("test")

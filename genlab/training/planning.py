@@ -24,6 +24,7 @@ from genlab.modules.base import GenerativeModule
 from genlab.modules.optimization import takes_total_steps
 from genlab.runs.identity import flatten, identity
 from genlab.training.codec import with_vae
+from genlab.training.flops import StepFlops, step_flops, steps_per_epoch
 from genlab.training.origin import KEYS, origin
 from genlab.training.run_config import RunConfig, build_model
 
@@ -33,11 +34,12 @@ _UNNAMED = ("experiment", "data.data_dir", "runs_dir", "group", "overwrite", "lo
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A run before it starts: its checked config, and its directory."""
+    """A run before it starts: its checked config, its directory, and what its steps cost."""
 
     config: Config
     run_config: RunConfig
     path: Path
+    flops: StepFlops | None = None
 
     @property
     def processes(self) -> int:
@@ -95,6 +97,37 @@ def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:
     if not module.automatic_optimization:
         _refuse_automatic(config["trainer"], type(module).__name__)
     return data, module
+
+
+def counted(planned: Plan, data: ImageData, module: GenerativeModule) -> Plan:
+    """Return the plan with the operations of its steps, and the length that they give a training.
+
+    Args:
+        data: set up.
+        module: as it is before the training.
+
+    Raises:
+        ConfigError: `training_flops` is less than one step, or the operations cannot be counted.
+    """
+    run_config = planned.run_config
+    flops = step_flops(module, data, run_config.trainer) if run_config.trains else None
+    planned = dataclasses.replace(planned, flops=flops)
+    budget = run_config.training_flops
+    if budget is None:
+        return planned
+    if flops is None:
+        raise ConfigError(
+            f"training_flops={budget:g}: the operations of this model cannot be counted; give "
+            "trainer.max_epochs"
+        )
+    steps = flops.steps_within(budget)
+    if steps == 0:
+        raise ConfigError(
+            f"training_flops={budget:g}: the first step of this training takes "
+            f"{flops.period[0]:.3g}; give at least that"
+        )
+    per_epoch = steps_per_epoch(data, run_config.trainer)
+    return dataclasses.replace(planned, run_config=run_config.with_steps(steps, per_epoch))
 
 
 def _refuse_automatic(trainer: Mapping[str, Any], name: str) -> None:

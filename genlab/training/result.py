@@ -18,6 +18,7 @@ from genlab.protocols import Forecast, HasSetting
 from genlab.runs.directory import RunDirectory
 from genlab.tensors import parameter_count
 from genlab.training.environment import git_commit, versions
+from genlab.training.flops import StepFlops
 from genlab.training.interrupts import Stopped
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def result(
     tested: Mapping[str, float],
     seconds: float,
     forecast: Forecast | None,
+    flops: StepFlops | None,
 ) -> dict[str, Any]:
     """Build the content of result.json.
 
@@ -35,6 +37,7 @@ def result(
         tested: the logged metrics of the test; those not under `test/` are left out.
         seconds: spent in training.
         forecast: of the model, if there was one.
+        flops: of the steps of the training, if they are known.
     """
     metrics = {name: float(v) for name, v in tested.items() if name.startswith("test/")}
     # those that callbacks have measured too
@@ -58,6 +61,8 @@ def result(
         "seed": module.seed,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
+        "training_images": images,
+        "training_flops": None if flops is None else flops.total(trainer.global_step),
         "wall_seconds": seconds,
         "images_per_second": images / seconds if seconds else None,
         "parameters": parameter_count(module),

@@ -50,7 +50,7 @@ from genlab.training.interrupts import Stopped
 from genlab.training.kept_inputs import batches, kept_inputs
 from genlab.training.kept_terms import KeptTerms, forget
 from genlab.training.outcome import Outcome
-from genlab.training.planning import Plan, assemble, plan
+from genlab.training.planning import Plan, assemble, counted, plan
 from genlab.training.progress_bar import progress
 from genlab.training.resume import CheckedResume, copy_record, to_continue, to_resume
 from genlab.training.run_config import RunConfig
@@ -123,6 +123,7 @@ def run(cfg: DictConfig) -> Outcome:
     if images and not run_config.overwrite:
         refuse_changed(path, images)
     run_config.check_limits(data.batches())
+    planned = counted(planned, data, module)
 
     if run_config.overwrite and path.exists() and is_first:
         print(f"overwrite: the run that was here is now {set_aside(path)}")
@@ -231,7 +232,7 @@ def _train_in(
         (tested,) = trainer.test(module, datamodule=data, verbose=False)
         if curves := result.curves(module, forecast):
             directory.write_bound(curves)
-        outcome = result.result(module, tested, last.seconds, forecast)
+        outcome = result.result(module, tested, last.seconds, forecast, planned.flops)
         outcome["evaluated"] = evaluated
         loggers.summarise(outcome)
         return outcome
@@ -289,7 +290,8 @@ def _callbacks(directory: RunDirectory, planned: Plan, monitor: str) -> list[pl.
         if node is not None:
             given = {key: value for key, value in known.items() if takes(node, key)}
             found.append(build(node, f"callbacks.{name}", **given))
-    found += [progress(), Throughput(), Heartbeat(directory)]
+    flops = None if planned.flops is None else planned.flops.per_image
+    found += [progress(), Throughput(flops), Heartbeat(directory)]
     found.append(BestCheckpoint(directory.checkpoints, monitor))
     if run_config.early_stopping_epochs is not None:
         found.append(_early_stopping(run_config.early_stopping_epochs, monitor))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 import lightning.pytorch as pl
@@ -97,6 +98,7 @@ class RunConfig:
     matmul_precision: Literal["highest", "high", "medium"]
     ema_decay: float | None
     early_stopping_epochs: int | None
+    training_flops: float | None
     checkpoint_every_n_steps: int | None
     checkpoint_every_n_minutes: float | None
     init_from: str | None
@@ -161,6 +163,7 @@ class RunConfig:
             raise ConfigError(
                 "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps is set"
             )
+        self._check_budget()
         clip = trainer.get("gradient_clip_val")
         if clip is not None and not clip >= 0:
             raise ConfigError(f"trainer.gradient_clip_val={clip}: 0 or more is needed, or null")
@@ -170,6 +173,32 @@ class RunConfig:
                 f"early_stopping_epochs={self.early_stopping_epochs} needs validations: set "
                 "data.val_images and trainer.limit_val_batches above 0"
             )
+
+    def _check_budget(self) -> None:
+        flops, trainer = self.training_flops, self.trainer
+        if flops is None:
+            return
+        if not 0 < flops < math.inf:
+            raise ConfigError(f"training_flops={flops:g}: more than 0 is needed, or null")
+        for key, is_end in (
+            ("max_steps", (trainer.get("max_steps") or -1) > 0),
+            ("max_epochs", not self.trains),
+        ):
+            if is_end:
+                raise ConfigError(
+                    f"training_flops={flops:g}: trainer.{key}={trainer[key]} sets the length of "
+                    "the training too; give one of them"
+                )
+
+    def with_steps(self, steps: int, per_epoch: int) -> RunConfig:
+        """Return the run with a training of so many optimizer steps.
+
+        Args:
+            per_epoch: number of steps of an epoch.
+        """
+        epochs = math.ceil(steps / per_epoch)
+        trainer = {**self.trainer, "max_steps": steps, "max_epochs": epochs}
+        return replace(self, trainer=trainer, training_flops=None)
 
     def check_limits(self, batches: Mapping[str, int]) -> None:
         """Refuse a share of the batches of a split that is less than one batch.

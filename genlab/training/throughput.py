@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 import time
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from genlab.callbacks.base import generative
 from genlab.training.hardware import peak_flops
-
-log = logging.getLogger(__name__)
 
 
 class Throughput(pl.Callback):
@@ -22,17 +16,15 @@ class Throughput(pl.Callback):
 
     The model FLOPs utilisation is the rate times the floating-point operations of a forward and
     backward pass, over the peak of the device (Chowdhery et al. 2022, appendix B).
+
+    Args:
+        flops_per_image: the operations of a training step per image; None if they are not known.
     """
 
-    def __init__(self) -> None:
-        self._flops_per_image: float | None = None
+    def __init__(self, flops_per_image: float | None = None) -> None:
+        self._flops_per_image = flops_per_image
         self._peak: float | None = None
         self._started, self._images, self._step = 0.0, 0, 0
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # counted on full networks, before they are sharded over devices
-        if stage == "fit" and self._flops_per_image is None:
-            self._flops_per_image = flops_per_image(pl_module.model)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._peak = peak_flops(pl_module.device, str(trainer.precision))
@@ -59,19 +51,3 @@ class Throughput(pl.Callback):
         if self._flops_per_image and self._peak:
             row["train/mfu"] = rate * self._flops_per_image / (self._peak * trainer.world_size)
         generative(pl_module).log_float64(row)
-
-
-def flops_per_image(model: Any) -> float | None:
-    """Count the operations of a forward and backward pass per image, without data.
-
-    Returns None if they cannot be counted.
-    """
-    twin = copy.deepcopy(model).to("meta")
-    x = torch.rand(2, *model.spec.shape, device="meta")
-    try:
-        with FlopCounterMode(display=False) as counter:
-            twin.loss(x, None, 0, None)["loss"].backward()
-    except (RuntimeError, NotImplementedError) as error:
-        log.info("floating-point operations could not be counted (%s): no mfu", error)
-        return None
-    return counter.get_total_flops() / len(x)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from genlab.metrics import distances
-from genlab.metrics.intervals import GROUPS, Estimate, LeaveOneOut, groups_of, mean, share
+from genlab.metrics.intervals import (
+    GROUPS,
+    Estimate,
+    LeaveOneOut,
+    groups_of,
+    mean,
+    median,
+    share,
+)
 from genlab.metrics.rows import Rows
 
 
@@ -98,3 +106,16 @@ def test_95_percent_of_the_other_intervals_hold_the_expected_value() -> None:
         held = np.mean([e.low <= expected <= e.high for e in estimates])
         assert held >= 0.93, name
         assert held <= 0.975 or name in ("recall", "coverage"), name
+
+
+def test_the_interval_of_a_median_holds_for_any_distribution() -> None:
+    random = np.random.default_rng(3)
+    for n, ranks in ((6, (0, 5)), (9, (1, 7)), (20, (5, 14))):
+        x = random.exponential(size=n)
+        found = median(x)
+        assert (found.low, found.high) == tuple(np.sort(x)[list(ranks)])
+        assert found.value == np.median(x)
+        draws = random.exponential(size=(4000, n))
+        known = [median(row) for row in draws]
+        covered = np.mean([one.low <= np.log(2) <= one.high for one in known])
+        assert covered > 0.945
