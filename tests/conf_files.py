@@ -10,16 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 from genlab.config.compose import directory
 
 CONF = directory()
-#: The config of a VAE with 2 latents, as an override.
-SMALL_VAE = (
-    "{_partial_:true,_target_:genlab.vae.model.VAE,latent_dim:2,kl_weight:1,"
+#: A codec with an untrained VAE, whose latents are a map of 1 x 7 x 7 on digits.
+_CODEC = [
+    "model.codec.run=null",
+    "model.codec.vae={_partial_:true,_target_:genlab.vae.model.VAE,latent_dim:49,kl_weight:1,"
     "likelihood:{_target_:genlab.vae.likelihoods.DiscretizedLogisticLikelihood},"
     "prior:{_target_:genlab.vae.priors.StandardNormal,_partial_:true},"
     "kl_schedule:{_target_:genlab.vae.kl_schedules.Constant},"
-    "net:{encoder:{_target_:genlab.nets.vae.MLPEncoder,_partial_:true},"
-    "decoder:{_target_:genlab.nets.vae.MLPDecoder,_partial_:true}}}"
-)
-_VECTORS = ["model/net=denoiser_mlp"]
+    "net:{encoder:{_target_:genlab.nets.vae.MapEncoder,_partial_:true,channels:[8,8]},"
+    "decoder:{_target_:genlab.nets.vae.MapDecoder,_partial_:true,channels:[8,8]}}}",
+]
 #: What a file cannot do without: images, or a likelihood of the convention's error.
 PARTNERS = {
     "data/array": [f"data.source.path={Path(__file__).parent / 'data' / 'images.npz'}"],
@@ -35,13 +35,14 @@ PARTNERS = {
     ],
     "data/gaussian": ["model/likelihood=gaussian"],
     "experiment/ddpm/cifar10": ["trainer.accelerator=cpu"],
+    "experiment/ddpm/latent_mnist_mini": _CODEC,
     "experiment/gan/cifar10": ["trainer.accelerator=cpu"],
     "model/kl_convention/half_sum_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/mean_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/sum_squared_error": ["model/likelihood=gaussian"],
     "model/net/conv_4x": ["model.latent_dim=196"],
     "model/net/conv_8x": ["model.latent_dim=64"],
-    "model/codec/vae": ["model.codec.run=a_run", f"model.codec.vae={SMALL_VAE}", *_VECTORS],
+    "model/codec/vae": _CODEC,
     "model/noise_schedule/learned": [
         "model/weighting=vlb",
         "model.steps=null",

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from conf_files import PARTNERS
+
 import genlab
 from genlab.config.check import resolve
 from genlab.config.compose import compose
@@ -27,6 +29,7 @@ MODELS = [
     ["model=ddpm", "model/noise_schedule=cosine", "model/reverse_variance=learned"],
     ["model=ddpm", "model/noise_schedule=linear_betas", "model/time_sampler=importance"],
     ["model=ddpm", "model/noise_schedule=sigmoid", "model/sampler=heun", "model/weighting=p2"],
+    ["model=ddpm", "model/codec=vae", *PARTNERS["model/codec/vae"]],
     ["model=gan", "model/augmentation=differentiable"],
     ["model=gan", "model/adversarial_loss=wasserstein", "model/penalty=one_centred"],
 ]
