@@ -156,6 +156,7 @@ def test_the_data_may_be_gone_if_the_cache_has_their_features(
 
 REFUSALS = {
     "few": (["--samples", "10"], "--samples=10: give a whole number of at least 40"),
+    "notation": (["--samples", "1e3"], "^error: --samples 1e3: give a whole number, in digits"),
     "features": (["--features", "pixel"], "--features pixel: there are no such features; did you"),
     "inception": (["--features", "inception"], "torch_fidelity is not installed: pip install"),
     "sampler": (["--sampler", "ddim"], "--sampler: .* is a VAE, which has no such choice"),
