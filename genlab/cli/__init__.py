@@ -60,15 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add(commands)
     try:
         refuse_typed(given)
+        options, rest = parser.parse_known_args(given)
+        # argparse does not parse KEY=VALUE after an option, although users may put it there.
+        if not hasattr(options, "overrides") or any(text.startswith("-") for text in rest):
+            parser.parse_args(given)
+        else:
+            options.overrides += rest
     except ConfigError as error:
         print_error(str(error))
         return error.exit_code
-    options, rest = parser.parse_known_args(given)
-    # argparse does not parse KEY=VALUE after an option, although users may put it there.
-    if not hasattr(options, "overrides") or any(text.startswith("-") for text in rest):
-        parser.parse_args(given)
-    else:
-        options.overrides += rest
     named = vars(options)
     if _may_name_packages_here(named, given):
         import_from_here()

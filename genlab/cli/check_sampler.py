@@ -19,7 +19,7 @@ from genlab.cli.choices import (
     without,
 )
 from genlab.cli.output import say
-from genlab.cli.parsing import add_command
+from genlab.cli.parsing import add_command, number
 from genlab.cli.trained import naming_flags
 from genlab.errors import DONE, at_key
 
@@ -88,7 +88,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--mean",
-        type=float,
+        type=number("--mean"),
         default=0.5,
         metavar="M",
         help="mean of the data (default: %(default)s)",

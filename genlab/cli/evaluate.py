@@ -13,7 +13,7 @@ from rich.console import Console
 
 from genlab.cli import averages, trained
 from genlab.cli.output import say
-from genlab.cli.parsing import add_command, add_group
+from genlab.cli.parsing import add_command, add_group, whole_number
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.runs.files import refuse_foreign, write_atomically
 from genlab.runs.run import Run
@@ -72,8 +72,12 @@ def add(commands: Any) -> None:
         help="a file of conf/features, or a YAML file of your own (classifier if the data have "
         "labels, else pixels)",
     )
-    of_quality.add_argument("--samples", type=int, metavar="N", help="number of samples (10000)")
-    of_quality.add_argument("--seed", type=int, metavar="N", help="seed of the samples (0)")
+    of_quality.add_argument(
+        "--samples", type=whole_number("--samples"), metavar="N", help="number of samples (10000)"
+    )
+    of_quality.add_argument(
+        "--seed", type=whole_number("--seed"), metavar="N", help="seed of the samples (0)"
+    )
     trained.add_classes(of_quality)
     trained.add_sampler(of_quality)
     parser.set_defaults(command=evaluate)

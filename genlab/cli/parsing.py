@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Callable
 from typing import Any
+
+from genlab.errors import ConfigError
 
 #: Letters of a line of help.
 _WIDTH = 78
@@ -37,6 +40,33 @@ def add_group(
 ) -> argparse._ArgumentGroup:
     """Add a group of options with a heading and a description to a parser of `add_command`."""
     return parser.add_argument_group(title, _filled(description, 2))
+
+
+def whole_number(option: str) -> Callable[[str], int]:
+    """Return the `type` of an option whose value is a whole number.
+
+    Its error is not one that argparse would answer with its usage.
+    """
+
+    def parse(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigError(f"{option} {text}: give a whole number, in digits alone") from None
+
+    return parse
+
+
+def number(option: str) -> Callable[[str], float]:
+    """Return the `type` of an option whose value is a number."""
+
+    def parse(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"{option} {text}: give a number") from None
+
+    return parse
 
 
 def _filled(text: str, indent: int = 0) -> str:

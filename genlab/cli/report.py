@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genlab.cli.parsing import add_command
+from genlab.cli.parsing import add_command, number
 from genlab.errors import DONE, ConfigError
 from genlab.training.terminal import import_from_here
 
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--watch",
-        type=float,
+        type=number("--watch"),
         nargs="?",
         const=10.0,
         metavar="SECONDS",

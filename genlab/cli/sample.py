@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from genlab.cli import trained
-from genlab.cli.parsing import add_command, add_group
+from genlab.cli.parsing import add_command, add_group, whole_number
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links, sha256
 from genlab.runs.text import printable
@@ -44,12 +44,16 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument(
-        "--n", type=int, default=64, metavar="N", help="number of images (default: %(default)s)"
+        "--n",
+        type=whole_number("--n"),
+        default=64,
+        metavar="N",
+        help="number of images (default: %(default)s)",
     )
     trained.add_arguments(parser)
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=whole_number("--batch-size"),
         default=64,
         metavar="N",
         help="images drawn at once (default: %(default)s)",

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from genlab.cli.parsing import number, whole_number
 from genlab.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --seed, --checkpoint and --trust."""
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)"
+        "--seed",
+        type=whole_number("--seed"),
+        default=0,
+        metavar="N",
+        help="seed of the noise (default: %(default)s)",
     )
     add_checkpoint(parser)
     add_trust(parser)
@@ -78,13 +83,13 @@ def add_sampler(parser: Any) -> None:
     )
     parser.add_argument(
         "--eta",
-        type=float,
+        type=number("--eta"),
         metavar="X",
         help="noise of ddim: 0 is none, 1 that of ancestral sampling",
     )
     parser.add_argument(
         "--guidance",
-        type=float,
+        type=number("--guidance"),
         metavar="X",
         help="strength of classifier-free guidance; 1 is none",
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from genlab.cli import trained
 from genlab.cli.output import say
-from genlab.cli.parsing import add_command
+from genlab.cli.parsing import add_command, number, whole_number
 from genlab.data.progress import progress
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links
@@ -57,18 +57,21 @@ def add(commands: Any) -> None:
         "data=NAME, those that need images)",
     )
     parser.add_argument(
-        "--n", type=int, metavar="N", help="panels of each run (default: 9; 3 of a trajectory)"
+        "--n",
+        type=whole_number("--n"),
+        metavar="N",
+        help="panels of each run (default: 9; 3 of a trajectory)",
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=number("--seconds"),
         default=6.0,
         metavar="S",
         help="length in seconds (default: %(default)g)",
     )
     parser.add_argument(
         "--fps",
-        type=float,
+        type=number("--fps"),
         default=20.0,
         metavar="N",
         help="frames a second (default: %(default)g)",

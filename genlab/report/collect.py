@@ -124,8 +124,11 @@ class Record:
 
     @property
     def is_diverged(self) -> bool:
-        """Return whether its result is that of a training that diverged."""
-        return self.state == "completed" and self.result.get("verdict") == "diverged"
+        """Return whether its training diverged: it says so, or none of its numbers is finite."""
+        metrics = self.result.get("metrics")
+        names = metrics if isinstance(metrics, Mapping) else {}
+        is_lost = bool(names) and all(self.metric(name) is None for name in names)
+        return self.state == "completed" and (self.result.get("verdict") == "diverged" or is_lost)
 
     @property
     def family(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from genlab.report.answer import about
 from genlab.report.collect import Record, manifest_of, swept_keys
+from genlab.report.endings import is_lacking
 from genlab.report.groups import Group
 from genlab.report.media import Kind, Media, picture_kinds, video_kinds
 from genlab.report.naming import data_names, sweep_names
@@ -76,7 +77,7 @@ class Part:
     @property
     def done(self) -> int:
         """The number of runs with a result."""
-        return sum(record.state == "completed" for record in self.records)
+        return sum(not is_lacking(record) for record in self.records)
 
     @cached_property
     def settings(self) -> dict[str, tuple[str, list[int]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genlab.metrics.names import describe
-from genlab.report.differences import MOST_SEEDS, Difference, differences
+from genlab.report.differences import MOST_SEEDS, MOST_SETTINGS, Difference, differences
 from genlab.report.findings import Finding
 from genlab.report.naming import number_text
 
@@ -23,6 +23,11 @@ def about_seeds(findings: Sequence[Finding], metric: str) -> list[str]:
         return []
     sign = 1 if name.better == "lower" else -1
     values = [finding.by_seed(metric) for finding in findings]
+    if len(values) > MOST_SETTINGS and any(len(seeds) > 1 for seeds in values):
+        return [
+            f"No two of these {len(values)} settings are compared over their seeds, which is done "
+            f"for {MOST_SETTINGS} at most: give the report the runs of fewer."
+        ]
     best = min(range(len(findings)), key=lambda i: sign * (findings[i].metric(metric) or 0.0))
     pairs = [pair for pair in differences(values) if best in (pair.first, pair.second)]
     if not pairs:

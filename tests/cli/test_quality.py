@@ -91,7 +91,7 @@ def test_a_killed_measurement_goes_on_with_the_same_numbers(
     assert evaluate(whole, DATA, *FAST) == DONE
     write, done = quality.Chunks.fill, []
 
-    def killed(self: quality.Chunks, rows: Any) -> None:
+    def killed(self: quality.Chunks, rows: Any, advance: Any) -> None:
         def some(ranges: Any) -> Any:
             for matrix in rows(ranges):
                 done.append(1)
@@ -99,7 +99,7 @@ def test_a_killed_measurement_goes_on_with_the_same_numbers(
                 if len(done) == 2:
                     raise KeyboardInterrupt
 
-        write(self, some)
+        write(self, some, advance)
 
     with monkeypatch.context() as patch:
         patch.setattr(quality.Chunks, "fill", killed)
@@ -109,6 +109,15 @@ def test_a_killed_measurement_goes_on_with_the_same_numbers(
     assert evaluate(runs["vae"], DATA, *FAST) == DONE
     (mine,), (other,) = records(runs["vae"]), records(whole)
     assert mine == other
+
+
+@pytest.mark.slow
+def test_two_devices_measure_the_same_bits_as_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    one = Path(shutil.copytree(runs["ddpm"], tmp_path / "one"))
+    assert evaluate(one, DATA, *FAST) == DONE
+    arguments = ["evaluate", str(runs["ddpm"]), DATA, "--quality", *FAST, "--device", "cpu,cpu"]
+    assert cli.main(arguments) == DONE
+    assert (runs["ddpm"] / "quality.json").read_bytes() == (one / "quality.json").read_bytes()
 
 
 @pytest.mark.slow
@@ -147,6 +156,7 @@ def test_the_data_may_be_gone_if_the_cache_has_their_features(
 
 REFUSALS = {
     "few": (["--samples", "10"], "--samples=10: give a whole number of at least 40"),
+    "notation": (["--samples", "1e3"], "^error: --samples 1e3: give a whole number, in digits"),
     "features": (["--features", "pixel"], "--features pixel: there are no such features; did you"),
     "inception": (["--features", "inception"], "torch_fidelity is not installed: pip install"),
     "sampler": (["--sampler", "ddim"], "--sampler: .* is a VAE, which has no such choice"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from compared_runs import vae, write
 from scipy import stats
 
-from genlab.report.differences import differences, holm
+from genlab.report import answer, collect
+from genlab.report.differences import MOST_SETTINGS, differences, holm
 from genlab.report.intervals import mean_interval, t_probability, t_quantile
 
 
@@ -81,6 +84,15 @@ def test_the_seeds_that_are_missing_settle_it_in_80_of_100_sweeps() -> None:
     assert 0.76 <= settled <= 0.9
     fewer = np.mean(stats.ttest_1samp(draws[:, : total - 2], 0.0, axis=1).pvalue <= 0.05)
     assert fewer < settled
+
+
+def test_more_settings_than_are_compared_are_said(tmp_path: Path) -> None:
+    for weight in range(MOST_SETTINGS + 1):
+        for seed in (0, 1):
+            config = vae(**{"model.kl_weight": float(weight), "seed": seed})
+            write(tmp_path / f"run-{weight}-{seed}", config, 100.0 + weight + seed, "completed")
+    told = answer(collect(tmp_path))
+    assert "No two of these 51 settings are compared over their seeds" in told
 
 
 def test_a_difference_of_nothing_is_never_settled() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from genlab.report import answer, collect, print_sweep, sweep_table
 from genlab.report.endings import command_text, endings
+from genlab.report.page import report_page
 from genlab.runs.manifest import Job, Manifest
 
 COMMAND = ("/somewhere/train.py", "-m", "model.kl_weight=0,1,2,3,4", "overwrite=true")
@@ -55,6 +56,20 @@ def test_every_run_without_a_usable_result_is_named_with_its_reason(troubled: Pa
     states = [cells[-1] for cells in table.cells()]
     assert states == ["completed", "failed", "preempted", "diverged", "missing"]
     assert table.notes()[1:] == lines
+
+
+def test_a_result_without_a_finite_number_is_no_result(tmp_path: Path) -> None:
+    for weight, neg_elbo in enumerate((100.0, 90.0, 80.0)):
+        write(tmp_path / f"run-{weight}", troubled_config(weight), neg_elbo, "completed")
+    path = tmp_path / "run-1" / "result.json"
+    result = json.loads(path.read_text())
+    result["metrics"] = dict.fromkeys(result["metrics"], None)
+    path.write_text(json.dumps(result))
+    records = collect(tmp_path)
+    assert endings(records)[0].startswith("kl_weight 1 (diverged): ")
+    assert "Without a result, and so left out: 1 diverged." in answer(records)
+    page = report_page(records, tmp_path)
+    assert "2 runs with a result" in page
 
 
 def test_the_answer_leaves_out_what_diverged(troubled: Path) -> None:
