@@ -22,6 +22,7 @@ COPIES = {
     "kl_weights.webp": ("vae-kl_weight", "videos/interpolation.webp"),
     "bound_by_log_snr.png": ("ddpm-noise_schedule", "bound_by_log_snr.png"),
     "plane.png": ("rate_distortion", "rate_distortion.png"),
+    "latent_kl_weight.png": ("which_kl_weight", "models.png"),
 }
 #: Samples by the group below runs/ of their run, and how they are drawn.
 SAMPLES = {
