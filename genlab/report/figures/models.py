@@ -13,8 +13,8 @@ from genlab.report.figures.parts import Row, composed, emphasis, of
 HEIGHT = 320
 #: Times its lowest positive value that a quantity must span for a logarithmic axis.
 _WIDE = 5
-#: Pixels beside the lowest and the highest setting.
-_PADDING = 14
+#: 1e-6 in the place of 0.000001.
+_SHORT = "format(datum.value, datum.value != 0 && abs(datum.value) < 0.001 ? '~e' : '~g')"
 
 
 def models(
@@ -61,15 +61,21 @@ def models(
 def _across(values: Sequence[float]) -> dict[str, Any]:
     """Return scale and axis of the settings, with a tick at each of them."""
     ticks = sorted(set(values))
+    axis = alt.Axis(values=ticks, labelExpr=_SHORT, grid=False, labelOverlap="greedy")
     positive = [value for value in ticks if value > 0]
-    axis = alt.Axis(values=ticks, format="~g", grid=False, labelOverlap="greedy")
-    if ticks[0] < 0 or len(positive) < 2 or positive[-1] < _WIDE * positive[0]:
-        return {"scale": alt.Scale(zero=False, padding=_PADDING), "axis": axis}
-    if ticks[0] > 0:
-        return {"scale": alt.Scale(type="log", padding=_PADDING), "axis": axis}
+    low, high = ticks[0], ticks[-1]
+    scale: dict[str, Any] = {"nice": False, "zero": False}
+    if low < 0 or len(positive) < 2 or high < _WIDE * positive[0]:
+        room = 0.03 * (high - low)
+        return {"scale": alt.Scale(domain=[low - room, high + room], **scale), "axis": axis}
+    if low > 0:
+        domain = [low / 1.5, high * 1.5]
+        return {"scale": alt.Scale(type="log", domain=domain, nice=False), "axis": axis}
     # 0 is about a decade to the left of the lowest other value
     constant = positive[0] / 10
-    return {"scale": alt.Scale(type="symlog", constant=constant, padding=_PADDING), "axis": axis}
+    domain = [-constant / 2, high * 1.5]
+    scale = {"type": "symlog", "constant": constant, "nice": False}
+    return {"scale": alt.Scale(domain=domain, **scale), "axis": axis}
 
 
 def _upward(rows: Sequence[Row]) -> dict[str, Any]:
