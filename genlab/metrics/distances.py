@@ -246,8 +246,8 @@ def manifolds(x: Rows, y: Rows, k: int = NEIGHBOUR) -> Manifolds:
     radii_of_real = [_neighbours(place, block, y, k)[0][:, -1] for place, block in y.blocks()]
     real, thirds = np.concatenate(radii_of_real), thirds_of(len(x))
     marks = numpy_generator(0, "marks").random(len(x))
-    inside, held = np.zeros(len(x), dtype=np.int64), np.zeros(len(y), dtype=np.int64)
-    marked = np.zeros(len(y))
+    inside, (held, near) = np.zeros(len(x), dtype=np.int64), np.zeros((2, len(y)), dtype=np.int64)
+    marks_held, marks_near = np.zeros((2, len(y)))
     reached = np.zeros((len(y), 3 * thirds.shape[1] + 1), dtype=np.bool_)
     for place, block in x.blocks():
         radii = _radii_without(place, block, x, thirds, k)
@@ -258,20 +258,22 @@ def manifolds(x: Rows, y: Rows, k: int = NEIGHBOUR) -> Manifolds:
                 rows, columns = _where(squared <= real[other])
                 inside[place][part] += np.bincount(rows, minlength=len(a))
                 held[other] += np.bincount(columns, minlength=len(b))
-                marked[other] += np.bincount(columns, marks[place][part][rows], len(b))
-                mine, open_ = radii[part], ~found.all(1)
+                marks_held[other] += np.bincount(columns, marks[place][part][rows], len(b))
+                mine, open_ = radii[part], ~found.all(1) | (near[other] < 2)
                 rows, columns = _where((squared <= mine.max(1)[:, None]) & open_)
-                near = squared[rows, columns]
+                values = squared[rows, columns]
                 for kind in range(found.shape[1]):
-                    found[columns[near <= mine[rows, kind]], kind] = True
-    shares = reached.mean(0)
+                    found[columns[values <= mine[rows, kind]], kind] = True
+                is_near = values <= mine[rows, -1]
+                rows, columns = rows[is_near], columns[is_near]
+                near[other] += np.bincount(columns, minlength=len(b))
+                marks_near[other] += np.bincount(columns, marks[place][part][rows], len(b))
+    without = reached[:, :-1].mean(0).reshape(-1, 3)
     return Manifolds(
         precision=share(inside > 0),
-        recall=share_of_neighbours(
-            float(shares[-1]), shares[:-1].reshape(-1, 3), len(x), images=len(y)
-        ),
+        recall=share_of_neighbours(without, near, marks_near, len(x)),
         density=mean(inside / k),
-        coverage=share_of_balls(held, marked, len(x)),
+        coverage=share_of_balls(held, marks_held, len(x)),
     )
 
 

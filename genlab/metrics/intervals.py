@@ -111,7 +111,10 @@ def share(hits: npt.NDArray[np.bool_]) -> Estimate:
 
 
 def share_of_neighbours(
-    whole: float, without: npt.NDArray[np.float64], samples: int, images: int
+    without: npt.NDArray[np.float64],
+    held: npt.NDArray[np.int64],
+    marks: npt.NDArray[np.float64],
+    samples: int,
 ) -> Estimate:
     """Return a share of images that is told by the nearest neighbours among samples.
 
@@ -120,14 +123,18 @@ def share_of_neighbours(
     of samples; thirds are close.
 
     Args:
-        whole: of all samples.
-        without: of all but one third, (D, 3).
-        images: number of images that it is a share of.
+        without: shares of all but one third, (D, 3).
+        held: number of samples that reach each image, (M,).
+        marks: sum of random numbers of these samples: where a few samples reach many images alone,
+            the variance is known less well.
     """
     spread = without - without.mean(1, keepdims=True)
     variance = 2 / 3 * float((spread**2).sum(1).mean())
-    t = student(2 * len(without))
-    return Estimate(whole, *_wilson(whole, _effective(whole, variance, images), t), samples)
+    p = float((held > 0).mean())
+    _, alone = np.unique(marks[held == 1], return_counts=True)
+    inverse = 1 / (2 * len(without)) + 1 / _freedom(alone.astype(np.float64) ** 2)
+    n = _effective(p, variance, len(held))
+    return Estimate(p, *_wilson(p, n, student(1 / inverse)), samples)
 
 
 #: Of a ball with 1, 2 and 3 samples; 1, -1, 1, ... (Good and Toulmin 1956) varies too much, and
@@ -140,26 +147,40 @@ def share_of_balls(
 ) -> Estimate:
     """Return the share of balls that hold a sample; they may overlap, so hits depend on each other.
 
-    With A, B and C samples in the one ball alone, in the other alone and in both, the covariance of
-    being empty is E[1{A = B = 0} (1{C = 0} - (-1)^C)] if counts are Poisson, so that pairs of balls
-    with the same samples give an unbiased variance. What a fixed number of samples takes off is
-    the square of the number of balls with one sample over the number of samples.
-
     Args:
         held: number of samples in each ball, (M,).
         marks: sum of random numbers of these samples, the same for balls with the same samples.
     """
-    balls, few = len(held), (held > 0) & (held < len(_SIGNS))
+    variance, freedom = variance_of_empty(held, marks, samples)
+    p = float((held > 0).mean())
+    n = _effective(p, variance, len(held))
+    return Estimate(p, *_wilson(p, n, student(freedom)), samples)
+
+
+def variance_of_empty(
+    held: npt.NDArray[np.int64], marks: npt.NDArray[np.float64], samples: int
+) -> tuple[float, float]:
+    """Estimate the variance of the share of balls that are empty, and its degrees of freedom.
+
+    With A, B and C samples in the one ball alone, in the other alone and in both, the covariance of
+    being empty is E[1{A = B = 0} (1{C = 0} - (-1)^C)] if counts are Poisson, so that pairs of balls
+    with the same samples give an unbiased variance. What a fixed number of samples takes off is
+    the square of the number of balls with one sample over the number of samples. It is never below
+    a third of what leaving out single samples gives. The arguments are those of `share_of_balls`.
+    """
+    few = (held > 0) & (held < len(_SIGNS))
     _, first, alike = np.unique(marks[few], return_index=True, return_counts=True)
     sizes, squares = held[few][first], alike.astype(np.float64) ** 2
     parts = _SIGNS[sizes] * squares
     ones = float(alike[sizes == 1].sum()) ** 2 / samples
     least = (float(squares[sizes == 1].sum()) - ones) / 3
-    variance = max(float(parts.sum()) - ones, least) / balls**2
-    freedom = 2 * float(parts.sum()) ** 2 / max(float((parts**2).sum()), 1e-9)
-    p = float((held > 0).mean())
-    n = _effective(p, variance, balls)
-    return Estimate(p, *_wilson(p, n, student(freedom)), samples)
+    variance = max(float(parts.sum()) - ones, least) / len(held) ** 2
+    return variance, _freedom(parts)
+
+
+def _freedom(parts: npt.NDArray[np.float64]) -> float:
+    """Return the degrees of freedom of a sum of parts, each there or not (Satterthwaite 1946)."""
+    return max(1.0, 2 * float(parts.sum()) ** 2 / max(float((parts**2).sum()), 1e-9))
 
 
 def _effective(share: float, variance: float, otherwise: int) -> float:

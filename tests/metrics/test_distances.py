@@ -162,9 +162,7 @@ def test_leaving_out_a_third_is_recalling_by_the_others(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         distances,
         "share_of_neighbours",
-        lambda whole, without, *a, **k: (kept.append(without), estimate(whole, without, *a, **k))[
-            1
-        ],
+        lambda without, *others: (kept.append(without), estimate(without, *others))[1],
     )
     manifolds(Rows.of(x), Rows.of(y))
     (without,) = kept
