@@ -127,10 +127,9 @@ def _about(lines: Sequence[Line], key: str) -> str:
         also = f"; not told apart from {', '.join(ties)}" if ties else ""
         whose = f"{line.of} of the {line.family}" if not parts else f"its {line.of}"
         verb = "is lowest" if line.of == BOUND else "are best"
-        parts.append(
-            f"{whose} {verb} at {key} {setting_text(key, best)} "
-            f"({told}, 95 % {' to '.join(ends)}{also})"
-        )
+        interval = f", 95 % {' to '.join(ends)}" if ends[0] != ends[1] else ""
+        at = f"{key} {setting_text(key, best)}"
+        parts.append(f"{whose} {verb} at {at} ({told}{interval}{also})")
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -142,7 +141,6 @@ def models_charts(records: Sequence[Record]) -> dict[str, Any] | None:
         return None
     return {
         "figures": _figures(found, _shades(found)),
-        "sentences": about_models(records),
         "features": found.features,
         "key": found.key,
     }
