@@ -100,8 +100,8 @@ def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Count the trained and the frozen parameters of a module."""
-    return sum(p.numel() for p in module.parameters())
+    """Count the parameters of a module that are trained, not those of frozen networks in it."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def mean_of_all_rows(rows: Tensor) -> Tensor:

@@ -63,6 +63,11 @@ def _own_copy(run: Run) -> Config:
 
 
 def _received(run: Run, data: Mapping[str, Any]) -> Config:
+    if data.get("binarisation") == "dynamic":
+        raise ConfigError(
+            "the latents of an image are computed once, and data.binarisation=dynamic changes it "
+            "in every epoch; give static"
+        )
     if not run.path.is_dir():
         raise ConfigError("there is no such folder; give the run directory of a trained VAE")
     if not run.is_completed:
@@ -74,11 +79,6 @@ def _received(run: Run, data: Mapping[str, Any]) -> Config:
         raise ConfigError(
             f"this run was trained on other images ({_told(theirs)}) than those of this one "
             f"({_told(data)}); give the same data, data.val_images and data.train_images"
-        )
-    if data.get("binarisation") == "dynamic":
-        raise ConfigError(
-            "the latents of an image are computed once, and data.binarisation=dynamic changes it "
-            "in every epoch; give static"
         )
     return _partial(node)
 

@@ -19,14 +19,16 @@ from genlab.data.download import exclusive
 from genlab.data.progress import progress
 from genlab.errors import DataError, is_full
 from genlab.protocols import KeepsInputs
-from genlab.tensors import device_of, to_unit_interval
+from genlab.tensors import to_unit_interval
 
 _BATCH = 256
 
 Inputs = npt.NDArray[np.float32]
 
 
-def kept_inputs(model: Any, data: ImageData, known: str) -> Inputs | None:
+def kept_inputs(
+    model: Any, data: ImageData, known: str, device: str | torch.device = "cpu"
+) -> Inputs | None:
     """Return the model's inputs of all training images, (1, N, ...), memory-mapped.
 
     With `data.flip` they are (2, N, ...): second those of the mirrored images. One process computes
@@ -34,6 +36,7 @@ def kept_inputs(model: Any, data: ImageData, known: str) -> Inputs | None:
 
     Args:
         known: text that tells these images and these networks from all others.
+        device: where they are computed; the model returns to the CPU.
 
     Returns:
         None if the model keeps none.
@@ -48,7 +51,7 @@ def kept_inputs(model: Any, data: ImageData, known: str) -> Inputs | None:
     try:
         with exclusive(path.parent):
             if not path.exists():
-                _compute(model, data, path)
+                _compute(model, data, path, torch.device(device))
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         full = isinstance(error, OSError) and is_full(error)
@@ -66,8 +69,9 @@ def batches(inputs: Inputs) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _compute(model: KeepsInputs, data: ImageData, path: Path) -> None:
-    device, size = device_of(model), data.size("train")  # type: ignore[arg-type]
+def _compute(model: Any, data: ImageData, path: Path, device: torch.device) -> None:
+    model.to(device)
+    size = data.size("train")
     mirrored = (False, True) if data.flip else (False,)
     temporary = path.with_suffix(".tmp")  # of a process that was killed, or of none: it is locked
     kept: np.memmap[Any, np.dtype[np.float32]] | None = None
@@ -89,6 +93,7 @@ def _compute(model: KeepsInputs, data: ImageData, path: Path) -> None:
                 kept[row, places] = found
                 advance(len(places))
     assert kept is not None
+    model.to("cpu")
     kept.flush()
     del kept
     temporary.replace(path)

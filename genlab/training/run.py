@@ -251,7 +251,7 @@ def _install_codec(
     """
     model, config = module.model, planned.config
     has_copy = resumed is not None or planned.run_config.init_from is not None
-    if codec.source_of(config) is None:
+    if codec.source_of(config) is None or not planned.run_config.trains:
         return
     if resumed is not None:
         weights.load_into(module, resumed.path)
@@ -259,7 +259,8 @@ def _install_codec(
     elif not has_copy:
         codec.load_vae(model, config, images)
     known = f"{data_key(config['data'], images.get('files'))} {weights_digest(model.codec.vae)}"
-    inputs = kept_inputs(model, data, known)
+    on_gpu = planned.run_config.trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
+    inputs = kept_inputs(model, data, known, "cuda" if on_gpu else "cpu")
     if inputs is None:
         return
     if not has_copy:

@@ -202,6 +202,8 @@ def test_a_run_that_is_no_trained_vae_of_these_images_is_refused(vae: Run, tmp_p
     assert "val_images 60" in refused(vae.path, "data.val_images=60")
     assert "train_images 299" in refused(vae.path, "data.train_images=299")
     assert "binarisation static" in refused(vae.path, "data.binarisation=static")
+    told = refused(vae.path, "data.binarisation=dynamic")
+    assert "data.binarisation=dynamic changes it in every epoch; give static" in told
     asked = [*DDPM, "runs_dir=runs"]
     with pytest.raises(ConfigError, match=r"no value for model\.codec\.run"):
         planning.plan(compose(asked), asked)
@@ -260,3 +262,5 @@ def test_the_config_of_a_run_holds_that_of_its_vae(vae: Run, tmp_path: Path) -> 
     content = torch.load(done.checkpoints / "last.ckpt", weights_only=True)
     assert any(name.startswith("model.codec.vae.") for name in content["state_dict"])
     assert all(name.startswith("model.net.") for name in content["raw_weights"])
+    trained = sum(weight.numel() for weight in content["raw_weights"].values())
+    assert (done.result or {})["parameters"] == trained
