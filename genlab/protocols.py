@@ -340,11 +340,16 @@ class HasSampler(HasTrajectory, Protocol):
         """
         ...
 
-    def check_request(self, classes: Sequence[int], guidance: float) -> None:
+    def check_request(
+        self,
+        classes: Sequence[int],
+        guidance: float,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> None:
         """Refuse classes or guidance that the model does not support.
 
         Raises:
-            ValueError: with a message that names `class` or `guidance`.
+            ValueError: with a message that names `class`, `guidance` or `guidance_interval`.
         """
         ...
 
@@ -357,6 +362,7 @@ class HasSampler(HasTrajectory, Protocol):
         sampler: Any = None,
         classes: Sequence[int] | None = None,
         guidance: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Draw images as in `CanSample`, of the classes in turn; None for the model's defaults."""

@@ -128,15 +128,19 @@ def ways_of(
     samplers: Sequence[tuple[str, Config]],
     classes: str | None,
     guidance: float | None,
+    interval: Sequence[float] | None = None,
 ) -> list[Way]:
     """Combine the samplers with the classes and the guidance; None is the model's guidance.
+
+    Args:
+        interval: log-SNRs between which there is guidance; None is the model's interval.
 
     Raises:
         ConfigError, ValueError: a sampler, classes or a guidance that does not fit the model.
     """
     guidance = model.guidance if guidance is None else guidance
     numbers = classes_of(model, classes)
-    model.check_request(numbers, guidance)
+    model.check_request(numbers, guidance, interval)
     ways = []
     for name, node in samplers:
         checked = check(node, _KEY)
@@ -145,6 +149,9 @@ def ways_of(
         settings = {key: value for key, value in checked.items() if key != "_target_"}
         settings |= {"sampler": type(sampler).__name__, "steps": steps, "guidance": guidance}
         arguments = {"sampler": sampler, "classes": numbers, "guidance": guidance}
+        if interval is not None:
+            arguments["guidance_interval"] = interval
+            settings["guidance_interval"] = ",".join(f"{end:g}" for end in interval)
         words = f"{name}, {steps} step{'' if steps == 1 else 's'}"
         ways.append(Way(words, f"{name.lower()}-{steps}", steps, numbers, arguments, settings))
     return ways
@@ -161,6 +168,7 @@ def ways_asked(
     eta: float | None = None,
     classes: str | None = None,
     guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> list[Way]:
     """Return the ways to sample a model of a run that the options of a command ask for.
 
@@ -172,9 +180,9 @@ def ways_asked(
             read_received(run, trust).model["sampler"], sampler, steps, grid, eta
         )
         with trained.naming_flags("model.sampler", run):
-            return ways_of(model, nodes, classes, guidance)
+            return ways_of(model, nodes, classes, guidance, guidance_interval)
     options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "eta": eta}
-    options["guidance"] = guidance
+    options |= {"guidance": guidance, "guidance-interval": guidance_interval}
     if isinstance(model, CanSampleClasses):
         refuse_options(run, model, options)
         return [way_of(model, classes)]

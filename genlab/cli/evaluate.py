@@ -128,7 +128,7 @@ def evaluate(
     of_samples = {"features": features, "samples": samples, "seed": seed, **sampler}
     for name, value in of_samples.items():
         if value is not None:
-            option = {"classes": "class"}.get(name, name)
+            option = {"classes": "class"}.get(name, name.replace("_", "-"))
             raise ConfigError(f"--{option}: this is about samples; add --quality")
 
     from genlab.cli.drawing import devices

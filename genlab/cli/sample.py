@@ -97,6 +97,7 @@ def sample(
     eta: float | None,
     classes: str | None,
     guidance: float | None,
+    guidance_interval: Sequence[float] | None,
 ) -> int:
     """Draw images of a run's model in one or several ways, and write them into a new folder."""
     import numpy as np
@@ -133,11 +134,14 @@ def sample(
         eta=eta,
         classes=classes,
         guidance=guidance,
+        guidance_interval=guidance_interval,
     )
 
     first = ways[0].settings
     asked = [] if classes is None else [f"class {classes}"]
     asked += [f"guidance {first['guidance']:g}"] if first.get("guidance", 1) != 1 else []
+    if "guidance_interval" in first:
+        asked += [f"guidance interval {first['guidance_interval']}"]
     asked += [f"seed {seed}"]
     label = model.label() if isinstance(model, HasSetting) else ""
     facts: dict[str, Any] = {

@@ -93,6 +93,22 @@ def add_sampler(parser: Any) -> None:
         metavar="X",
         help="strength of classifier-free guidance; 1 is none",
     )
+    parser.add_argument(
+        "--guidance-interval",
+        type=_interval,
+        metavar="LOW,HIGH",
+        help="log-SNRs between which there is guidance, such as --guidance-interval=-3,5",
+    )
+
+
+def _interval(text: str) -> tuple[float, ...]:
+    """Parse two log-SNRs; the model says what is right for them."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--guidance-interval {text}: give two log-SNRs, such as --guidance-interval=-3,5"
+        ) from None
 
 
 def checkpoint_of(run: Path, asked: str) -> str:
@@ -228,7 +244,9 @@ def naming_flags(key: str = "", run: Path | None = None) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ConfigError(f"{start}--{error}") from error
+        name, equals, rest = str(error).partition("=")
+        option = name.replace("_", "-") if name.isidentifier() else name
+        raise ConfigError(f"{start}--{option}{equals}{rest}") from error
     except ConfigError as error:
         message = str(error)
         raise ConfigError(start + (message.replace(f"{key}.", "--") if key else message)) from error

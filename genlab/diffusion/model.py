@@ -355,15 +355,22 @@ class DDPM(nn.Module):
         _, parts = self._bound_terms(x, None, draws, or_default(noise, x))
         return -(parts["reconstruction"] + parts["kl"])
 
-    def denoiser(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
+    def denoiser(
+        self,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> Denoise:
         """Return `denoise(x_t, t)` for samplers, conditional on the classes (B,) if given."""
         if labels is None or not self.conditional:
             return self.predict
-        return guided(self.predict, labels, guidance, self._is_guided)
+        asked = guidance_interval is not None
+        low, high = _interval(guidance_interval) if asked else self.guidance_interval
 
-    def _is_guided(self, t: Tensor) -> bool:
-        low, high = self.guidance_interval
-        return low <= float(self.process.log_snr(t[:1])) <= high
+        def is_guided(t: Tensor) -> bool:
+            return low <= float(self.process.log_snr(t[:1])) <= high
+
+        return guided(self.predict, labels, guidance, is_guided)
 
     def sample(
         self,
@@ -374,6 +381,7 @@ class DDPM(nn.Module):
         sampler: Sampler | None = None,
         classes: Sequence[int] | None = None,
         guidance: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         on_step: OnStep | None = None,
         project: Project | None = None,
         noise: Noise | None = None,
@@ -387,6 +395,8 @@ class DDPM(nn.Module):
             classes: assigned to the images in turn; None for all classes of the data. Only for a
                 conditional model.
             guidance: scale of classifier-free guidance; 1 is none, None that of the model.
+            guidance_interval: the lowest and the highest log-SNR at which there is guidance; None
+                for those of the model.
             on_step: called at every step, with x_t and x0_hat decoded to images.
             project: changes x_s before the next step. `inpaint(known, mask, noise)` keeps a part of
                 x_0, given `known` of the codec, in [-1, 1] for pixels, and noise of another seed.
@@ -398,7 +408,7 @@ class DDPM(nn.Module):
         if classes is None:
             classes = range(len(self.spec.classes)) if self.conditional else ()
         guidance = self.guidance if guidance is None else guidance
-        self.check_request(classes, guidance)
+        self.check_request(classes, guidance, guidance_interval)
         device = device_of(self)
         indices = range(first, first + n)
         labels = None
@@ -410,7 +420,7 @@ class DDPM(nn.Module):
         # has less overhead than no_grad: 2 % of the forward pass of a small network
         with torch.inference_mode():
             x0 = (self.sampler if sampler is None else self._fitting(sampler))(
-                self.denoiser(labels, guidance),
+                self.denoiser(labels, guidance, guidance_interval),
                 draws.normal(*shape),
                 self.process,
                 lambda: draws.normal(*shape),
@@ -430,12 +440,18 @@ class DDPM(nn.Module):
         decode = self.codec.decode
         return lambda i, t, x_t, x0_hat: on_step(i, t, decode(x_t), decode(x0_hat))
 
-    def check_request(self, classes: Sequence[int], guidance: float) -> None:
+    def check_request(
+        self,
+        classes: Sequence[int],
+        guidance: float,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> None:
         """Refuse classes or guidance that the model does not support.
 
         Raises:
-            ValueError: with a message that names `class` or `guidance`.
+            ValueError: with a message that names `class`, `guidance` or `guidance_interval`.
         """
+        _interval(guidance_interval)
         known = len(self.spec.classes)
         if classes and not self.conditional:
             raise ValueError(

@@ -155,6 +155,11 @@ def test_what_changes_the_images(conditional: Path, tmp_path: Path) -> None:
         ]
     ):
         assert difference(plain, sample(tmp_path / str(i), conditional, *changed)) > 1, changed
+    strong = ["--class", 3, "--guidance", 5]
+    nowhere = sample(tmp_path / "no", conditional, *strong, "--guidance-interval=90,91")
+    assert difference(plain, nowhere) <= 1
+    everywhere = sample(tmp_path / "yes", conditional, *strong, "--guidance-interval=-90,90")
+    assert difference(everywhere, sample(tmp_path / "all", conditional, *strong)) <= 1
     both = sample(tmp_path / "both", conditional, "--class", "3,4")
     assert difference(both[0], plain[0]) <= 1
     other = sample(tmp_path / "other", conditional, "--class", 4)
@@ -306,6 +311,13 @@ def test_a_class_is_its_name_before_it_is_its_number() -> None:
         ("unconditional", ["--class", "3"], ["--class 3", "model.conditional=true"]),
         ("unconditional", ["--guidance", "2"], ["--guidance=2", "model.conditional=true"]),
         ("conditional", ["--guidance", "-1"], ["guidance=-1", "at least 0"]),
+        (
+            "conditional",
+            ["--guidance-interval=5,-3"],
+            ["--guidance-interval=[5.0, -3.0]", "the lower one first"],
+        ),
+        ("conditional", ["--guidance-interval", "low"], ["--guidance-interval low", "=-3,5"]),
+        ("vae", ["--guidance-interval=-3,5"], ["--guidance-interval", "VAE", "leave"]),
         ("unconditional", ["--steps", "21"], ["--steps=21", "model.steps=20", "at most 20"]),
         ("unconditional", ["--steps", "few"], ["--steps few", "whole numbers"]),
         ("unconditional", ["--sampler", "dimm"], ["--sampler dimm", "did you mean ddim?"]),
