@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from genlab.report.claims import (
     Claim,
+    Verdict,
     best_rates,
     judged,
     of_means,
@@ -272,12 +273,11 @@ def _features(records: Sequence[Record]) -> str:
     return max(counts, key=lambda name: (counts[name], name)) if counts else ""
 
 
-def family_tables(records: Sequence[Record]) -> list[Table]:
+def family_tables(found: Sequence[Comparison]) -> list[Table]:
     """Return the tables of the classes under their budgets, of the verdicts, and of the front.
 
     Empty where no class is compared with a diffusion model.
     """
-    found = comparisons(records)
     if not found:
         return []
     places = [
@@ -353,6 +353,24 @@ def _place(
     known = mean_interval(kids)
     ends = {"kid": known.mean, "low": known.low, "high": known.high}
     return {"class": family, "steps": steps, "seconds": statistics.fmean(times), **ends}
+
+
+def about_families(found: Sequence[Comparison]) -> str:
+    """State the verdicts against each other class in a sentence; empty where there are none."""
+    sentences = []
+    for family, against in claims(found).items():
+        parts = []
+        for verdict in get_args(Verdict):
+            told: dict[str, list[str]] = {}
+            for claim in against:
+                if claim.verdict == verdict:
+                    measure = claim.measure.partition(",")[0]
+                    where = f" at {claim.budget}" if claim.budget else ""
+                    told.setdefault(claim.claim, []).append(f"{measure}{where}")
+            named = [f"{claim} ({', '.join(measures)})" for claim, measures in told.items()]
+            parts += [f"{verdict}: {', '.join(named)}"] if named else []
+        sentences.append(f"{found[0].diffusion.family} against {family}, {'; '.join(parts)}.")
+    return " ".join(sentences)
 
 
 #: Of the tables of `family_tables`.

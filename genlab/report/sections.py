@@ -13,7 +13,7 @@ from genlab.report.collect import swept_keys
 from genlab.report.colours import colours
 from genlab.report.details import configurations, environments, unfinished
 from genlab.report.diagnostics import diagnostics as diagnostic_charts
-from genlab.report.families import TITLES, comparisons, family_tables, front
+from genlab.report.families import TITLES, about_families, comparisons, family_tables, front
 from genlab.report.figures.curves import curves as curves_figure
 from genlab.report.figures.families import front as front_figure
 from genlab.report.models import models_charts
@@ -82,7 +82,8 @@ def claims(part: Part) -> Mapping[str, Any] | None:
         return None
     rows = front(found)
     return {
-        "tables": family_tables(part.of_page),
+        "sentence": about_families(found),
+        "tables": family_tables(found),
         "titles": TITLES,
         "features": found[0].diffusion.features,
         "figure": front_figure(rows, _colours([row["class"] for row in rows])) if rows else None,

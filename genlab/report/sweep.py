@@ -18,7 +18,7 @@ from genlab.report.answer import about
 from genlab.report.bounds import draw_bounds
 from genlab.report.collect import Record, swept_keys
 from genlab.report.escaping import markdown
-from genlab.report.families import TITLES, family_tables
+from genlab.report.families import TITLES, about_families, comparisons, family_tables
 from genlab.report.groups import Group, apart, groups, in_order
 from genlab.report.media import PIXEL_BUDGET
 from genlab.report.models import comparison, draw_models
@@ -105,12 +105,10 @@ def write_sweep(
 
 def _of_families(records: Sequence[Record]) -> list[str]:
     """Return the tables of classes of models under equal budgets, as Markdown."""
-    tables = family_tables(records)
-    return [
-        text
-        for title, table in zip(TITLES, tables, strict=False)
-        for text in (f"## {title}", table.to_markdown()[:-1])
-    ]
+    found = comparisons(records)
+    tables = zip(TITLES, family_tables(found), strict=False)
+    parts = [text for title, table in tables for text in (f"## {title}", table.to_markdown()[:-1])]
+    return [*parts, markdown(about_families(found))] if parts else []
 
 
 def _heading(found: Sequence[Group]) -> str:
@@ -225,9 +223,12 @@ def print_sweep(
             settings_table(points).print(console)
         sentences = [Text(""), Text(printable(about(group.records)))]
         console.print(*sentences, sep="\n", soft_wrap=is_piped)
-    for table in family_tables(records):
+    families = comparisons(records)
+    for table in family_tables(families):
         console.print()
         table.print(console)
+    if verdicts := about_families(families):
+        console.print(Text(f"\n{printable(verdicts)}"), soft_wrap=is_piped)
     console.print()
     for path in write_sweep(records, directory, as_one, sections):
         console.print(Text(f"  {printable(str(path))}"), soft_wrap=True)

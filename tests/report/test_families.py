@@ -15,7 +15,7 @@ from rich.console import Console
 
 from genlab.report.claims import Claim
 from genlab.report.collect import Record, collect
-from genlab.report.families import claims, comparisons, family_tables, front
+from genlab.report.families import about_families, claims, comparisons, family_tables, front
 from genlab.report.page import report_page
 from genlab.report.sweep import print_sweep
 
@@ -152,9 +152,19 @@ def test_runs_that_fail_count_against_stability_and_not_for_quality(tmp_path: Pa
     assert gan["higher quality", "KID", "equal images"].verdict == "supported"
 
 
+def test_the_sentence_names_every_verdict_once(records: list[Record]) -> None:
+    found = comparisons(records)
+    sentence = about_families(found)
+    for family, against in claims(found).items():
+        (own,) = (part for part in sentence.split(". ") if f"DDPM against {family}," in part)
+        for verdict in ("supported", "contradicted", "undecided"):
+            assert (f"{verdict}: " in own) == any(one.verdict == verdict for one in against)
+    assert "slower inference (latency of one image, images a second)" in sentence
+
+
 def test_one_seed_is_no_comparison(tmp_path: Path) -> None:
     assert comparisons(collect(study(tmp_path / "claims", seeds=1))) == []
-    assert family_tables(collect(tmp_path)) == []
+    assert family_tables([]) == []
 
 
 def test_the_front_has_each_number_of_steps_and_the_other_classes(records: list[Record]) -> None:
@@ -189,6 +199,7 @@ def test_numbers_of_a_stranger_are_left_out(tmp_path: Path, value: Any) -> None:
         result |= {"training_flops": value, "training_images": value, "wall_seconds": value}
         path.write_text(json.dumps(result))
     records = collect(root)
-    family_tables(records)
-    front(comparisons(records))
+    found = comparisons(records)
+    family_tables(found)
+    front(found)
     assert report_page(records, tmp_path)
