@@ -37,6 +37,15 @@ PARTNERS = {
     "experiment/ddpm/cifar10": ["trainer.accelerator=cpu"],
     "experiment/ddpm/latent_mnist_mini": _CODEC,
     "experiment/gan/cifar10": ["trainer.accelerator=cpu"],
+    **{
+        f"experiment_on/{family}/{experiment}/cifar10": [
+            *(f"model={family}", f"experiment={family}/{experiment}", "data=cifar10"),
+        ]
+        for family, experiment in (
+            *(("vae", "claims"), ("vae", "claims_flops"), ("gan", "claims")),
+            *(("gan", "claims_flops"), ("ddpm", "claims"), ("ddpm", "claims_front")),
+        )
+    },
     "model/kl_convention/half_sum_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/mean_squared_error": ["model/likelihood=gaussian"],
     "model/kl_convention/sum_squared_error": ["model/likelihood=gaussian"],
