@@ -317,7 +317,8 @@ def front(found: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Return the quality and the latency of a diffusion model at numbers of steps, and of the rest.
 
     A row for each number of steps that was measured in two runs or more, and one for each other
-    class: `class`, `steps`, `seconds`, `kid` with its 95 % interval `low` and `high` over the runs.
+    class: `class`, `steps`, their `label`, `seconds`, `kid` with its 95 % interval `low` and `high`
+    over the runs.
     Empty where there are no such numbers.
     """
     if not found:
@@ -331,10 +332,11 @@ def front(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         runs = [r for r in ours.records if not r.is_diverged]
         kid = [_at_steps(r, number, f"kid_{ours.features}") for r in runs]
         seconds = [_at_steps(r, number, _clock(r)) for r in runs]
-        rows.append(_place(ours.family, f"{number:,} steps", kid, seconds))
+        rows.append(_place(ours.family, f"{number:,} steps", f"{number:,}", kid, seconds))
     for arm in found[0].others:
         seconds = list(arm.per_seed(latency).values())
-        rows.append(_place(arm.family, "one pass", list(arm.quality("kid").values()), seconds))
+        kid = list(arm.quality("kid").values())
+        rows.append(_place(arm.family, "one pass", arm.family, kid, seconds))
     known = [row for row in rows if row is not None]
     return known if sum(row["class"] == ours.family for row in known) > 1 else []
 
@@ -345,14 +347,44 @@ def _at_steps(record: Record, steps: int, name: str) -> float | None:
 
 
 def _place(
-    family: str, steps: str, kid: Sequence[float | None], seconds: Sequence[float | None]
+    family: str,
+    steps: str,
+    label: str,
+    kid: Sequence[float | None],
+    seconds: Sequence[float | None],
 ) -> dict[str, Any] | None:
     kids, times = ([v for v in values if v is not None] for values in (kid, seconds))
     if len(kids) < 2 or not times or min(times) <= 0:
         return None
     known = mean_interval(kids)
     ends = {"kid": known.mean, "low": known.low, "high": known.high}
-    return {"class": family, "steps": steps, "seconds": statistics.fmean(times), **ends}
+    named = {"class": family, "steps": steps, "label": label}
+    return {**named, "seconds": statistics.fmean(times), **ends}
+
+
+def about_families(found: Sequence[Comparison]) -> str:
+    """State the verdicts against each other class in a sentence; empty where there are none.
+
+    A budget is named where the verdict is not the same under the other.
+    """
+    sentences = []
+    for family, against in claims(found).items():
+        parts = []
+        for verdict in get_args(Verdict):
+            told: dict[str, dict[str, None]] = {}
+            for claim in against:
+                if claim.verdict == verdict:
+                    told.setdefault(claim.claim, {})[_measured(claim, against)] = None
+            named = [f"{claim} ({', '.join(measures)})" for claim, measures in told.items()]
+            parts += [f"{verdict}: {', '.join(named)}"] if named else []
+        sentences.append(f"{found[0].diffusion.family} against {family}, {'; '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def _measured(claim: Claim, against: Sequence[Claim]) -> str:
+    verdicts = {other.verdict for other in against if other.measure == claim.measure}
+    measure = claim.measure.partition(",")[0]
+    return measure if len(verdicts) == 1 else f"{measure} at {claim.budget}"
 
 
 def about_families(found: Sequence[Comparison]) -> str:

@@ -146,7 +146,8 @@ def test_every_value_of_a_file_reaches_the_config(path: Path) -> None:
 def test_every_key_is_explained(path: Path) -> None:
     lines = path.read_text().splitlines()
     headers = [line for line in lines if line.startswith("#") and "@package" not in line]
-    if path.is_relative_to(CONF / "experiment") or path.is_relative_to(CONF / "debug"):
+    top = path.relative_to(CONF).parts[0]
+    if top in ("experiment", "experiment_on", "debug"):  # their keys have a home elsewhere
         assert headers, f"{path} does not say what it is for"
         return
     in_defaults = False

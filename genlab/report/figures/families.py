@@ -16,7 +16,7 @@ def front(rows: Sequence[Row], colours: Mapping[str, str]) -> Any:
     """Draw the KID of each way to sample over the time of one image, with intervals.
 
     Args:
-        rows: `class`, `steps`, `seconds`, `kid`, `low`, `high`.
+        rows: `class`, `steps`, `label`, `seconds`, `kid`, `low`, `high`.
         colours: of the classes.
     """
     x = alt.X(
@@ -27,7 +27,7 @@ def front(rows: Sequence[Row], colours: Mapping[str, str]) -> Any:
     scale = alt.Scale(zero=True, nice=True)
     y = alt.Y("kid:Q", scale=scale, axis=alt.Axis(title="KID"))
     kinds = alt.Scale(domain=list(colours), range=list(colours.values()))
-    legend = alt.Legend(orient="top-right", title=None, symbolType="stroke")
+    legend = alt.Legend(orient="top", title=None, symbolType="stroke")
     colour = alt.Color("class:N", scale=kinds, legend=legend)
     tooltip = [
         alt.Tooltip("class:N", title="class"),
@@ -44,6 +44,6 @@ def front(rows: Sequence[Row], colours: Mapping[str, str]) -> Any:
             x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour
         ),
         base.mark_point(size=40, aria=False).encode(x=x, y=y, color=colour, tooltip=tooltip),
-        base.mark_text(align="center", dy=-12, aria=False).encode(x=x, y=y, text="steps:N"),
+        base.mark_text(align="center", dy=-12, aria=False).encode(x=x, y=y, text="label:N"),
     ]
     return composed(layers, {"front": rows}, HEIGHT, emphasis())
