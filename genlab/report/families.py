@@ -387,24 +387,6 @@ def _measured(claim: Claim, against: Sequence[Claim]) -> str:
     return measure if len(verdicts) == 1 else f"{measure} at {claim.budget}"
 
 
-def about_families(found: Sequence[Comparison]) -> str:
-    """State the verdicts against each other class in a sentence; empty where there are none."""
-    sentences = []
-    for family, against in claims(found).items():
-        parts = []
-        for verdict in get_args(Verdict):
-            told: dict[str, list[str]] = {}
-            for claim in against:
-                if claim.verdict == verdict:
-                    measure = claim.measure.partition(",")[0]
-                    where = f" at {claim.budget}" if claim.budget else ""
-                    told.setdefault(claim.claim, []).append(f"{measure}{where}")
-            named = [f"{claim} ({', '.join(measures)})" for claim, measures in told.items()]
-            parts += [f"{verdict}: {', '.join(named)}"] if named else []
-        sentences.append(f"{found[0].diffusion.family} against {family}, {'; '.join(parts)}.")
-    return " ".join(sentences)
-
-
 #: Of the tables of `family_tables`.
 TITLES = (
     "Classes under each budget",
