@@ -13,7 +13,8 @@ from typing import Any
 from genlab.media import charts
 from genlab.report.collect import MODEL, Record, swept_keys
 from genlab.report.colours import colours, on_light
-from genlab.report.intervals import mean_interval
+from genlab.report.differences import differences, holm
+from genlab.report.intervals import CONFIDENCE, mean_interval
 from genlab.report.naming import data_names, number_text, setting_text
 from genlab.report.pictures import picture
 from genlab.report.quality import COMPARED, Measured, measured_settings
@@ -34,11 +35,13 @@ class Line:
         family: the class of the model.
         of: `samples`, `reconstructions` or `bound`.
         values: the mean over the seeds and its 95 % interval, by the value of the key.
+        seeds: the same of each seed.
     """
 
     family: str
     of: str
     values: dict[float, Measured]
+    seeds: dict[float, dict[str, float]]
 
     @property
     def name(self) -> str:
@@ -52,9 +55,21 @@ class Line:
 
     @property
     def ties(self) -> list[float]:
-        """The other values of the key whose interval reaches down into that of the best."""
-        high = self.values[self.best].high
-        return [x for x in sorted(self.values) if x != self.best and self.values[x].low <= high]
+        """The other values of the key that are not told apart from the best.
+
+        Neither are the intervals of the two apart, nor do they differ by the paired differences
+        over their seeds, at 5 % for all comparisons with the best together (Holm 1979).
+        """
+        best = self.best
+        others = [x for x in sorted(self.values) if x != best]
+        paired = [differences([self.seeds.get(x, {}), self.seeds.get(best, {})]) for x in others]
+        known = dict(zip(others, paired, strict=True))
+        adjusted = holm([found[0].p if found else 1.0 for found in known.values()])
+        return [
+            x
+            for x, p in zip(others, adjusted, strict=True)
+            if self.values[x].low <= self.values[best].high and p > 1 - CONFIDENCE
+        ]
 
 
 @dataclass(frozen=True)
@@ -91,14 +106,15 @@ def comparison(records: Sequence[Record]) -> Comparison | None:
         settings = measured_settings(runs)
         features = settings[0].features if settings else features
         for name, of in COMPARED.items():
-            values = {
-                x: setting.distances[name]
-                for setting in settings
-                if name in setting.distances
-                and (x := _number(runs[setting.runs[0]], key)) is not None
-            }
-            lines.append(Line(family, of, values))
-        lines.append(Line(family, BOUND, _bounds(runs, key)))
+            values: dict[float, Measured] = {}
+            seeds: dict[float, dict[str, float]] = {}
+            for setting in settings:
+                x = _number(runs[setting.runs[0]], key)
+                if x is not None and name in setting.distances:
+                    values[x] = setting.distances[name]
+                    seeds[x] = _of_each(name, features, [runs[i] for i in setting.runs])
+            lines.append(Line(family, of, values, seeds))
+        lines.append(_bound(family, runs, key))
     kept = tuple(line for line in lines if len(line.values) > 1)
     measured = {line.family for line in kept if line.of != BOUND}
     return Comparison(short_names(shared)[key], kept, features) if len(measured) > 1 else None
@@ -194,14 +210,25 @@ def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
             yield {"x": x, "of": line.name, **measured._asdict(), "is_best": x == line.best}
 
 
-def _bounds(records: Sequence[Record], key: str) -> dict[float, Measured]:
-    found: dict[float, list[float]] = {}
-    for record in records:
-        x, bound = _number(record, key), record.metric(_BOUND_METRIC)
+def _of_each(name: str, features: str, runs: Sequence[Record]) -> dict[str, float]:
+    """Return a distance of each run, by its seed."""
+    return {
+        str(run.flat.get("seed")): setting.distances[name].value
+        for run in runs
+        for setting in measured_settings([run])
+        if setting.features == features and name in setting.distances
+    }
+
+
+def _bound(family: str, runs: Sequence[Record], key: str) -> Line:
+    seeds: dict[float, dict[str, float]] = {}
+    for run in runs:
+        x, bound = _number(run, key), run.metric(_BOUND_METRIC)
         if x is not None and bound is not None and abs(bound) < _LARGEST:
-            found.setdefault(x, []).append(bound)
-    intervals = {x: mean_interval(bounds) for x, bounds in found.items()}
-    return {x: Measured(found.mean, found.low, found.high) for x, found in intervals.items()}
+            seeds.setdefault(x, {})[str(run.flat.get("seed"))] = bound
+    intervals = {x: mean_interval(list(bounds.values())) for x, bounds in seeds.items()}
+    values = {x: Measured(found.mean, found.low, found.high) for x, found in intervals.items()}
+    return Line(family, BOUND, values, seeds)
 
 
 def _number(record: Record, key: str) -> float | None:

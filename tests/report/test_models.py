@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from genlab.report.answer import about
 from genlab.report.collect import collect
-from genlab.report.models import about_models, comparison, models_charts
+from genlab.report.models import Line, about_models, comparison, models_charts
 from genlab.report.naming import run_label
+from genlab.report.quality import Measured
 from genlab.report.sweep import write_sweep
 from genlab.runs.manifest import Job, Manifest
 from genlab.runs.run import Run
@@ -22,7 +24,16 @@ def study(tmp_path: Path) -> Path:
     jobs: list[Job] = []
     for seed in (0, 1):
         for weight, fid, bound in ((0, 200, 2000), (0.1, 180, 900), (1, 130, 800)):
-            write(tmp_path, jobs, "vae.model.VAE", weight, seed, fid, bound, rfid=2 + weight)
+            write(
+                tmp_path,
+                jobs,
+                "vae.model.VAE",
+                weight,
+                seed,
+                fid,
+                bound,
+                rfid=2 + weight / (1 + seed),
+            )
         for weight, fid, bound in ((0, 60, 1500), (0.1, 40 + seed, 790), (1, 41, 750 + seed)):
             write(tmp_path, jobs, "diffusion.model.DDPM", weight, seed, fid, bound)
     swept = ("model", "model.kl_weight", "seed")
@@ -71,7 +82,7 @@ def test_each_model_has_its_quality_and_bound_over_the_shared_setting(study: Pat
     lines = {line.name: {x: m.value for x, m in line.values.items()} for line in found.lines}
     assert lines == {
         "samples of the VAE": {0: 200, 0.1: 180, 1: 130},
-        "reconstructions of the VAE": {0: 2, 0.1: 2.1, 1: 3},
+        "reconstructions of the VAE": {0: 2, 0.1: 2.075, 1: 2.75},
         "bound of the VAE": {0: 2000, 0.1: 900, 1: 800},
         "samples of the DDPM": {0: 60, 0.1: 40.5, 1: 41},
         "bound of the DDPM": {0: 1500, 0.1: 790, 1: 750.5},
@@ -94,6 +105,22 @@ def test_the_answer_names_the_best_of_each_and_what_is_not_told_apart(study: Pat
         "0.1, 1), its bound is lowest at kl_weight 1 (800.0 nats)."
     )
     assert about(collect(study)).startswith(first)
+
+
+def test_settings_that_differ_alike_in_every_seed_are_told_apart() -> None:
+    """The seeds spread by 20, so that all intervals overlap; the differences spread by 1."""
+
+    def line(*differences: float) -> Line:
+        spread = [0.0, 20.0, 40.0]
+        seeds = {
+            float(x): {str(i): 50.0 + s + (i % 2) * (x > 0) + d for i, s in enumerate(spread)}
+            for x, d in enumerate((0.0, *differences))
+        }
+        values = {x: Measured(fmean(v.values()), 0.0, 200.0) for x, v in seeds.items()}
+        return Line("DDPM", "samples", values, seeds)
+
+    assert line(10.0, 11.0).ties == []
+    assert line(10.0, 0.1).ties == [2.0]
 
 
 def test_the_settings_of_the_two_models_have_names_of_their_own(study: Path) -> None:
