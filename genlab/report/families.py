@@ -298,7 +298,7 @@ def family_tables(found: Sequence[Comparison]) -> list[Table]:
     verdicts = [
         {
             "claim": f"{claim.claim} than the {family}",
-            "verdict": claim.verdict,
+            "finding": claim.verdict,
             "measure": claim.measure,
             "budget": claim.budget or "either",
             "value": _at(claim, claim.value),
@@ -451,4 +451,4 @@ def _table(rows: Sequence[Mapping[str, str]], caption: str) -> Table:
     return Table([dict(row) for row in rows], columns, caption)
 
 
-_WORDS = ("budget", "class", "claim", "measure", "runs", "sampling", "verdict")
+_WORDS = ("budget", "class", "claim", "measure", "runs", "sampling", "finding")

@@ -510,7 +510,7 @@ def test_a_smoke_test_of_an_experiment_is_a_few_steps(path: Path) -> None:
 
 def test_a_choice_of_networks_lists_those_of_its_own_family() -> None:
     own = {
-        vae.Networks: {"mlp", "linear", "conv", "conv_plain"},
+        vae.Networks: {"mlp", "linear", "conv", "conv_plain", "conv_4x", "conv_8x"},
         gan.Networks: {"gan_tiny", "gan_conv"},
     }
     for networks, files in own.items():

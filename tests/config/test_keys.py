@@ -95,8 +95,9 @@ def make(config: RunConfig, key: str, folder: Path) -> None:
         net = build(config.model["net"], "model.net")
         with torch.device("meta"):
             if "encoder" in config.model["net"]:
-                net.encoder(spec=spec, latent_dim=3)
-                net.decoder(spec=spec, latent_dim=3, out_channels=1)
+                size = config.model["latent_dim"]
+                net.encoder(spec=spec, latent_dim=size)
+                net.decoder(spec=spec, latent_dim=size, out_channels=1)
             elif "generator" in config.model["net"]:
                 net.generator(spec=spec, latent_dim=3)
                 net.discriminator(spec=spec)
