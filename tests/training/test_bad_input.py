@@ -325,7 +325,10 @@ WRONG_DIFFUSION = [
         ["bins=100", "history=10", "at least 1000 images", "sees 512", "low_discrepancy"],
     ),
     # parts of another model
-    (["model/net=mlp"], ["model.net={encoder: ..., decoder: ...}", "model/net=NAME, of denoiser_mlp, unet_"]),
+    (
+        ["model/net=mlp"],
+        ["model.net={encoder: ..., decoder: ...}", "model/net=NAME, of denoiser_mlp, unet_"],
+    ),
     (["model=vae", "model/net=unet_tiny"], ["UNet'", "model/net=NAME, of conv, conv_4x"]),
     (["model/likelihood=gaussian"], ["model/likelihood=gaussian", "no such part"]),
     (["model.kl_weight=3"], ["model.kl_weight=3", "there is no such key"]),
