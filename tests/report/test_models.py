@@ -139,6 +139,11 @@ def test_the_figure_shows_weight_0_on_its_logarithmic_axis(study: Path) -> None:
     assert (scale["type"], scale["constant"]) == ("symlog", pytest.approx(0.01))
     ringed = {(row["of"], row["x"]) for row in quality["datasets"]["quality"] if row["is_best"]}
     assert ("samples of the DDPM", 0.1) in ringed and len(ringed) == 3
+    # reconstructions at weight 1: 2.75 with an interval from below 0, which has no logarithm
+    floor, _ = quality["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert 0 < floor < 2
+    rows = quality["datasets"]["quality"]
+    assert min(row["low"] for row in rows) < 0 and min(row["end"] for row in rows) == floor
 
 
 def test_the_report_of_the_study_has_the_figure_and_the_answer(study: Path) -> None:

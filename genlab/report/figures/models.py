@@ -13,6 +13,8 @@ from genlab.report.figures.parts import Row, composed, emphasis, of
 HEIGHT = 320
 #: Times its lowest positive value that a quantity must span for a logarithmic axis.
 _WIDE = 5
+#: Part of the lowest mean at which a logarithmic axis begins, at the least.
+_BELOW = 2
 #: 1e-6 in the place of 0.000001.
 _SHORT = "format(datum.value, datum.value != 0 && abs(datum.value) < 0.001 ? '~e' : '~g')"
 
@@ -32,7 +34,10 @@ def models(
         colours: of the names in `of`, and of those of the other charts of a picture.
     """
     x = alt.X("x:Q", **_across([row["x"] for row in rows]), title=key)
-    y = alt.Y("value:Q", **_upward(rows), title=title)
+    floor, upward = _upward(rows)
+    y = alt.Y("value:Q", **upward, title=title)
+    # what a logarithmic axis cannot show of an interval is cut
+    rows = [{**row, "end": max(row["low"], floor)} for row in rows]
     names = alt.Scale(domain=list(colours), range=list(colours.values()))
     mine = list(dict.fromkeys(row["of"] for row in rows))
     legend = alt.Legend(orient="top", title=None, symbolType="stroke", values=mine)
@@ -48,7 +53,7 @@ def models(
     layers = [
         base.mark_line(strokeWidth=1.2, aria=False).encode(x=x, y=y, color=colour),
         base.mark_errorbar(ticks={"size": 8, "opacity": 1}, rule={"size": 1.5}).encode(
-            x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour
+            x=x, y=alt.Y("end:Q", title=title), y2="high:Q", color=colour
         ),
         base.mark_point(size=22, aria=False).encode(x=x, y=y, color=colour, tooltip=tooltip),
         base.transform_filter("datum.is_best")
@@ -78,13 +83,15 @@ def _across(values: Sequence[float]) -> dict[str, Any]:
     return {"scale": alt.Scale(domain=domain, **scale), "axis": axis}
 
 
-def _upward(rows: Sequence[Row]) -> dict[str, Any]:
+def _upward(rows: Sequence[Row]) -> tuple[float, dict[str, Any]]:
+    """Return the lower end of the vertical axis, and its scale and axis."""
+    least = min(row["value"] for row in rows)
     lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
-    if lowest <= 0 or highest < _WIDE * lowest:
-        return {"scale": alt.Scale(zero=False), "axis": alt.Axis(format=",~r")}
-    low, high = lowest / 1.25, highest * 1.25
+    if least <= 0 or highest < _WIDE * least:
+        return lowest, {"scale": alt.Scale(zero=False), "axis": alt.Axis(format=",~r")}
+    low, high = max(lowest, least / _BELOW) / 1.25, highest * 1.25
     steps = (1, 2, 5) if high < 1000 * low else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
     ticks = [t for power in powers for step in steps if low <= (t := step * 10.0**power) <= high]
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
-    return {"scale": scale, "axis": alt.Axis(values=ticks, format=",~r")}
+    return low, {"scale": scale, "axis": alt.Axis(values=ticks, format=",~r")}
