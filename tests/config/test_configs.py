@@ -181,6 +181,8 @@ def test_every_experiment_trains(path: Path, tmp_path: Path) -> None:
                 "trainer.log_every_n_steps=1",
                 "logger=none",
                 "callbacks=none",
+                "training_flops=null",
+                *(["~callbacks.cost"] if path.stem == "claims_front" else []),  # it sets its steps
                 f"runs_dir={tmp_path}",
             ]
         )
