@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from genlab.errors import ConfigError
 
+_T = TypeVar("_T")
 #: Letters of a line of help.
 _WIDTH = 78
 
@@ -47,24 +48,20 @@ def whole_number(option: str) -> Callable[[str], int]:
 
     Its error is not one that argparse would answer with its usage.
     """
-
-    def parse(text: str) -> int:
-        try:
-            return int(text)
-        except ValueError:
-            raise ConfigError(f"{option} {text}: give a whole number, in digits alone") from None
-
-    return parse
+    return _converted(option, int, "give a whole number, in digits alone")
 
 
 def number(option: str) -> Callable[[str], float]:
     """Return the `type` of an option whose value is a number."""
+    return _converted(option, float, "give a number")
 
-    def parse(text: str) -> float:
+
+def _converted(option: str, convert: Callable[[str], _T], remedy: str) -> Callable[[str], _T]:
+    def parse(text: str) -> _T:
         try:
-            return float(text)
+            return convert(text)
         except ValueError:
-            raise ConfigError(f"{option} {text}: give a number") from None
+            raise ConfigError(f"{option} {text}: {remedy}") from None
 
     return parse
 

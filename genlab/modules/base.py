@@ -141,10 +141,10 @@ class GenerativeModule(pl.LightningModule):
         x, noise = self.training_input(batch, batch_idx)
         step = self.trainer.global_step
         labels, inputs = batch.get("label"), batch.get("inputs")
-        losses = self.losses(x, labels, step, noise)
         if inputs is not None and isinstance(self.model, KeepsInputs):
-            losses = iter([("loss", self.model.loss_of_inputs(inputs, labels, step, noise))])
-        ((name, terms),) = losses
+            name, terms = "loss", self.model.loss_of_inputs(inputs, labels, step, noise)
+        else:
+            ((name, terms),) = self.losses(x, labels, step, noise)
         self.log_terms(terms, step)
         return terms[name]
 

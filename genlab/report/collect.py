@@ -97,6 +97,14 @@ class Record:
             key: value for key, value in self.point.items() if "/" in key
         }
 
+    @cached_property
+    def quality(self) -> list[dict[str, Any]]:
+        """The measurements in its quality.json, the newest last; empty where it is unreadable."""
+        try:
+            return Run(self.path).quality if self.is_readable else []
+        except RunDirectoryError:
+            return []
+
     @property
     def is_readable(self) -> bool:
         """Return whether its files may be looked at, for none of them leads out of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from genlab.media.charts import CATEGORIES, ORDERED
@@ -30,6 +30,12 @@ def colours(values: Sequence[Mapping[str, Any]]) -> list[str]:
         both(*(_between(scale, ranks[p] / last) for scale in zip(*ORDERED, strict=True)))
         for p in places
     ]
+
+
+def by_name(names: Iterable[str]) -> dict[str, str]:
+    """Choose a colour of CSS for each name."""
+    known = list(dict.fromkeys(names))
+    return dict(zip(known, colours([{"name": name} for name in known]), strict=True))
 
 
 def both(on_light: str, on_dark: str) -> str:

@@ -23,7 +23,7 @@ from genlab.report.claims import (
 )
 from genlab.report.collect import Record, comparable
 from genlab.report.groups import terms_of
-from genlab.report.intervals import mean_interval
+from genlab.report.intervals import mean_interval, squarable
 from genlab.report.naming import number_text
 from genlab.report.tables import Column, Table
 
@@ -37,8 +37,8 @@ _LENGTH = (
 _EQUAL = 0.01
 #: A run succeeds up to this multiple of the FID that its class typically has.
 _SUCCESS = 2.0
-# Numbers beyond this are of no run, and their squares of no float.
-_MOST = 1e100
+#: Amounts and times are above this, so that they can be divided by.
+_LEAST = 1e-100
 _BUDGETS = {"images": "equal images", "operations": "equal operations"}
 Budget = Literal["images", "operations"]
 
@@ -85,8 +85,8 @@ class Arm:
 
     def measured(self, record: Record, name: str) -> float | None:
         """Return a quality of the samples of a run; None where there is none, or it diverged."""
-        value = record.metric(f"test/{name}_{self.features}")
-        return None if value is None or record.is_diverged or abs(value) > _MOST else value
+        value = squarable(record.metric(f"test/{name}_{self.features}"))
+        return None if record.is_diverged else value
 
     @cached_property
     def successes(self) -> int:
@@ -259,8 +259,8 @@ def _operations(record: Record) -> float | None:
 
 def _number(value: Any) -> float | None:
     """Return a positive number; None where a stranger's file has something else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 1 / _MOST < value < _MOST else None
+    known = squarable(value)
+    return known if known is not None and known > _LEAST else None
 
 
 def _features(records: Sequence[Record]) -> str:
@@ -342,8 +342,7 @@ def front(found: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def _at_steps(record: Record, steps: int, name: str) -> float | None:
-    value = record.metric(f"test/steps_{steps}/{name}")
-    return None if value is None or abs(value) > _MOST else value
+    return squarable(record.metric(f"test/steps_{steps}/{name}"))
 
 
 def _place(

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 #: Of an interval, and of "differ" in all comparisons of a table together.
 CONFIDENCE = 0.95
+#: The square of a number below this is a float.
+_LARGEST = 1e100
 
 
 class Interval(NamedTuple):
@@ -18,6 +20,13 @@ class Interval(NamedTuple):
     deviation: float
     low: float
     high: float
+
+
+def squarable(value: object) -> float | None:
+    """Return a number whose square is finite; None for anything else, as a stranger may write."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if -_LARGEST < value < _LARGEST else None
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

@@ -12,9 +12,9 @@ from typing import Any
 
 from genlab.media import charts
 from genlab.report.collect import MODEL, Record, swept_keys
-from genlab.report.colours import colours, on_light
+from genlab.report.colours import by_name, on_light
 from genlab.report.differences import differences, holm
-from genlab.report.intervals import CONFIDENCE, mean_interval
+from genlab.report.intervals import CONFIDENCE, mean_interval, squarable
 from genlab.report.naming import data_names, number_text, setting_text
 from genlab.report.pictures import picture
 from genlab.report.quality import COMPARED, Measured, measured_settings
@@ -23,8 +23,6 @@ from genlab.runs.points import short_names, without_seed
 #: The quantity that has an axis of its own.
 BOUND = "bound"
 _BOUND_METRIC = "test/neg_elbo"
-# Numbers whose squares have a sum.
-_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,8 @@ def comparison(records: Sequence[Record]) -> Comparison | None:
                 x = _number(runs[setting.runs[0]], key)
                 if x is not None and name in setting.distances:
                     values[x] = setting.distances[name]
-                    seeds[x] = _of_each(name, features, [runs[i] for i in setting.runs])
+                    of_runs = zip(setting.runs, setting.of_runs[name], strict=True)
+                    seeds[x] = {_seed(runs[i]): measured.value for i, measured in of_runs}
             lines.append(Line(family, of, values, seeds))
         lines.append(_bound(family, runs, key))
     kept = tuple(line for line in lines if len(line.values) > 1)
@@ -186,8 +185,8 @@ def draw_models(records: Sequence[Record], *paths: str | os.PathLike[str]) -> bo
 def _shades(found: Comparison) -> dict[str, str]:
     """Return the colour of each line: that of its model, or of reconstructions."""
     kinds = [line.of if line.of == "reconstructions" else line.family for line in found.lines]
-    shades = colours([{"kind": kind} for kind in kinds])
-    return dict(zip((line.name for line in found.lines), shades, strict=True))
+    shades = by_name(kinds)
+    return {line.name: shades[kind] for line, kind in zip(found.lines, kinds, strict=True)}
 
 
 def _figures(found: Comparison, shades: Mapping[str, str]) -> list[Any]:
@@ -210,29 +209,20 @@ def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
             yield {"x": x, "of": line.name, **measured._asdict(), "is_best": x == line.best}
 
 
-def _of_each(name: str, features: str, runs: Sequence[Record]) -> dict[str, float]:
-    """Return a distance of each run, by its seed."""
-    return {
-        str(run.flat.get("seed")): setting.distances[name].value
-        for run in runs
-        for setting in measured_settings([run])
-        if setting.features == features and name in setting.distances
-    }
-
-
 def _bound(family: str, runs: Sequence[Record], key: str) -> Line:
     seeds: dict[float, dict[str, float]] = {}
     for run in runs:
-        x, bound = _number(run, key), run.metric(_BOUND_METRIC)
-        if x is not None and bound is not None and abs(bound) < _LARGEST:
-            seeds.setdefault(x, {})[str(run.flat.get("seed"))] = bound
+        x, bound = _number(run, key), squarable(run.metric(_BOUND_METRIC))
+        if x is not None and bound is not None:
+            seeds.setdefault(x, {})[_seed(run)] = bound
     intervals = {x: mean_interval(list(bounds.values())) for x, bounds in seeds.items()}
     values = {x: Measured(found.mean, found.low, found.high) for x, found in intervals.items()}
     return Line(family, BOUND, values, seeds)
 
 
 def _number(record: Record, key: str) -> float | None:
-    value = record.flat.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return float(value) if -_LARGEST < value < _LARGEST else None
+    return squarable(record.flat.get(key))
+
+
+def _seed(record: Record) -> str:
+    return str(record.flat.get("seed"))

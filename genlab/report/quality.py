@@ -12,21 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from genlab.errors import RunDirectoryError
 from genlab.media import charts
 from genlab.report.collect import Record, one_line, swept_keys
 from genlab.report.colours import colours, on_light
-from genlab.report.intervals import mean_interval
+from genlab.report.intervals import mean_interval, squarable
 from genlab.report.naming import by_settings, data_names, run_label, sort_key
 from genlab.report.pictures import picture
 from genlab.report.shown import brief_names
 from genlab.runs.points import without_seed
-from genlab.runs.run import Run
 
 #: The measured distances that are compared, with the words for each.
 COMPARED = {"fid_infinity": "samples", "rfid_infinity": "reconstructions"}
-# Numbers whose squares have a sum, and letters of the name of features.
-_LARGEST, _LONGEST_NAME = 1e100, 60
+# Letters of the name of features.
+_LONGEST_NAME = 60
 
 
 class Measured(NamedTuple):
@@ -45,6 +43,7 @@ class Setting:
         label: its swept keys and their values.
         x: the value of the only swept key, if that is a number.
         distances: by their names in `COMPARED`; means over the seeds.
+        of_runs: the same of each of `runs`, in their order.
         neg_elbo: of the test, mean over the seeds; None for a model without a bound.
         runs: the numbers of its runs.
         features: in which the distances were measured.
@@ -53,6 +52,7 @@ class Setting:
     label: str
     x: float | None
     distances: dict[str, Measured]
+    of_runs: dict[str, list[Measured]]
     neg_elbo: float | None
     runs: tuple[int, ...] = ()
     features: str = ""
@@ -83,8 +83,8 @@ def measured_settings(records: Sequence[Record]) -> list[Setting]:
         value = records[numbers[0]].flat.get(swept[0]) if len(swept) == 1 else None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         bounds = [b for i in numbers if (b := records[i].metric("test/neg_elbo")) is not None]
-        distances = {
-            name: _mean([by_run[i][features][name] for i in numbers])
+        of_runs = {
+            name: [by_run[i][features][name] for i in numbers]
             for name in COMPARED
             if all(name in by_run[i][features] for i in numbers)
         }
@@ -92,7 +92,8 @@ def measured_settings(records: Sequence[Record]) -> list[Setting]:
             Setting(
                 label,
                 float(value) if is_number else None,  # type: ignore[arg-type]
-                distances,
+                {name: _mean(distances) for name, distances in of_runs.items()},
+                of_runs,
                 sum(bounds) / len(bounds) if bounds else None,
                 tuple(numbers),
                 features,
@@ -142,9 +143,8 @@ def quality_chart(records: Sequence[Record]) -> dict[str, Any] | None:
     settings = measured_settings(records)
     if len(settings) < 2:
         return None
-    shades = dict(zip(COMPARED.values(), colours([{"of": 0.0}, {"of": 1.0}]), strict=True))
     return {
-        "figure": _figure(settings, shades),
+        "figure": _figure(settings, _shades()),
         "sentence": about_quality(records),
         "features": settings[0].features,
     }
@@ -160,14 +160,18 @@ def draw_quality(records: Sequence[Record], *paths: str | os.PathLike[str]) -> b
     settings = measured_settings(records)
     if len(settings) < 2:
         return False
-    shades = dict(zip(COMPARED.values(), colours([{"of": 0.0}, {"of": 1.0}]), strict=True))
-    light = {of: on_light(colour) for of, colour in shades.items()}
+    light = {of: on_light(colour) for of, colour in _shades().items()}
     by = by_settings(without_seed(swept_keys(records)))
     title = f"FID to the test images of {data_names(records)}{by}"
     explained = f"in the features {settings[0].features}; rings: the lowest; bars: 95 % intervals"
     heading = alt.Title(title, subtitle=explained)
     charts.save(picture([_figure(settings, light)], [], heading), *paths)
     return True
+
+
+def _shades() -> dict[str, str]:
+    """Return the colour of each kind of images, in the order of `COMPARED`."""
+    return dict(zip(COMPARED.values(), colours([{"of": 0}, {"of": 1}]), strict=True))
 
 
 def _figure(settings: Sequence[Setting], shades: Mapping[str, str]) -> Any:
@@ -214,11 +218,7 @@ def _distances(record: Record) -> Iterator[tuple[str, dict[str, Measured]]]:
                 ends = [record.metric(f"test/{name}_{end}_{features}") for end in ("low", "high")]
                 found[name] = _measured(value, *(value if end is None else end for end in ends))
             yield from _known(features, found)
-    try:
-        kept = Run(record.path).quality
-    except RunDirectoryError:
-        return
-    for measurement in kept:  # the newest last
+    for measurement in record.quality:
         if is_of_average(measurement):
             continue
         values = measurement.get("values")
@@ -240,13 +240,8 @@ def _known(
 
 
 def _measured(value: Any, low: Any, high: Any) -> Measured | None:
-    numbers = (value, low, high)
-    for number in numbers:
-        if not isinstance(number, int | float) or isinstance(number, bool):
-            return None
-        if not -_LARGEST < number < _LARGEST:
-            return None
-    return Measured(*map(float, numbers))
+    numbers = [known for one in (value, low, high) if (known := squarable(one)) is not None]
+    return Measured(*numbers) if len(numbers) == 3 else None
 
 
 def is_of_average(measurement: Mapping[str, Any]) -> bool:

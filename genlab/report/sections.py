@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 from genlab.report.averaging import averages_charts
 from genlab.report.bounds import bound_charts
 from genlab.report.collect import swept_keys
-from genlab.report.colours import colours
+from genlab.report.colours import by_name
 from genlab.report.details import configurations, environments, unfinished
 from genlab.report.diagnostics import diagnostics as diagnostic_charts
 from genlab.report.families import TITLES, about_families, comparisons, family_tables, front
 from genlab.report.figures.curves import curves as curves_figure
 from genlab.report.figures.families import front as front_figure
-from genlab.report.models import models_charts
+from genlab.report.models import comparison, models_charts
 from genlab.report.parts import Part
 from genlab.report.plane import plane_chart
 from genlab.report.quality import quality_chart
@@ -65,7 +65,7 @@ def samplers(part: Part) -> Mapping[str, Any] | None:
 
 def quality(part: Part) -> Mapping[str, Any] | None:
     """Return the measured quality of samples and reconstructions, unless `models` shows it."""
-    return None if models(part) is not None else quality_chart(part.records)
+    return quality_chart(part.records) if comparison(part.records) is None else None
 
 
 def averages(part: Part) -> Mapping[str, Any] | None:
@@ -86,7 +86,7 @@ def claims(part: Part) -> Mapping[str, Any] | None:
         "tables": family_tables(found),
         "titles": TITLES,
         "features": found[0].diffusion.features,
-        "figure": front_figure(rows, _colours([row["class"] for row in rows])) if rows else None,
+        "figure": front_figure(rows, by_name(row["class"] for row in rows)) if rows else None,
     }
 
 
@@ -173,12 +173,6 @@ def environment(part: Part) -> Mapping[str, Any] | None:
     ]
     found = environments(part.records)
     return {"commands": commands, "environments": found} if commands or found else None
-
-
-def _colours(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name."""
-    kinds = list(dict.fromkeys(names))
-    return dict(zip(kinds, colours([{"of": kind} for kind in kinds]), strict=True))
 
 
 def _cards(part: Part) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from genlab.report.figures.parts import Row, composed, emphasis, of
+from genlab.report.figures.parts import Row, composed, emphasis, named, of
 
 HEIGHT = 340
 
@@ -26,9 +26,7 @@ def front(rows: Sequence[Row], colours: Mapping[str, str]) -> Any:
     )
     scale = alt.Scale(zero=True, nice=True)
     y = alt.Y("kid:Q", scale=scale, axis=alt.Axis(title="KID"))
-    kinds = alt.Scale(domain=list(colours), range=list(colours.values()))
-    legend = alt.Legend(orient="top", title=None, symbolType="stroke")
-    colour = alt.Color("class:N", scale=kinds, legend=legend)
+    colour = named("class", colours)
     tooltip = [
         alt.Tooltip("class:N", title="class"),
         alt.Tooltip("steps:N", title="sampling"),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-from genlab.report.figures.parts import Row, composed, emphasis, of
+from genlab.report.figures.parts import (
+    Row,
+    composed,
+    emphasis,
+    logarithmic,
+    named,
+    with_intervals,
+)
 
 HEIGHT = 320
 #: Times its lowest positive value that a quantity must span for a logarithmic axis.
@@ -38,10 +44,7 @@ def models(
     y = alt.Y("value:Q", **upward, title=title)
     # what a logarithmic axis cannot show of an interval is cut
     rows = [{**row, "end": max(row["low"], floor)} for row in rows]
-    names = alt.Scale(domain=list(colours), range=list(colours.values()))
-    mine = list(dict.fromkeys(row["of"] for row in rows))
-    legend = alt.Legend(orient="top", title=None, symbolType="stroke", values=mine)
-    colour = alt.Color("of:N", scale=names, legend=legend)
+    colour = named("of", colours, list(dict.fromkeys(row["of"] for row in rows)))
     tooltip = [
         alt.Tooltip("x:Q", title=key, format="~g"),
         alt.Tooltip("of:N", title="of"),
@@ -49,17 +52,7 @@ def models(
         alt.Tooltip("low:Q", title="from", format=",.4~r"),
         alt.Tooltip("high:Q", title="to", format=",.4~r"),
     ]
-    base = of(table)
-    layers = [
-        base.mark_line(strokeWidth=1.2, aria=False).encode(x=x, y=y, color=colour),
-        base.mark_errorbar(ticks={"size": 8, "opacity": 1}, rule={"size": 1.5}).encode(
-            x=x, y=alt.Y("end:Q", title=title), y2="high:Q", color=colour
-        ),
-        base.mark_point(size=22, aria=False).encode(x=x, y=y, color=colour, tooltip=tooltip),
-        base.transform_filter("datum.is_best")
-        .mark_point(size=200, filled=False, strokeWidth=1.8, aria=False)
-        .encode(x=x, y=y, color=colour, tooltip=tooltip),
-    ]
+    layers = with_intervals(table, x, y, alt.Y("end:Q", title=title), colour, tooltip, ticks=8)
     return composed(layers, {table: rows}, HEIGHT, emphasis())
 
 
@@ -90,8 +83,4 @@ def _upward(rows: Sequence[Row]) -> tuple[float, dict[str, Any]]:
     if least <= 0 or highest < _WIDE * least:
         return lowest, {"scale": alt.Scale(zero=False), "axis": alt.Axis(format=",~r")}
     low, high = max(lowest, least / _BELOW) / 1.25, highest * 1.25
-    steps = (1, 2, 5) if high < 1000 * low else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-    ticks = [t for power in powers for step in steps if low <= (t := step * 10.0**power) <= high]
-    scale = alt.Scale(type="log", domain=[low, high], nice=False)
-    return low, {"scale": scale, "axis": alt.Axis(values=ticks, format=",~r")}
+    return low, logarithmic(low, high)

@@ -1,7 +1,8 @@
-"""Shared parts of the charts of a page: emphasis of runs from outside, zoom, lines of runs."""
+"""Shared parts of the charts of a page: emphasis of runs from outside, zoom, lines, scales."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,53 @@ def composed(
 def of(table: str) -> Any:
     """Return a chart of the rows of a named table."""
     return alt.Chart(alt.NamedData(name=table))
+
+
+def named(field: str, colours: Mapping[str, str], shown: Sequence[str] = ()) -> Any:
+    """Return the colour of names, with a legend above the chart.
+
+    Args:
+        field: of the rows, with the name.
+        colours: of each name.
+        shown: the names in the legend; empty for all.
+    """
+    values = list(shown) if shown else alt.Undefined
+    legend = alt.Legend(orient="top", title=None, symbolType="stroke", values=values)
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color(f"{field}:N", scale=scale, legend=legend)
+
+
+def logarithmic(low: float, high: float) -> dict[str, Any]:
+    """Return scale and ticks of a logarithmic axis between two positive numbers."""
+    steps = (1, 2, 5) if high < 1000 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    ticks = [t for power in powers for step in steps if low <= (t := step * 10.0**power) <= high]
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return {"scale": scale, "axis": alt.Axis(values=ticks, format=",~r")}
+
+
+def with_intervals(
+    table: str, x: Any, y: Any, low: Any, colour: Any, tooltip: Sequence[Any], ticks: float
+) -> list[Any]:
+    """Return the layers of lines with intervals, and rings around the rows that are `is_best`.
+
+    Args:
+        table: its rows have `high` and `is_best`, and the fields of the others.
+        low: the lower end of an interval, on the axis of y.
+        ticks: pixels across the ends of an interval.
+    """
+    base = of(table)
+    points: dict[str, Any] = {"x": x, "y": y, "color": colour, "tooltip": list(tooltip)}
+    bars = base.mark_errorbar(ticks={"size": ticks, "opacity": 1}, rule={"size": 1.5})
+    rings = base.transform_filter("datum.is_best").mark_point(
+        size=200, filled=False, strokeWidth=1.8, aria=False
+    )
+    return [
+        base.mark_line(strokeWidth=1.2, aria=False).encode(x=x, y=y, color=colour),
+        bars.encode(x=x, y=low, y2="high:Q", color=colour),
+        base.mark_point(size=22, aria=False).encode(**points),
+        rings.encode(**points),
+    ]
 
 
 def lines(

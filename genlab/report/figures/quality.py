@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-from genlab.report.figures.parts import Row, composed, emphasis, of
+from genlab.report.figures.parts import (
+    Row,
+    composed,
+    emphasis,
+    logarithmic,
+    named,
+    of,
+    with_intervals,
+)
 
 HEIGHT = 320
 _TITLE = "FID of infinitely many images"
@@ -37,10 +44,8 @@ def quality(
     x = alt.X(
         "setting:N", sort=list(settings), axis=alt.Axis(title=title, labelAngle=0, grid=False)
     )
-    y = alt.Y("value:Q", **_axis(rows))
-    kinds = alt.Scale(domain=list(colours), range=list(colours.values()))
-    legend = alt.Legend(orient="top", title=None, symbolType="stroke")
-    colour = alt.Color("of:N", scale=kinds, legend=legend)
+    y = alt.Y("value:Q", **_axis(rows), title=_TITLE)
+    colour = named("of", colours)
     tooltip = [
         alt.Tooltip("setting:N", title=title),
         alt.Tooltip("of:N", title="of"),
@@ -48,18 +53,9 @@ def quality(
         alt.Tooltip("low:Q", title="from", format=",.4~r"),
         alt.Tooltip("high:Q", title="to", format=",.4~r"),
     ]
-    base = of("quality")
-    layers = [
-        *_guide(bound, x),
-        base.mark_line(strokeWidth=1.2, aria=False).encode(x=x, y=y, color=colour),
-        base.mark_errorbar(ticks={"size": 10, "opacity": 1}, rule={"size": 1.5}).encode(
-            x=x, y=alt.Y("low:Q", title=_TITLE), y2="high:Q", color=colour
-        ),
-        base.mark_point(size=22, aria=False).encode(x=x, y=y, color=colour, tooltip=tooltip),
-        base.transform_filter("datum.is_best")
-        .mark_point(size=200, filled=False, strokeWidth=1.8, aria=False)
-        .encode(x=x, y=y, color=colour, tooltip=tooltip),
-    ]
+    low = alt.Y("low:Q", title=_TITLE)
+    lines = with_intervals("quality", x, y, low, colour, tooltip, ticks=10)
+    layers = [*_guide(bound, x), *lines]
     best = [] if bound is None else [{"setting": bound, "text": "best bound"}]
     return composed(layers, {"quality": rows, "bound": best}, HEIGHT, emphasis())
 
@@ -68,15 +64,8 @@ def _axis(rows: Sequence[Row]) -> dict[str, Any]:
     """Return scale and axis of the values: logarithmic if all intervals are above 0."""
     lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
     if lowest <= 0:
-        return {"scale": alt.Scale(zero=True), "axis": alt.Axis(title=_TITLE)}
-    low, high = lowest / (1 + _ROOM), highest * (1 + _ROOM)
-    steps = (1, 2, 5) if high < 1000 * low else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-    ticks = [t for power in powers for step in steps if low <= (t := step * 10.0**power) <= high]
-    return {
-        "scale": alt.Scale(type="log", domain=[low, high], nice=False),
-        "axis": alt.Axis(title=_TITLE, values=ticks, format=",~r"),
-    }
+        return {"scale": alt.Scale(zero=True)}
+    return logarithmic(lowest / (1 + _ROOM), highest * (1 + _ROOM))
 
 
 def _guide(bound: str | None, x: Any) -> list[Any]:
