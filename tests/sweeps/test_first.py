@@ -237,3 +237,8 @@ def test_a_failed_run_stops_only_the_jobs_that_start_from_it(
     again = {run.path: run.metrics_path.stat().st_mtime_ns for run in find_runs(folder)}
     assert {path: again[path] for path in stamps} == stamps
     assert [r.state for r in collect(folder) if r.state == "missing"] == []
+
+    # every run fails, so that no job is left to launch
+    none = sweep("model.optimizer.lr=1e30", "group=none")
+    assert none.returncode == 1, none.stdout + none.stderr
+    assert "not started, since its run" in none.stdout and "Traceback" not in none.stderr
