@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -42,6 +43,15 @@ def _seconds(variable: str, default: float) -> float:
         return float(text)
     except ValueError:
         raise ConfigError(f"{variable}={text}: give a number of seconds, as {default:g}") from None
+
+
+def _import_pandas() -> None:
+    """Import pandas, where it is installed, before W&B's client does so in its thread.
+
+    Altair asks `sys.modules` for it, and fails on a module that another thread has half imported.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pandas")
 
 
 class WandbLogger(Logger):
@@ -90,6 +100,7 @@ class WandbLogger(Logger):
         is logged here. The same id continues the same run.
         """
         set_variables()
+        _import_pandas()
         self._followed, self._id = run, id_from_agent() or run.id
         try:
             limit = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)

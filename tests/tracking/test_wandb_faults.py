@@ -88,6 +88,21 @@ def log_one_row(path: Path, *words: str, **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+def test_pandas_is_whole_before_the_thread_of_wandb_logs(tmp_path: Path) -> None:
+    """W&B's client imports it late, while the main thread may be drawing with Altair."""
+    before, begin, after = SCRIPT.partition('"name", [], None, {}))\n')
+    looked = 'print("Timestamp" in dir(sys.modules.get("pandas")))\n'
+    done = subprocess.run(
+        [sys.executable, "-c", before + begin + looked + after, tmp_path],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[0] == "True"
+    assert len(logged_rows(tmp_path, "the-run")) == 1
+
+
 MODES = [{}, {"WANDB_MODE": ""}, {"WANDB_MODE": "auto"}, {"WANDB_MODE": "offline"}]
 
 
