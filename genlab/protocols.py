@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from genlab.seeding import Noise
 
 
-#: Function called with i, t, x_t and x0_hat at every step of a sampler, the images in [-1, 1].
+#: Function called with i, t, x_t and x0_hat at every step of a sampler.
 OnStep = Callable[[int, float, "Tensor", "Tensor"], None]
 
 
@@ -301,6 +301,10 @@ class HasTrajectory(Protocol):
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Draw images as in `CanSample`; `on_step` is called at every step."""
+        ...
+
+    def images_of(self, x0: Tensor) -> Tensor:
+        """Decode x_t or x0_hat, as `on_step` gets them, to images (n, C, H, W)."""
         ...
 
     def log_snr(self, t: Sequence[float]) -> list[float]:

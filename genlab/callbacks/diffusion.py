@@ -90,7 +90,7 @@ def trajectory(
     # two rows per image: x_t above x0_hat
     both = torch.stack([torch.stack(noisy, 1), torch.stack(seen, 1)], 1)
     return pictures.grid(
-        shown(model, (both.flatten(0, 2) + 1) / 2),
+        shown(model, model.images_of(both.flatten(0, 2))),
         columns=len(noisy),
         row_labels=["x_t", "x0_hat"] * len(both),
         caption=caption,

@@ -210,11 +210,11 @@ class TrajectoryVideo(VideoCallback):
 
         def keep(i: int, t: float, x_t: Tensor, x0_hat: Tensor) -> None:
             if i in wanted:
-                kept[i] = (t, (x_t.float() + 1) / 2, (x0_hat.float() + 1) / 2)
+                kept[i] = (t, x_t.clone(), x0_hat.clone())
 
         final = model.sample(self.images, self.seed, on_step=keep)
         times, noisy, seen = zip(*(kept[i] for i in steps.tolist()), strict=True)
-        ways = [torch.stack([*way, *[final] * rest]) for way in (noisy, seen)]
+        ways = [torch.stack([*map(model.images_of, way), *[final] * rest]) for way in (noisy, seen)]
         films = [frames_of(model, way, columns=self.images) for way in ways]
         captions = [
             f"t {t:.2f}, log-SNR {log_snr:+.1f}"

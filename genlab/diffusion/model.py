@@ -397,7 +397,7 @@ class DDPM(nn.Module):
             guidance: scale of classifier-free guidance; 1 is none, None that of the model.
             guidance_interval: the lowest and the highest log-SNR at which there is guidance; None
                 for those of the model.
-            on_step: called at every step, with x_t and x0_hat decoded to images.
+            on_step: called at every step; `images_of` decodes x_t and x0_hat.
             project: changes x_s before the next step. `inpaint(known, mask, noise)` keeps a part of
                 x_0, given `known` of the codec, in [-1, 1] for pixels, and noise of another seed.
             noise: used instead of the streams of (seed, i).
@@ -424,21 +424,16 @@ class DDPM(nn.Module):
                 draws.normal(*shape),
                 self.process,
                 lambda: draws.normal(*shape),
-                on_step=None if on_step is None else self._decoding(on_step),
+                on_step=on_step,
                 project=project,
                 variance=self.reverse_variance,
             )
-        return self._images(x0)
+        return self.images_of(x0)
 
-    def _images(self, x0: Tensor) -> Tensor:
-        """Decode x_0 to images, in [0, 1] unless pixels are real numbers."""
+    def images_of(self, x0: Tensor) -> Tensor:
+        """Decode x_0, x_t or x0_hat to images, in [0, 1] unless pixels are real numbers."""
         images = (self.codec.decode(x0) + 1) / 2
         return images if self.spec.levels is None else images.clamp(0, 1)
-
-    def _decoding(self, on_step: OnStep) -> OnStep:
-        """Return a function that decodes what it is called with, for `on_step`."""
-        decode = self.codec.decode
-        return lambda i, t, x_t, x0_hat: on_step(i, t, decode(x_t), decode(x0_hat))
 
     def check_request(
         self,

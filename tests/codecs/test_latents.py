@@ -297,9 +297,10 @@ def test_a_frozen_vae_stays_as_it_was_trained() -> None:
 def test_samples_and_films_are_images() -> None:
     vae = optimal_vae()
     model = latent_model(vae, sampler=Ancestral(), steps=20)
-    seen: list[tuple[int, ...]] = []
-    x = model.sample(5, on_step=lambda i, t, x_t, x0_hat: seen.append((*x_t.shape, *x0_hat.shape)))
-    assert x.shape == (5, *SPEC.shape) and seen == [(5, *SPEC.shape) * 2] * 20
+    seen: list[Tensor] = []
+    x = model.sample(5, on_step=lambda i, t, x_t, x0_hat: seen.extend((x_t, x0_hat)))
+    assert [code.shape for code in seen] == [(5, *model.code.shape)] * 2 * 20
+    assert {model.images_of(code).shape for code in seen} == {x.shape} == {(5, *SPEC.shape)}
     way, _ = model.noised(images(3), 4)
     assert way.shape == (3, 5, *SPEC.shape)
     torch.testing.assert_close(way[:, 0], images(3))
