@@ -88,7 +88,7 @@ def evaluate(
     overrides: Sequence[str],
     split: Any,
     batches: str | None,
-    checkpoint: str,
+    checkpoint: str | None,
     ema: str | None,
     trust: Sequence[str],
     device: str,

@@ -47,7 +47,9 @@ def add(commands: Any) -> None:
     parser.set_defaults(command=export)
 
 
-def export(run: Path, out: Path | None, formats: str, checkpoint: str, trust: Sequence[str]) -> int:
+def export(
+    run: Path, out: Path | None, formats: str, checkpoint: str | None, trust: Sequence[str]
+) -> int:
     """Write the model of a run and its model card into a new folder."""
     from genlab.training import export as exporting
 

@@ -85,7 +85,7 @@ def evaluate(
     runs: Sequence[Path],
     of_data: Sequence[str],
     split: SplitName,
-    checkpoint: str,
+    checkpoint: str | None,
     ema: str | None,
     trust: Sequence[str],
     device: str,
@@ -155,7 +155,7 @@ def evaluate(
 def _asked(
     path: Path,
     of_data: Sequence[str],
-    checkpoint: str,
+    checkpoint: str | None,
     ema: float | None,
     trust: Sequence[str],
     seed: int,

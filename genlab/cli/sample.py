@@ -85,7 +85,7 @@ def sample(
     run: Path,
     n: int,
     seed: int,
-    checkpoint: str,
+    checkpoint: str | None,
     trust: Sequence[str],
     batch_size: int,
     device: str,
@@ -113,6 +113,7 @@ def sample(
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     places = devices(device)
+    other_weights = [] if checkpoint is None else [checkpoint]
     checkpoint = trained.checkpoint_of(run, checkpoint)
     model: Any = trained.load(run, checkpoint, trust)
     family, spec = type(model).__name__, model.spec
@@ -156,7 +157,7 @@ def sample(
     console = Console(soft_wrap=True, highlight=False)
     drawn: list[Pixels] = []
     words = [ways[0].tag if len(ways) == 1 else "side-by-side", f"n{n}", *asked]
-    words += [] if checkpoint == "best" else [checkpoint]
+    words += other_weights
     with (
         _new_folder(run, out, _folder_name(words)) as folder,
         drawing(model, seed, places) as draw,

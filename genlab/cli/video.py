@@ -94,7 +94,7 @@ def video(
     seconds: float,
     fps: float,
     seed: int,
-    checkpoint: str,
+    checkpoint: str | None,
     trust: Sequence[str],
     out: Path | None,
 ) -> int:

@@ -25,7 +25,7 @@ Writer = Callable[[Trained, Path], Part]
 def export(
     run: Path,
     target: Path,
-    checkpoint: str = "best",
+    checkpoint: str | None = None,
     formats: Collection[str] = ("safetensors",),
     packages: Collection[str] = (),
 ) -> None:

@@ -86,7 +86,7 @@ def _numbers(trained: Trained, record: Record) -> list[str]:
     if not rows:
         return ["The run has no result of a test."]
     best = (
-        record.flat.get("evaluate") == "best" and (record.path / "checkpoints/best.ckpt").exists()
+        record.flat.get("evaluate") != "last" and (record.path / "checkpoints/best.ckpt").exists()
     )
     tested = "best" if best else "last"
     sentence = f"Of the test images, with the weights of the {tested} checkpoint."
