@@ -27,7 +27,7 @@ COPIES = {
 #: Samples by the group below runs/ of their run, and how they are drawn.
 SAMPLES = {
     "ddpm_samples.png": ("ddpm-mnist_mini", "--n 64 --sampler ancestral --steps 100"),
-    "gan_samples.png": ("gan-mnist_mini", "--n 80 --checkpoint last"),
+    "gan_samples.png": ("gan-mnist_mini", "--n 80"),
 }
 #: The group whose page is photographed.
 PAGE = ("report.png", "vae-kl_weight")

@@ -109,7 +109,12 @@ class MediaCallback(pl.Callback):
 
 def takes_part(trainer: pl.Trainer) -> bool:
     """Return whether this process draws: only the first does, unless it needs the others."""
-    return trainer.is_global_zero or getattr(trainer.strategy, "needs_all", False)
+    return trainer.is_global_zero or needs_all(trainer)
+
+
+def needs_all(trainer: pl.Trainer) -> bool:
+    """Return whether the first process cannot compute the model without the others."""
+    return getattr(trainer.strategy, "needs_all", False)
 
 
 def generative(module: pl.LightningModule) -> GenerativeModule:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genlab.callbacks.base import data_of, evaluated_split, generative, takes_part
+from genlab.callbacks.base import data_of, evaluated_split, generative, needs_all, takes_part
 from genlab.data.cache import default_cache_dir
 from genlab.data.datamodule import ImageData
 from genlab.errors import ConfigError, GenlabError, whole
@@ -103,6 +103,7 @@ class SampleQuality(pl.Callback):
         module.log_float64(row, rank_zero_only=True)
 
     def _help(self, module: GenerativeModule, data: ImageData, samples: int, split: Any) -> None:
+        settings_of(module.model, module.seed)  # whose digest is of the weights of all processes
         makes = [(draw(module.model, module.seed), samples)]
         if remake := reconstruct(module.model, data, split):
             makes.append((remake, len(quality.chosen_of(data.size(split)))))
@@ -125,7 +126,9 @@ class SampleQuality(pl.Callback):
             self._ready, split, data, self._cache() or temporary / "reference"
         )
         settings = settings_of(model, module.seed)
-        folder = self.run if split == "test" and self.run is not None else temporary
+        kept_in = self.run if split == "test" else None
+        # the processes that help draw all samples: none that an earlier call drew is left out
+        folder = temporary if kept_in is None or needs_all(trainer) else kept_in
         found = quality.measure(
             reference,
             samples,
@@ -135,8 +138,8 @@ class SampleQuality(pl.Callback):
             settings,
             with_floor=split == "test",
         )
-        if folder == self.run:
-            quality.keep(Layout(folder), found, Run(folder).quality)
+        if kept_in is not None:
+            quality.keep(Layout(kept_in), found, Run(kept_in).quality)
         return found
 
 

@@ -22,14 +22,27 @@ if TYPE_CHECKING:
 _COLUMNS = {"neg_elbo": "neg_elbo", "bits_per_dim": "bits/dim", "fid_infinity": "FID∞"}
 
 
-def add_ema(parser: Any) -> None:
-    """Add the choice of averages of the weights that are made from snapshots."""
+def add_ema(parser: Any, several: bool = False) -> None:
+    """Add the choice of an average of the weights that is made from snapshots, or of several."""
+    which, example = ("each", "0.05,0.1,0.2") if several else ("this", "0.1")
     parser.add_argument(
         "--ema",
-        metavar="WIDTH,...",
-        help="the average of the weights of each relative width, such as 0.05,0.1,0.2, at the last "
-        "step instead of a checkpoint; for runs of callbacks=[default,averages]",
+        metavar="WIDTH,..." if several else "WIDTH",
+        help=f"the average of the weights of {which} relative width, such as {example}, at the "
+        "last step instead of a checkpoint; for runs of callbacks=[default,averages]",
     )
+
+
+def ema_width(run: Path, text: str | None, trust: Sequence[str]) -> float | None:
+    """Parse and check the one width of --ema; None without.
+
+    Raises:
+        ConfigError, RunDirectoryError: see `ema_widths`; or there are several.
+    """
+    widths = ema_widths(run, text, trust)
+    if len(widths) > 1:
+        raise ConfigError(f"--ema {text}: give one width; several are for genlab evaluate")
+    return widths[0]
 
 
 def ema_widths(run: Path, text: str | None, trust: Sequence[str]) -> list[float | None]:
@@ -54,6 +67,32 @@ def ema_widths(run: Path, text: str | None, trust: Sequence[str]) -> list[float 
         except ValueError as error:
             raise ConfigError(f"--ema {error}") from error
     return [*widths]
+
+
+def checkpoint_of(run: Path, asked: str | None, ema: float | str | None) -> str:
+    """Return the checkpoint that is read, as `trained.checkpoint_of`; the last one of an average.
+
+    Raises:
+        ConfigError, RunDirectoryError: see there; or an average of other weights is asked for.
+    """
+    if ema is not None and asked == "best":
+        raise ConfigError("--checkpoint best: --ema is an average at the last step; leave one out")
+    return trained.checkpoint_of(run, asked if ema is None else "last")
+
+
+def load(run: Path, checkpoint: str, ema: float | None, trust: Sequence[str]) -> Any:
+    """Load the model of a run directory with the weights of a checkpoint, or with an average.
+
+    Args:
+        checkpoint: that of `checkpoint_of`.
+        ema: a width of `ema_widths`, or None.
+
+    Raises:
+        ConfigError, RunDirectoryError: see `trained.load` and `power_averages.load_average`.
+    """
+    from genlab.training.power_averages import load_average
+
+    return trained.load(run, checkpoint, trust) if ema is None else load_average(run, ema, trust)
 
 
 def show(console: Console, paths: Sequence[Path]) -> None:

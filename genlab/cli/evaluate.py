@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
         help="at most so many batches, or all (default: as in the run's own test)",
     )
     trained.add_checkpoint(parser)
-    averages.add_ema(parser)
+    averages.add_ema(parser, several=True)
     trained.add_trust(parser)
     parser.add_argument(
         "--device",
@@ -88,7 +88,7 @@ def evaluate(
     overrides: Sequence[str],
     split: Any,
     batches: str | None,
-    checkpoint: str,
+    checkpoint: str | None,
     ema: str | None,
     trust: Sequence[str],
     device: str,
@@ -140,12 +140,12 @@ def evaluate(
         raise ConfigError(f"--device {device}: give one device")
     found = []
     for path in paths:  # all of them are looked at before the first is evaluated
-        there = trained.checkpoint_of(path, checkpoint)
+        there = averages.checkpoint_of(path, checkpoint, ema)
         spec = read_received(path, trust).spec
         if not of_data:
             raise trained.NoDataError(path)
         widths = averages.ema_widths(path, ema, trust)
-        found += [(path, "last" if ema else there, spec, width) for width in widths]
+        found += [(path, there, spec, width) for width in widths]
 
     from genlab.training import console as terminal
     from genlab.training import data_record, evaluation

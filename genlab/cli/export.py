@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from genlab.cli import trained
+from genlab.cli import averages, trained
 from genlab.cli.parsing import add_command
 from genlab.errors import DONE, ConfigError, RunDirectoryError
 from genlab.runs.files import refuse_links
@@ -43,11 +43,19 @@ def add(commands: Any) -> None:
         help="safetensors, diffusers, onnx, or several (default: %(default)s)",
     )
     trained.add_checkpoint(parser)
+    averages.add_ema(parser)
     trained.add_trust(parser)
     parser.set_defaults(command=export)
 
 
-def export(run: Path, out: Path | None, formats: str, checkpoint: str, trust: Sequence[str]) -> int:
+def export(
+    run: Path,
+    out: Path | None,
+    formats: str,
+    checkpoint: str | None,
+    ema: str | None,
+    trust: Sequence[str],
+) -> int:
     """Write the model of a run and its model card into a new folder."""
     from genlab.training import export as exporting
 
@@ -57,12 +65,14 @@ def export(run: Path, out: Path | None, formats: str, checkpoint: str, trust: Se
             raise ConfigError(
                 f"--format {name}: give one of {', '.join(exporting.FORMATS)}, or several"
             )
-    checkpoint = trained.checkpoint_of(run, checkpoint)
+    checkpoint = averages.checkpoint_of(run, checkpoint, ema)
+    width = averages.ema_width(run, ema, trust)
+    of_weights = checkpoint if width is None else f"ema_{width:g}"
     console = Console(soft_wrap=True, highlight=False)
     try:
-        target = _target(run, out, "-".join([checkpoint, *names]))
+        target = _target(run, out, "-".join([of_weights, *names]))
         with console.status(f"{', '.join(names)} ..."):
-            exporting.export(run, target, checkpoint, names, trust)
+            exporting.export(run, target, checkpoint, names, trust, width)
     except OSError as error:
         raise RunDirectoryError(
             f"{out or run / 'exports'} cannot be written ({error.strerror}): give --out a folder "

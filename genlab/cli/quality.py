@@ -31,7 +31,6 @@ from genlab.runs.text import printable
 from genlab.training import data_record
 from genlab.training.evaluation import OfRun
 from genlab.training.load import read_config
-from genlab.training.power_averages import load_average
 
 #: The columns of the table, and the metric of each.
 _COLUMNS = {
@@ -85,7 +84,7 @@ def evaluate(
     runs: Sequence[Path],
     of_data: Sequence[str],
     split: SplitName,
-    checkpoint: str,
+    checkpoint: str | None,
     ema: str | None,
     trust: Sequence[str],
     device: str,
@@ -155,7 +154,7 @@ def evaluate(
 def _asked(
     path: Path,
     of_data: Sequence[str],
-    checkpoint: str,
+    checkpoint: str | None,
     ema: float | None,
     trust: Sequence[str],
     seed: int,
@@ -163,10 +162,8 @@ def _asked(
     console: Console,
 ) -> _Asked:
     """Load a model, and look for its images, before any work is done."""
-    checkpoint = "last" if ema is not None else trained.checkpoint_of(path, checkpoint)
-    model: Any = (
-        trained.load(path, checkpoint, trust) if ema is None else load_average(path, ema, trust)
-    )
+    checkpoint = averages.checkpoint_of(path, checkpoint, ema)
+    model: Any = averages.load(path, checkpoint, ema, trust)
     spec: ImageSpec = model.spec
     if not isinstance(model, CanSample):
         raise ConfigError(f"{path}: {type(model).__name__} is a model that draws no images")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from genlab.cli import trained
+from genlab.cli import averages, trained
 from genlab.cli.parsing import add_command, add_group, whole_number
 from genlab.errors import DONE, ConfigError, RunDirectoryError, whole
 from genlab.runs.files import refuse_links, sha256
@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
         help="number of images (default: %(default)s)",
     )
     trained.add_arguments(parser)
+    averages.add_ema(parser)
     parser.add_argument(
         "--batch-size",
         type=whole_number("--batch-size"),
@@ -85,7 +86,8 @@ def sample(
     run: Path,
     n: int,
     seed: int,
-    checkpoint: str,
+    checkpoint: str | None,
+    ema: str | None,
     trust: Sequence[str],
     batch_size: int,
     device: str,
@@ -113,8 +115,10 @@ def sample(
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     places = devices(device)
-    checkpoint = trained.checkpoint_of(run, checkpoint)
-    model: Any = trained.load(run, checkpoint, trust)
+    other_weights = [] if checkpoint is None else [checkpoint]
+    checkpoint = averages.checkpoint_of(run, checkpoint, ema)
+    width = averages.ema_width(run, ema, trust)
+    model: Any = averages.load(run, checkpoint, width, trust)
     family, spec = type(model).__name__, model.spec
     if not isinstance(model, CanSample):
         raise ConfigError(f"{run}: {family} is a model that draws no images")
@@ -150,13 +154,14 @@ def sample(
         "weights": sha256(weights.checkpoint_of(run, checkpoint)),
     }
     facts |= {"checkpoint": checkpoint, "n": n, "seed": seed, "batch_size": batch_size}
+    facts |= {} if width is None else {"ema": width}
     facts |= {} if classes is None else {"class": classes}
     batches = [range(start, min(n, start + batch_size)) for start in range(0, n, batch_size)]
 
     console = Console(soft_wrap=True, highlight=False)
     drawn: list[Pixels] = []
     words = [ways[0].tag if len(ways) == 1 else "side-by-side", f"n{n}", *asked]
-    words += [] if checkpoint == "best" else [checkpoint]
+    words += other_weights if width is None else [f"ema {width:g}"]
     with (
         _new_folder(run, out, _folder_name(words)) as folder,
         drawing(model, seed, places) as draw,

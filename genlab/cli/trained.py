@@ -38,8 +38,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         choices=("best", "last"),
-        default="best",
-        help="weights of the lowest validation loss, or of the last step (default: %(default)s)",
+        help="weights of the lowest validation loss, or of the last step (default: those of the "
+        "run's own test, by its evaluate=)",
     )
 
 
@@ -111,10 +111,14 @@ def _interval(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def checkpoint_of(run: Path, asked: str) -> str:
+def checkpoint_of(run: Path, asked: str | None) -> str:
     """Return the checkpoint that is there, `best` or `last`; one is said if it is not the asked.
 
+    Args:
+        asked: None for that of the run's own test.
+
     Raises:
+        ConfigError: the run's config names no such checkpoint for its test.
         RunDirectoryError: there is no such run, or no such checkpoint in it.
     """
     from genlab.runs.files import refuse_links
@@ -125,16 +129,16 @@ def checkpoint_of(run: Path, asked: str) -> str:
         raise RunDirectoryError(f"{run} is not a directory: give a run directory")
     refuse_links(run, ["checkpoints"])
     if Run(run).config_text is None:
-        return asked  # loading it says that it is no run
+        return asked or "best"  # loading it says that it is no run
     found = weights.checkpoint_of(run, asked)
     if not found.exists():
         there = [path.stem for path in sorted(run.glob("checkpoints/*.ckpt"))]
         other = f"give --checkpoint {there[0]}" if there else "train it first"
-        raise RunDirectoryError(f"{run} has no checkpoints/{asked}.ckpt: {other}")
+        raise RunDirectoryError(f"{run} has no checkpoints/{found.name}: {other}")
     return found.stem
 
 
-def load(run: Path, checkpoint: str, trust: Sequence[str]) -> nn.Module:
+def load(run: Path, checkpoint: str | None, trust: Sequence[str]) -> nn.Module:
     """Load the model of a run directory.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from genlab.cli import trained
+from genlab.cli import averages, trained
 from genlab.cli.output import say
 from genlab.cli.parsing import add_command, number, whole_number
 from genlab.data.progress import progress
@@ -77,6 +77,7 @@ def add(commands: Any) -> None:
         help="frames a second (default: %(default)g)",
     )
     trained.add_arguments(parser)
+    averages.add_ema(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -94,7 +95,8 @@ def video(
     seconds: float,
     fps: float,
     seed: int,
-    checkpoint: str,
+    checkpoint: str | None,
+    ema: str | None,
     trust: Sequence[str],
     out: Path | None,
 ) -> int:
@@ -118,13 +120,20 @@ def video(
         chosen = _chosen(paths)
         folders = [record.path / "videos" for _, record in chosen]
         callbacks = [_callbacks(path, kinds, settings, kind is not None) for path in folders]
+    read = [  # all of them are looked at before the first is filmed
+        (
+            averages.checkpoint_of(record.path, checkpoint, ema),
+            averages.ema_width(record.path, ema, trust),
+        )
+        for _, record in chosen
+    ]
 
     console = Console(soft_wrap=True, highlight=False)
     films: dict[str, dict[str, Pixels]] = {}
     lines: list[str] = []
     with progress("filming", len(chosen) * len(kinds)) as advance:
-        for (label, record), of_run in zip(chosen, callbacks, strict=True):
-            model = trained.load(record.path, checkpoint, trust)
+        for (label, record), weights, of_run in zip(chosen, read, callbacks, strict=True):
+            model = averages.load(record.path, *weights, trust)
             made, left_out = _films(record.path, model, data, of_run, kind is not None, advance)
             for name, film in made.items():
                 films.setdefault(name, {})[label] = film

@@ -137,14 +137,20 @@ class GenerativeModule(pl.LightningModule):
         """
         yield "loss", self.model.loss(x, labels, step, noise)
 
+    def losses_of(
+        self, x: Tensor, labels: Tensor | None, inputs: Tensor | None, step: int, noise: Noise
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Compute the losses as `losses` does, from the kept `inputs` of the images if not None."""
+        if inputs is not None and isinstance(self.model, KeepsInputs):
+            yield "loss", self.model.loss_of_inputs(inputs, labels, step, noise)
+        else:
+            yield from self.losses(x, labels, step, noise)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, noise = self.training_input(batch, batch_idx)
         step = self.trainer.global_step
         labels, inputs = batch.get("label"), batch.get("inputs")
-        if inputs is not None and isinstance(self.model, KeepsInputs):
-            name, terms = "loss", self.model.loss_of_inputs(inputs, labels, step, noise)
-        else:
-            ((name, terms),) = self.losses(x, labels, step, noise)
+        ((name, terms),) = self.losses_of(x, labels, inputs, step, noise)
         self.log_terms(terms, step)
         return terms[name]
 

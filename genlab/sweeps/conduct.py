@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from genlab.errors import DONE, TRAINING_FAILED
+from genlab.errors import DONE, TRAINING_FAILED, ConfigError
 from genlab.runs.manifest import Job, Manifest
 from genlab.runs.points import Start, announced_model, point_of
 from genlab.runs.run import Run
@@ -83,6 +83,7 @@ class Conductor:
             later = [
                 job.after(paths[str(job.needs)], study.first.run) for job in study.jobs_after(jobs)
             ]
+            self._rehearse(asked, later)
             for job, composed in self._resolved(asked, later):
                 is_there = Run(paths[str(job.needs)]).is_completed
                 (ready if is_there else waiting).append((job, composed))
@@ -101,8 +102,8 @@ class Conductor:
         """Run the jobs of a study.
 
         Raises:
-            ConfigError: a job is invalid; raised before the first job starts, but for the jobs that
-                start from other runs, which are checked when these are there.
+            ConfigError: a job is invalid; raised before the first job starts. Of a job that starts
+                from another run, what depends on the files of that run is checked when it is there.
         """
         study, first = asked.study, asked.first
         start = None if study.first is None else Start(study.first.run, study.first.model)
@@ -122,7 +123,7 @@ class Conductor:
             return launch(asked, study.jobs(), 0)
         needed = first.study.jobs()
         jobs = study.jobs_after(needed)
-        self._compose(asked, jobs[0].after(self.directory, start.run), 0)  # refuses unknown keys
+        self._rehearse(asked, [job.after(self.directory, start.run) for job in jobs])
         print(f"first  {len(needed)} runs, from which {len(jobs)} jobs start", flush=True)
         returned = launch(first, needed, 0)
         ends = dict(zip(map(str, needed), (one.return_value for one in returned), strict=True))
@@ -137,6 +138,25 @@ class Conductor:
         returned += self._block(asked, blocked)
         print(f"then   {len(ready)} of {len(jobs)} jobs, which start from them", flush=True)
         return [*returned, *launch(asked, ready, len(needed))]
+
+    def _rehearse(self, asked: Request, jobs: Sequence[StudyJob]) -> None:
+        """Check the jobs that start from other runs before these are there, one of each point.
+
+        Raises:
+            ConfigError: a job, or the run that it starts from, is invalid.
+        """
+        from genlab.training import planning
+
+        assert asked.first is not None
+        chosen = list({str(job.whole_point): job for job in reversed(jobs)}.values())[::-1]
+        needed = {str(job.needs): job.needs for job in chosen if job.needs is not None}
+        starts = self._resolved(asked.first, list(needed.values()))
+        configs = {str(job): planning.plan(*composed).config for job, composed in starts}
+        for job, composed in self._resolved(asked, chosen):
+            try:
+                planning.rehearse(composed.config, configs[str(job.needs)])
+            except ConfigError as error:
+                raise ConfigError(f"{job}: {error}") from error
 
     def _block(
         self, asked: Request, blocked: Sequence[tuple[StudyJob, Outcome]]

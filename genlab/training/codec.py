@@ -53,6 +53,10 @@ def with_vae(config: Config, path: Path) -> Config:
             vae = _received(Run(source), config["data"])
     except GenlabError as error:
         raise ConfigError(f"{KEY}={printable(source)}: {error}") from error
+    return _with(config, vae)
+
+
+def _with(config: Config, vae: Config) -> Config:
     model = config["model"]
     return {**config, "model": {**model, "codec": {**model["codec"], "vae": vae}}}
 
@@ -62,17 +66,42 @@ def _own_copy(run: Run) -> Config:
     return _partial(read_model({k: v for k, v in node.items() if k != "_partial_"}))
 
 
+def rehearsed(config: Config, theirs: Config) -> Config:
+    """Add the config of the codec's VAE to that of a run, as `with_vae`, before the VAE is trained.
+
+    Args:
+        theirs: the config of the VAE's run, as it will be kept.
+
+    Raises:
+        ConfigError: naming `model.codec.run`, what is wrong with it, and what would be right.
+    """
+    if source_of(config) is None:
+        return config
+    try:
+        _refuse_changing(config["data"])
+        return _with(config, _checked(theirs, config["data"]))
+    except GenlabError as error:
+        raise ConfigError(f"{KEY}: {error}") from error
+
+
 def _received(run: Run, data: Mapping[str, Any]) -> Config:
+    _refuse_changing(data)
+    if not run.path.is_dir():
+        raise ConfigError("there is no such folder; give the run directory of a trained VAE")
+    if not run.is_completed:
+        raise ConfigError(f"this run is {run.state}, not completed; let it end first")
+    return _checked(read_config(run), data)
+
+
+def _refuse_changing(data: Mapping[str, Any]) -> None:
     if data.get("binarisation") == "dynamic":
         raise ConfigError(
             "the latents of an image are computed once, and data.binarisation=dynamic changes it "
             "in every epoch; give static"
         )
-    if not run.path.is_dir():
-        raise ConfigError("there is no such folder; give the run directory of a trained VAE")
-    if not run.is_completed:
-        raise ConfigError(f"this run is {run.state}, not completed; let it end first")
-    config = read_config(run)
+
+
+def _checked(config: Config, data: Mapping[str, Any]) -> Config:
     node = read_model(config.get("model"))
     theirs = config.get("data")
     if not isinstance(theirs, dict) or _images(theirs) != _images(data):

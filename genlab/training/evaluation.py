@@ -87,7 +87,7 @@ class OfRun:
 def evaluate(
     run: Path,
     data: ImageData,
-    checkpoint: str = "best",
+    checkpoint: str,
     split: SplitName = "test",
     batches: int | float | None = None,
     device: torch.device | str = "cpu",

@@ -18,6 +18,7 @@ from genlab.training import export_diffusers, export_onnx, weights
 from genlab.training.export_parts import Part, Trained
 from genlab.training.load import load, read_received
 from genlab.training.model_card import model_card
+from genlab.training.power_averages import load_average
 
 Writer = Callable[[Trained, Path], Part]
 
@@ -25,9 +26,10 @@ Writer = Callable[[Trained, Path], Part]
 def export(
     run: Path,
     target: Path,
-    checkpoint: str = "best",
+    checkpoint: str | None = None,
     formats: Collection[str] = ("safetensors",),
     packages: Collection[str] = (),
+    ema: float | None = None,
 ) -> None:
     """Write the model of a run directory, or of an export, and its model card into a new folder.
 
@@ -36,17 +38,20 @@ def export(
         checkpoint: see `genlab.training.load.load`.
         formats: of `FORMATS`.
         packages: those whose classes the run's config may name beside those of genlab's models.
+        ema: relative width of the average of the weights at the last step, made from the snapshots
+            of the run, that replaces those of the checkpoint, which must be the last.
 
     Raises:
         ConfigError: a format does not fit the model, or its package is not installed; or see
             `genlab.training.load.load`.
-        RunDirectoryError: config, spec or checkpoint are missing or unreadable.
+        RunDirectoryError: config, spec, checkpoint or snapshots are missing or unreadable.
+        ValueError: the snapshots do not reach this width.
         OSError: the folder cannot be written.
     """
     received = read_received(run, packages)
-    model = load(run, checkpoint, packages)
+    model = load(run, checkpoint, packages) if ema is None else load_average(run, ema, packages)
     path = weights.checkpoint_of(run, checkpoint)
-    trained = Trained(run, path, model, received.model, received.spec, tuple(packages))
+    trained = Trained(run, path, model, received.model, received.spec, tuple(packages), ema)
     with _renamed_when_whole(target) as folder:
         parts = [_in_format(name, trained, folder) for name in formats]
         write_atomically(folder / "README.md", model_card(trained, parts))

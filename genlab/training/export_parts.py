@@ -21,6 +21,7 @@ class Trained:
         config: of the model, checked.
         spec: shape and kind of its images.
         packages: those besides genlab that the config names classes of.
+        ema: relative width of the average that replaces the weights of the checkpoint, if any.
     """
 
     run: Path
@@ -29,6 +30,7 @@ class Trained:
     config: Config
     spec: ImageSpec
     packages: tuple[str, ...] = ()
+    ema: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from torch.utils.flop_counter import flop_registry
 
 from genlab.data.datamodule import ImageData
 from genlab.modules.base import GenerativeModule
+from genlab.protocols import KeepsInputs
+from genlab.seeding import or_default
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,8 @@ def flops_per_image(module: GenerativeModule) -> list[int] | None:
     """Count the operations per image of each step of a module's cycle, forward and backward.
 
     They are those of copies of its losses and their gradients; what an optimizer does is not
-    counted. Returns None if they cannot be counted.
+    counted, nor what frozen networks make of the images once and for all (`KeepsInputs`). Returns
+    None if they cannot be counted.
     """
     for device in ("meta", "cpu"):  # penalties on gradients need numbers
         twin = copy.deepcopy(module).to(device)
@@ -97,12 +100,15 @@ def flops_per_image(module: GenerativeModule) -> list[int] | None:
 
 
 def _of_step(module: GenerativeModule, step: int, device: str) -> int:
-    spec = module.model.spec
+    model, spec = module.model, module.model.spec
     x = torch.rand(_IMAGES, *spec.shape, device=device)
     labels = torch.zeros(_IMAGES, dtype=torch.int64, device=device) if spec.classes else None
+    keeps = isinstance(model, KeepsInputs) and model.keeps_inputs
+    inputs = model.inputs(x) if keeps else None
+    noise = or_default(None, x)
     # fused kernels of attention are counted on some devices alone
     with sdpa_kernel(SDPBackend.MATH), FlopCount() as count:
-        for name, terms in module.losses(x, labels, step, None):
+        for name, terms in module.losses_of(x, labels, inputs, step, noise):
             terms[name].backward()
     return count.total // _IMAGES
 

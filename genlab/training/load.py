@@ -112,7 +112,7 @@ def _read_spec(run: Run) -> ImageSpec:
 
 def load(
     run: str | PathLike[str],
-    checkpoint: str = "best",
+    checkpoint: str | None = None,
     packages: Collection[str] = (),
     device: str | torch.device = "cpu",
 ) -> Any:
@@ -126,8 +126,8 @@ def load(
 
     Args:
         run: the run directory, a `genlab.runs.run.Run`, or a folder of `genlab export`.
-        checkpoint: "best" by validation loss, or "last"; see `weights.checkpoint_of`. An export
-            has one alone.
+        checkpoint: "best" by validation loss, "last", or None for that of the run's test; see
+            `weights.checkpoint_of`. An export has one alone.
         packages: those whose classes the run's config may name beside those of genlab's models.
         device: the model's.
 

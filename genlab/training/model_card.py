@@ -86,11 +86,13 @@ def _numbers(trained: Trained, record: Record) -> list[str]:
     if not rows:
         return ["The run has no result of a test."]
     best = (
-        record.flat.get("evaluate") == "best" and (record.path / "checkpoints/best.ckpt").exists()
+        record.flat.get("evaluate") != "last" and (record.path / "checkpoints/best.ckpt").exists()
     )
     tested = "best" if best else "last"
     sentence = f"Of the test images, with the weights of the {tested} checkpoint."
-    if trained.checkpoint.stem not in (tested, "model"):
+    if trained.ema is not None:
+        sentence += f" The weights here are their average of relative width {trained.ema:g}."
+    elif trained.checkpoint.stem not in (tested, "model"):
         sentence += f" The weights here are those of the {trained.checkpoint.stem} one."
     return [sentence, _table(("metric", "value", "name in result.json"), rows)]
 
@@ -116,9 +118,12 @@ def _origin(trained: Trained, record: Record) -> str:
     by = ", ".join(
         _text(f"{name} {versions[name]}") for name in ("genlab", "torch") if name in versions
     )
+    weights = _text(trained.checkpoint.name)
+    if trained.ema is not None:
+        weights += f" and its snapshots, averaged with relative width {trained.ema:g}"
     rows = [
         ("run", _text(record.run_id)),
-        ("checkpoint", f"{_text(trained.checkpoint.name)}, SHA-256 {sha256(trained.checkpoint)}"),
+        ("checkpoint", f"{weights}, SHA-256 {sha256(trained.checkpoint)}"),
         ("trained with", by or "unknown"),
         ("commit of genlab in training", _text(record.result.get("git_commit") or "unknown")),
         ("exported with", f"genlab {__version__}"),

@@ -23,7 +23,7 @@ from genlab.metrics.measures import RESERVED, update_parameters
 from genlab.modules.base import GenerativeModule
 from genlab.modules.optimization import takes_total_steps
 from genlab.runs.identity import flatten, identity
-from genlab.training.codec import with_vae
+from genlab.training.codec import rehearsed, with_vae
 from genlab.training.flops import StepFlops, step_flops, steps_per_epoch
 from genlab.training.origin import KEYS, origin
 from genlab.training.run_config import RunConfig, build_model
@@ -63,10 +63,26 @@ def plan(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
     """
     run_config = RunConfig.of(cfg)
     group = run_config.group or os.environ.get("GENLAB_SWEEP_GROUP") or "single"
-    fields = {f.name: getattr(run_config, f.name) for f in dataclasses.fields(run_config)}
-    config = {**fields, "group": group}
+    config = {**_fields(run_config), "group": group}
     path = run_path(config, group, overrides)
     return Plan(with_vae(config, path), run_config, path)
+
+
+def rehearse(cfg: DictConfig | Mapping[str, Any], start: Config) -> None:
+    """Check a run, and build its objects, before the run that it starts from is there.
+
+    Args:
+        start: the checked config of that run.
+
+    Raises:
+        ConfigError: naming the key, the value and what would be right.
+    """
+    run_config = RunConfig.of(cfg)
+    assemble(Plan(rehearsed(_fields(run_config), start), run_config, Path()))
+
+
+def _fields(run_config: RunConfig) -> Config:
+    return {f.name: getattr(run_config, f.name) for f in dataclasses.fields(run_config)}
 
 
 def assemble(planned: Plan) -> tuple[ImageData, GenerativeModule]:

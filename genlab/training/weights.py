@@ -15,20 +15,23 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 from torch import Tensor, nn
 
+from genlab.config.check import coerce, from_yaml
 from genlab.errors import ConfigError, GenlabError, RunDirectoryError
 from genlab.runs.files import refuse_links, write_atomically
 from genlab.runs.reading import read_bytes, size_without_holes
-from genlab.runs.run import EXPORTED
+from genlab.runs.run import EXPORTED, Run
 from genlab.runs.text import printable
 from genlab.training import schema
 from genlab.training.sharding import sharded_like
 
 log = logging.getLogger(__name__)
+
+Checkpoint = Literal["best", "last"]
 
 #: Bytes of the part of a checkpoint that is not the content of tensors.
 _STRUCTURE = 2**26
@@ -274,21 +277,36 @@ def check_weights(
             )
 
 
-def checkpoint_of(run: str | PathLike[str], name: str = "best") -> Path:
-    """Return the path of a run's checkpoint, `best` or `last`, which need not exist.
+def checkpoint_of(run: str | PathLike[str], name: str | None = None) -> Path:
+    """Return the path of a run's checkpoint, which need not exist.
 
     A run that ended before its first validation has no best one: then it is the last, with a
     warning. An export has one alone.
+
+    Args:
+        name: `best` or `last`; None for that of the run's test, which `evaluate` in its config
+            names.
+
+    Raises:
+        ConfigError: `evaluate` names another.
+        RunDirectoryError: the config cannot be read.
     """
     if (exported := Path(run) / EXPORTED).exists():
         return exported
-    path = Path(run) / "checkpoints" / f"{name}.ckpt"
+    path = Path(run) / "checkpoints" / f"{name or _of_test(Run(run))}.ckpt"
     last = path.with_name("last.ckpt")
     if path.exists() or not last.exists():
         return path
     told = "%s has no %s, since nothing was validated: last.ckpt is used"
     log.warning(told, printable(str(run)), path.name)
     return last
+
+
+def _of_test(run: Run) -> str:
+    text = run.config_text
+    config = {} if text is None else from_yaml(text, str(run.config_path))
+    asked = coerce(config.get("evaluate", "best"), Checkpoint, f"{run.config_path}: evaluate")
+    return str(asked)
 
 
 def load_into(module: nn.Module, path: Path, key: str = "") -> None:

@@ -7,13 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from trained_runs import train_in
 
 from genlab import cli
 from genlab.errors import DONE, REFUSED
+from genlab.runs.files import sha256
 from genlab.runs.run import Run
+from genlab.training.load import load
 
 SMALL = [
     *("logger=none", "callbacks=none", "forecast=false", "data.batch_size=32"),
@@ -125,6 +129,42 @@ def test_a_run_without_a_validation_is_evaluated_and_sampled_at_its_end(
     assert cli.main(["sample", str(run.path), "--n", "2"]) == DONE
     # and another run starts from it
     train_in(tmp_path / "other", *SMALL, *MODELS["vae"], f"init_from={run.path}")
+
+
+def test_every_reader_takes_the_weights_of_the_runs_own_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are the last ones here; the best are of an earlier epoch, the only one validated."""
+    later = ["evaluate=last", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2"]
+    run = train_in(tmp_path / "runs", *SMALL, *MODELS["vae"], *later)
+    assert run.result is not None and run.result["evaluated"] == "last"
+    best, last = (load(run, name).state_dict() for name in ("best", "last"))
+    assert any(not torch.equal(weight, best[name]) for name, weight in last.items())
+    assert evaluate(run.path, DATA) == DONE
+    (found,) = records(run.path)
+    assert found["metrics"] == run.result["metrics"] and found["checkpoint"] == "last"
+
+    assert cli.main(["export", str(run.path)]) == DONE
+    assert cli.main(["sample", str(run.path), "--n", "2"]) == DONE
+    (exported,) = (run.path / "exports").iterdir()
+    (drawn,) = (run.path / "samples").iterdir()
+    assert (exported.name, drawn.name) == ("last-safetensors", "n2-seed0")
+    with np.load(drawn / "samples.npz") as content:
+        assert content["checkpoint"] == "last"
+        assert content["weights"] == sha256(run.checkpoints / "last.ckpt")
+    begun = train_in(
+        tmp_path / "begun", *SMALL, *MODELS["vae"], f"init_from={run.path}", "trainer.max_epochs=0"
+    )
+    for model in (load(run), load(exported), load(begun)):
+        assert all(torch.equal(w, last[name]) for name, w in model.state_dict().items())
+
+    text = run.config_path.read_text()
+    run.config_path.write_text(text.replace("evaluate: last", "evaluate: ../last"))
+    for command, *data in (["sample"], ["export"], ["video"], ["evaluate", DATA]):
+        capsys.readouterr()
+        assert cli.main([command, str(run.path), *data]) == REFUSED
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "evaluate='../last': choose one of best, last" in line
 
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(

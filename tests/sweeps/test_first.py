@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genlab.config.compose import compose
 from genlab.errors import ConfigError
 from genlab.report import collect
 from genlab.runs.manifest import Job, Manifest
@@ -20,6 +21,7 @@ from genlab.runs.points import point_of
 from genlab.runs.run import Run, find_runs
 from genlab.sweeps.request import expand, request
 from genlab.sweeps.study import Study
+from genlab.training import planning
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +141,43 @@ def test_the_command_line_reaches_the_runs_whose_model_has_the_key(tmp_path: Pat
     assert {job.seed for job in found.study.jobs()} == {1, 2}
     # what neither has is refused with the jobs' config
     assert "model.nothing=1" in asked("model.nothing=1").overrides
+
+
+LATENTS = ["model=ddpm", "model/codec=vae", "model/net=unet_latents", "model.codec.run=not/yet"]
+WRONG = {
+    "model.net.channels=-1": "model.net.channels=-1: ",
+    "model.net.chanels=8": "chanels",
+    "model/sampler=anc": "anc",
+    "model.sampler.steps=2000": "model.sampler.steps=2000: ",
+    "data.val_images=7": "model.codec.run: this run was trained on other images",
+    "data.binarisation=dynamic": "model.codec.run: the latents of an image are computed once",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_job_is_checked_before_the_run_that_it_starts_from(wrong: str) -> None:
+    start = planning.plan(compose(["experiment=vae/latent_mnist_mini"]), []).config
+    if wrong == next(iter(WRONG)):
+        planning.rehearse(compose(LATENTS), start)
+    with pytest.raises(ConfigError) as refused:
+        planning.rehearse(compose([*LATENTS, wrong]), start)
+    assert WRONG[wrong] in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dry", ["false", "true"])
+def test_a_job_that_would_be_refused_is_so_before_any_work(dry: str, tmp_path: Path) -> None:
+    command = [sys.executable, "sweep.py", "sweep=which_kl_weight", "model.net.channels=-1"]
+    done = subprocess.run(
+        [*command, f"dry={dry}", f"runs_dir={tmp_path}/runs"],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("GENLAB_")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "model.kl_weight=0 seed=0: model.net.channels=-1: " in done.stderr
+    assert not find_runs(tmp_path / "runs") and "first  21 runs" not in done.stdout
 
 
 @pytest.mark.parametrize(

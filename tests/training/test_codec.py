@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from trained_runs import load_with_data, train_in
 
 from genlab.config.check import from_yaml, resolve, to_yaml
@@ -17,12 +18,14 @@ from genlab.config.compose import compose
 from genlab.data.batches import Batches
 from genlab.data.order import BatchIndex
 from genlab.errors import ConfigError
+from genlab.modules.ddpm import DDPMModule
 from genlab.runs.files import write_atomically
 from genlab.runs.run import Run
 from genlab.seeding import BatchNoise
 from genlab.tensors import to_unit_interval
 from genlab.training import codec as codec_of_run
 from genlab.training import planning
+from genlab.training.flops import FlopCount
 from genlab.training.kept_inputs import batches, kept_inputs
 from genlab.training.load import load
 
@@ -65,6 +68,25 @@ def unfinished(run: Run) -> None:
     """Leave a run as if it was stopped after its last step, before its test."""
     run.result_path.unlink()
     write_atomically(run.status_path, {"state": "preempted"})
+
+
+def test_the_operations_of_a_training_are_those_of_its_steps_on_kept_latents(
+    vae: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, done = DDPMModule.training_step, []
+
+    def training_step(self: DDPMModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.MATH), FlopCount() as count:
+            loss = step(self, batch, batch_idx)
+            loss.backward()
+        self.zero_grad()
+        done.append(count.total)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DDPMModule, "training_step", training_step)
+    result = latent_run(tmp_path, vae).result
+    assert result is not None and len(done) == result["steps"]
+    assert result["training_flops"] == sum(done) > 0
 
 
 def test_a_run_is_complete_without_the_run_of_its_vae(vae: Run, tmp_path: Path) -> None:

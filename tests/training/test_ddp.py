@@ -121,6 +121,30 @@ def test_two_processes_train_and_test_as_one(
 
 
 @pytest.mark.slow
+def test_two_processes_measure_the_quality_that_one_does(tmp_path: Path) -> None:
+    """In training and in the test; the weights differ by rounding, which turns some pixels."""
+    chosen = [
+        *("trainer.max_epochs=2", "callbacks=quality", "callbacks.quality.samples=200"),
+        *("features@callbacks.quality.features=pixels", "callbacks.quality.every_n_epochs=1"),
+        *("callbacks.quality.samples_in_training=150", "model.optimizer.lr=1e-3"),
+    ]
+
+    def measured(trainer: str, processes: int) -> list[dict[str, float]]:
+        place = [f"trainer={trainer}", f"trainer.devices={processes}"]
+        run = finish("vae", tmp_path / f"{trainer}{processes}", *chosen, *place)
+        assert run.result is not None
+        rows = [*run.metrics(), run.result["metrics"]]
+        kept = ({n: v for n, v in row.items() if "_pixels_" in n} for row in rows)
+        return [row for row in kept if row]
+
+    alone = measured("ddp", 1)
+    assert [len(row) for row in alone] == [15, 15, 15, 15]  # result.json repeats the test's row
+    for trainer in ("ddp", "fsdp"):
+        for ours, theirs in zip(measured(trainer, 2), alone, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SHARDED)
 def test_spread_weights_are_averaged_also_where_a_validation_does_not_improve(
     tmp_path: Path, model: str

@@ -22,6 +22,7 @@ from trained_runs import train_in
 from genlab import cli
 from genlab.errors import DONE, REFUSED, ConfigError, GenlabError
 from genlab.runs.run import Run, find_runs
+from genlab.tensors import to_pixels
 from genlab.training import weights
 from genlab.training.interrupts import Stopped
 from genlab.training.load import load
@@ -282,6 +283,44 @@ def test_the_samples_of_each_width_are_measured(
     out = capsys.readouterr().out
     assert "average of width 0.05" in out and "FID∞" in out.splitlines()[-4]
     assert (run / "evaluations" / "averages.png").stat().st_size > 1000
+
+
+def test_an_average_is_exported_drawn_and_filmed(
+    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was tracked has the weights of the last snapshot, and draws with them."""
+    run = copied(trained, tmp_path)
+    assert cli.main(["export", str(run), "--ema", "0.1"]) == DONE
+    (exported,) = (run / "exports").iterdir()
+    assert exported.name == "ema_0.1-safetensors"
+    assert "averaged with relative width 0.1" in (exported / "README.md").read_text()
+    tracked = load_file(run / "checkpoints" / "averages.80.safetensors")
+    model = load(exported)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.detach(), tracked[f"{WIDTHS.index(0.1)}.model.{name}"])
+
+    drawn = {}
+    for width in ("0.1", "0.2"):
+        assert cli.main(["sample", str(run), "--n", "2", "--ema", width]) == DONE
+        with np.load(run / "samples" / f"n2-seed0-ema{width}" / "samples.npz") as content:
+            drawn[width], told = content["images"], float(content["ema"])
+        assert told == float(width)
+    ours = to_pixels(model.sample(2, seed=0)).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(drawn["0.1"], ours) and not np.array_equal(drawn["0.2"], ours)
+    film = ["--kind", "prior_walk", "--n", "1", "--seconds", "0.1", "--ema", "0.1"]
+    assert cli.main(["video", str(run), *film]) == DONE
+
+    for command in ("sample", "export", "video"):
+        for asked, words in (
+            (["--ema", "0.3"], ["--ema 0.3", "below 0.2887"]),
+            (["--ema", "x"], ["--ema x", "numbers"]),
+            (["--ema", "0.1,0.2"], ["--ema 0.1,0.2", "one width"]),
+            (["--ema", "0.1", "--checkpoint", "best"], ["--checkpoint best", "--ema"]),
+        ):
+            capsys.readouterr()
+            assert cli.main([command, str(run), *asked]) == REFUSED
+            (line,) = capsys.readouterr().err.splitlines()
+            assert all(word in line for word in words), line
 
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(

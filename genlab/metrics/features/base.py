@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from genlab.errors import ConfigError, DataError, RunDirectoryError
 from genlab.protocols import ImageSpec
@@ -227,9 +228,13 @@ def _digest(module: nn.Module) -> str:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Return 16 hex digits of the names, shapes and values of a module's weights."""
+    """Return 16 hex digits of the names, shapes and values of a module's weights.
+
+    If they are sharded over processes, all of these must call this.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, weight in sorted(module.state_dict().items()):
+        tensor = weight.full_tensor() if isinstance(weight, DTensor) else weight
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
