@@ -185,6 +185,10 @@ def test_the_loss_of_kept_inputs_is_that_of_the_images(
     data.setup("fit")
     inputs = kept_inputs(model, data, "these")
     assert inputs is not None and inputs.shape == (1 + flip, 300, 2, 2, 7, 7)
+    data.flip = not flip  # other inputs of the same images
+    others = kept_inputs(model, data, "these")
+    assert others is not None and len(others) == 2 - flip
+    data.flip = flip
     data.train_inputs = inputs
     batch = next(iter(data.train_dataloader()))
     x = to_unit_interval(batch["image"])
