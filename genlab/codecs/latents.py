@@ -106,7 +106,8 @@ class LatentCodec(Codec):
             Sentences about what was found.
 
         Raises:
-            ValueError: if a channel is constant, or collapsed and `collapsed` is "refuse".
+            ValueError: if a channel is not finite or constant, or collapsed and `collapsed` is
+                "refuse".
         """
         count, sums, first = 0, torch.zeros(()), torch.zeros(())
         for batch in inputs:
@@ -132,6 +133,11 @@ class LatentCodec(Codec):
         return told
 
     def _refuse(self, signal: Tensor, variance: Tensor) -> None:
+        if not variance.isfinite().all():
+            raise ValueError(
+                f"run={self.run}: its latents are not finite in the channels "
+                f"{_numbers(~variance.isfinite())}; give a VAE whose training has not diverged"
+            )
         if constant := _numbers(variance.sqrt() < _LEAST_SCALE):
             raise ValueError(
                 f"run={self.run}: its latents are constant in the channels {constant}, so that no "

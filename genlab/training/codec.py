@@ -14,12 +14,18 @@ from typing import Any
 from torch import nn
 
 from genlab.config.check import Config
-from genlab.errors import ConfigError, GenlabError
+from genlab.errors import ConfigError, GenlabError, RunDirectoryError
 from genlab.runs.identity import identity
 from genlab.runs.run import Run
 from genlab.runs.text import printable
 from genlab.training import weights
-from genlab.training.load import read_config, read_model
+from genlab.training.load import (
+    Received,
+    build_believed,
+    read_config,
+    read_model,
+    read_received,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +68,17 @@ def _with(config: Config, vae: Config) -> Config:
 
 
 def _own_copy(run: Run) -> Config:
-    node = read_config(run)["model"]["codec"]["vae"]
-    return _partial(read_model({k: v for k, v in node.items() if k != "_partial_"}))
+    received = read_received(run.path)
+    codec = received.model.get("codec")
+    vae = codec.get("vae") if isinstance(codec, dict) else None
+    if not isinstance(vae, dict):
+        raise RunDirectoryError(
+            f"{run.config_path} has no model.codec.vae, with which this run began: put it back, or "
+            "start anew with overwrite=true"
+        )
+    node = {key: value for key, value in vae.items() if key != "_partial_"}
+    build_believed(Received(node, received.spec), run.checkpoints / "last.ckpt")
+    return _partial(node)
 
 
 def rehearsed(config: Config, theirs: Config) -> Config:
@@ -88,9 +103,13 @@ def _received(run: Run, data: Mapping[str, Any]) -> Config:
     _refuse_changing(data)
     if not run.path.is_dir():
         raise ConfigError("there is no such folder; give the run directory of a trained VAE")
+    if (state := run.state) == "missing":
+        raise ConfigError("this folder is no run directory; give that of a trained VAE")
     if not run.is_completed:
-        raise ConfigError(f"this run is {run.state}, not completed; let it end first")
-    return _checked(read_config(run), data)
+        raise ConfigError(f"this run is {state}, not completed; let it end first")
+    checked = _checked(read_config(run), data)
+    build_believed(read_received(run), weights.checkpoint_of(run))
+    return checked
 
 
 def _refuse_changing(data: Mapping[str, Any]) -> None:
@@ -131,24 +150,33 @@ def _partial(node: Config) -> Config:
     return {**node, "_partial_": True}
 
 
-def load_vae(model: nn.Module, config: Config, images: Mapping[str, Any]) -> None:
-    """Load the weights of the codec's VAE into a model that begins its training.
+def load_vae(model: nn.Module, config: Config) -> None:
+    """Load the weights of the codec's VAE into a model that begins its training, if it has one.
+
+    Raises:
+        ConfigError, RunDirectoryError: naming `model.codec.run`, the weights do not fit or cannot
+            be read.
+    """
+    source = source_of(config)
+    if source is not None:
+        weights.load_into(_as_checkpoint(model), Path(source), KEY)
+
+
+def refuse_other_images(config: Config, images: Mapping[str, Any]) -> None:
+    """Refuse a codec whose VAE was trained before the images of a run changed.
 
     Args:
         images: the record of this run's images, as in data.json; empty where they cannot change.
 
     Raises:
-        ConfigError: naming `model.codec.run`, the images are others, or the weights do not fit.
+        ConfigError: naming `model.codec.run`.
     """
     source = source_of(config)
-    if source is None:
-        return
-    before = Run(source).data
-    if images and before is not None and before.get("files") != images.get("files"):
+    before = None if source is None else Run(source).data
+    if source is not None and images and before and before.get("files") != images.get("files"):
         raise ConfigError(
             f"{KEY}={printable(source)}: the images have changed since this run; train it again"
         )
-    weights.load_into(_as_checkpoint(model), Path(source), KEY)
 
 
 def told_if_changed(model: nn.Module, config: Config) -> None:

@@ -7,7 +7,8 @@ no path, data set, callback, logger or trainer.
 from __future__ import annotations
 
 from collections.abc import Collection
-from os import PathLike
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
@@ -53,10 +54,10 @@ def read_config(run: str | PathLike[str]) -> Config:
     Raises:
         ConfigError, RunDirectoryError: it is missing or cannot be read.
     """
-    text = Run(run).config_text
+    text, path = Run(run).config_text, fspath(run)
     if text is None:
-        raise RunDirectoryError(f"{run} has no config.yaml: it is no run directory")
-    return from_yaml(text, f"{run}/config.yaml")
+        raise RunDirectoryError(f"{path} has no config.yaml: it is no run directory")
+    return from_yaml(text, f"{path}/config.yaml")
 
 
 def read_received(run: str | PathLike[str], packages: Collection[str] = ()) -> Received:
@@ -139,13 +140,22 @@ def load(
     received = read_received(run, packages)
     refuse_links(run, ["checkpoints"])
     path = weights.checkpoint_of(run, checkpoint)
-    size = 0
-    if path.is_file():
-        with open_regular(path) as file:
-            size = size_without_holes(file)
-    model = build_received(received, _TIMES * size + _BYTES)
+    model = build_believed(received, path)
     weights.load_into(_Holder(model), path)
     return model.eval().to(device)
+
+
+def build_believed(received: Received, checkpoint: Path) -> nn.Module:
+    """Build the model that a run directory describes, which its checkpoint must be as large as.
+
+    Raises:
+        ConfigError: it cannot be built, or is far larger than the checkpoint.
+    """
+    size = 0
+    if checkpoint.is_file():
+        with open_regular(checkpoint) as file:
+            size = size_without_holes(file)
+    return build_received(received, _TIMES * size + _BYTES)
 
 
 def build_received(received: Received, most_bytes: int = _BYTES) -> nn.Module:

@@ -116,12 +116,19 @@ def run(cfg: DictConfig) -> Outcome:
     continued = None
     if run_config.continue_from is not None and not goes_on:
         continued = to_continue(module, Path(run_config.continue_from))
+    # a run that goes on, or starts from the weights of another one, has its own copy
+    needs_vae = run_config.trains and not goes_on
+    needs_vae &= continued is None and run_config.init_from is None
+    if needs_vae:
+        codec.load_vae(module.model, planned.config)
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
     images = data_record(planned.config, data)
     if images and not run_config.overwrite:
         refuse_changed(path, images)
+    if needs_vae:
+        codec.refuse_other_images(planned.config, images)
     run_config.check_limits(data.batches())
     planned = counted(planned, data, module)
 
@@ -180,6 +187,7 @@ def _train_in(
     run_config = planned.run_config
     resumed = to_resume(module, directory.checkpoints / "last.ckpt") if run_config.trains else None
     resumed = resumed or continued
+    own = _callbacks(directory, planned, module.monitor)  # may refuse a value, before any work
     console.introduce(planned.path, planned.config, data, module.model, resumed is not None)
     _install_codec(planned, data, module, resumed, Run(directory.path).data or {})
     forecast: Forecast | None = None
@@ -195,7 +203,7 @@ def _train_in(
         run_config.checkpoint_every_n_minutes,
     )
     stop = StopOnSignal(last)
-    callbacks = [*_callbacks(directory, planned, module.monitor), last, stop]
+    callbacks = [*own, last, stop]
     callbacks += _of_long_test(directory, run_config)
     if resumed is not None:
         callbacks.append(resumed)
@@ -245,25 +253,19 @@ def _install_codec(
     resumed: CheckedResume | None,
     images: Mapping[str, Any],
 ) -> None:
-    """Give the model the trained networks that it takes from another run, and their results.
-
-    A run that goes on, or starts from the weights of another one, has its own copy.
-    """
+    """Keep what the trained networks of a codec make of the training images, and measure it."""
     model, config = module.model, planned.config
-    has_copy = resumed is not None or planned.run_config.init_from is not None
     if codec.source_of(config) is None or not planned.run_config.trains:
         return
     if resumed is not None:
         weights.load_into(module, resumed.path)
         codec.told_if_changed(model, config)
-    elif not has_copy:
-        codec.load_vae(model, config, images)
     known = f"{data_key(config['data'], images.get('files'))} {weights_digest(model.codec.vae)}"
     on_gpu = planned.run_config.trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
     inputs = kept_inputs(model, data, known, "cuda" if on_gpu else "cpu")
     if inputs is None:
         return
-    if not has_copy:
+    if resumed is None and planned.run_config.init_from is None:
         with at_key("model.codec"):
             for sentence in model.codec.measure(batches(inputs)):
                 print(textwrap.fill(f"codec  {sentence}", 80, subsequent_indent=" " * 7))

@@ -28,17 +28,23 @@ class StopOnSignal(pl.Callback):
     as submitit's, which requeues the job: on that signal, and on the SIGTERM by which SLURM
     announces a preemption. A second SIGINT stops at once. Signals reach only the main thread, so
     that in other threads nothing is installed.
+
+    After the last batch of a test there is nothing left to save, and callbacks may draw for hours:
+    a run of one process then stops wherever it is.
     """
 
     def __init__(self, last: LastCheckpoint) -> None:
         self.last, self.received = last, 0
         self._together, self._is_together = 0, False  # batches of a test that all processes have
         self._before: dict[int, Any] = {}
+        self._after_batch: pl.Trainer | None = None  # of a test, in which nothing can be lost
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.received == signal.SIGINT == signum:
             raise KeyboardInterrupt
         self.received = signum
+        if self._after_batch is not None:
+            self._leave(self._after_batch)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -60,7 +66,7 @@ class StopOnSignal(pl.Callback):
         finally:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
-            self._before = {}
+            self._before, self._after_batch = {}, None
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -107,12 +113,17 @@ class StopOnSignal(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._is_together = batch_idx < self._together
+        self._is_together, self._after_batch = batch_idx < self._together, None
 
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         # all is trained and saved
-        if self.received and trainer.world_size == 1:
-            self._leave(trainer)
+        if trainer.world_size == 1:
+            self._after_batch = trainer
+            if self.received:
+                self._leave(trainer)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._after_batch = None
 
     def _between_terms(self, trainer: pl.Trainer) -> None:
         # a batch that other processes do not have is ended, while they wait for its metrics
@@ -145,6 +156,7 @@ class StopOnSignal(pl.Callback):
         self._leave(trainer)
 
     def _leave(self, trainer: pl.Trainer) -> NoReturn:
+        self._after_batch = None
         stopped = Stopped(self.received)
         is_term = self.received == signal.SIGTERM
         is_taken = is_term and trainer.is_global_zero and is_being_preempted()

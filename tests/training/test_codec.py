@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trained_runs import load_with_data, train_in
 
+from genlab.config.build import build
 from genlab.config.check import from_yaml, resolve, to_yaml
 from genlab.config.compose import compose
 from genlab.data.batches import Batches
+from genlab.data.datamodule import ImageData
 from genlab.data.order import BatchIndex
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, DataError, RunDirectoryError
 from genlab.modules.ddpm import DDPMModule
 from genlab.runs.files import write_atomically
 from genlab.runs.run import Run
@@ -219,7 +226,7 @@ def refused(vae: os.PathLike[str], *overrides: str) -> str:
 
 def test_a_run_that_is_no_trained_vae_of_these_images_is_refused(vae: Run, tmp_path: Path) -> None:
     assert "there is no such folder" in refused(tmp_path / "nowhere")
-    assert "not completed" in refused(tmp_path)
+    assert "this folder is no run directory" in refused(tmp_path)
     source = copy_of(vae, tmp_path)
     unfinished(source)
     assert "this run is preempted, not completed; let it end first" in refused(source)
@@ -260,9 +267,134 @@ def test_images_that_changed_since_the_vae_are_refused(vae: Run, tmp_path: Path)
     write_atomically(source.data_path, {"files": "then", "images": {}, "source": "", "times": ""})
     asked = [*DDPM, "runs_dir=runs", f"model.codec.run={source.path}"]
     planned = planning.plan(compose(asked), asked)
-    _, module = planning.assemble(planned)
     with pytest.raises(ConfigError, match="the images have changed since this run"):
-        codec_of_run.load_vae(module.model, planned.config, {"files": "now"})
+        codec_of_run.refuse_other_images(planned.config, {"files": "now"})
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
+    vae: Run, tmp_path: Path
+) -> None:
+    source = copy_of(vae, tmp_path)
+    shutil.rmtree(source.checkpoints)
+    with pytest.raises(RunDirectoryError, match=r"model\.codec\.run=.*no such checkpoint"):
+        latent_run(tmp_path, source)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_vae_far_larger_than_its_checkpoint_is_refused_before_it_is_built(
+    vae: Run, tmp_path: Path
+) -> None:
+    source = copy_of(vae, tmp_path)
+    text = source.config_text or ""
+    source.config_path.write_text(text.replace("latent_dim: 98", f"latent_dim: {98 * 10**9}"))
+    assert "the model is far larger than its checkpoint" in refused(source)
+    # so is the copy of a run that goes on
+    done = latent_run(tmp_path, vae)
+    text = done.config_text or ""
+    done.config_path.write_text(text.replace("latent_dim: 98", f"latent_dim: {98 * 10**9}"))
+    with pytest.raises(ConfigError, match=r"model\.codec\.run=.* far larger than its checkpoint"):
+        latent_run(tmp_path, vae)
+    done.config_path.write_text("model: {_target_: genlab.vae.model.VAE}")
+    with pytest.raises(ConfigError, match=r"no model\.codec\.vae, with which this run began"):
+        codec_of_run.with_vae(resolve(compose([*DDPM, f"model.codec.run={vae.path}"])), done.path)
+
+
+class Doubled(nn.Module):
+    """A model whose inputs are the images, twice."""
+
+    keeps_inputs = True
+
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x, x], 1)
+
+    def loss_of_inputs(self, inputs: object, labels: object, step: object, noise: object) -> None:
+        raise AssertionError("nothing is trained here")
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    found: ImageData = build(resolve(compose(QUICK))["data"], "data")
+    found.prepare_data()
+    found.setup("fit")
+    return found
+
+
+def write_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def write_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def write_pickle(path: Path) -> None:
+    np.save(path, np.array([Path()], dtype=object))
+
+
+def write_fewer(path: Path) -> None:
+    np.save(path, np.load(path)[:, :-1])
+
+
+def write_wider(path: Path) -> None:
+    np.save(path, np.load(path).astype(np.float64))
+
+
+def put_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def put_link(path: Path) -> None:
+    path.rename(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+DAMAGES = [write_empty, write_half, write_pickle, write_fewer, write_wider, put_fifo, put_link]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: str(damage.__name__))
+def test_kept_inputs_that_are_damaged_are_named(
+    data: ImageData, cache: Path, damage: Callable[[Path], None]
+) -> None:
+    inputs = kept_inputs(Doubled(), data, "these")
+    assert inputs is not None and inputs.shape == (1, 300, 2, 1, 28, 28)
+    (path,) = cache.iterdir()
+    inputs = np.array(inputs)  # no longer of the file, which is cut
+    damage(path)
+    told = re.escape(str(path)) + r" cannot be read \(.*\): delete it, and it is made again"
+    with pytest.raises(DataError, match=told):
+        kept_inputs(Doubled(), data, "these")
+    path.unlink()
+    again = kept_inputs(Doubled(), data, "these")
+    assert again is not None and np.array_equal(again, inputs)
+
+
+def test_a_place_where_no_inputs_can_be_kept_is_named(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot be written \(Not a directory\).*XDG_CACHE_HOME"):
+        kept_inputs(Doubled(), data, "these")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    told = r"the 1,881,600 bytes of .* \(No space left on device\): make room"
+    with pytest.raises(DataError, match=told):
+        kept_inputs(Doubled(), data, "these")
+
+
+def test_latents_that_are_not_finite_are_refused(vae: Run, tmp_path: Path) -> None:
+    source = copy_of(vae, tmp_path)
+    for path in source.checkpoints.glob("*.ckpt"):
+        content = torch.load(path, weights_only=True)
+        content["state_dict"]["model.encoder.6.weight"][0] = torch.nan
+        torch.save(content, path)
+    with pytest.raises(ConfigError, match=r"latents are not finite in the channels 0; give a VAE"):
+        latent_run(tmp_path, source)
 
 
 def test_a_channel_that_collapsed_is_refused_on_demand(vae: Run, tmp_path: Path) -> None:

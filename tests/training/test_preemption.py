@@ -108,3 +108,27 @@ def test_a_job_is_queued_again_from_its_test_too(
     assert queued == [signal.SIGUSR2]
     assert isinstance(end.value.__cause__, Stopped)
     assert end.value.__cause__.exit_code == 143
+
+
+def test_a_run_stops_where_it_is_once_the_batches_of_its_test_are_done(
+    stop: StopOnSignal, trainer: Any
+) -> None:
+    with pytest.raises(Stopped), stop.listening():
+        stop.on_test_start(trainer, None)
+        stop.on_test_batch_start(trainer, None, None, 0)
+        os.kill(os.getpid(), signal.SIGTERM)  # within a batch it waits
+        assert stop.received == signal.SIGTERM
+        stop.received = 0
+        stop.on_test_batch_end(trainer)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("a callback at the end of the test would hold the signal up")
+
+
+def test_processes_that_wait_for_one_another_are_not_left_alone(
+    stop: StopOnSignal, trainer: Any
+) -> None:
+    trainer.world_size = 2
+    with stop.listening():
+        stop.on_test_batch_end(trainer)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.received == signal.SIGTERM
