@@ -49,6 +49,13 @@ def test_extrapolation_removes_a_bias_of_order_one_over_n() -> None:
     found = LeaveOneOut(float(x.var()), without).extrapolated(len(x))
     assert found.value == pytest.approx(x.var(ddof=1), rel=1e-3)  # of a bias of 2.5e-3
 
+    def biased(n: float) -> float:
+        return 7.0 + 3.0 / n
+
+    rest = np.full(GROUPS, biased(400 - 400 / GROUPS))
+    found = LeaveOneOut(biased(400), rest).extrapolated(400)
+    assert found.value == pytest.approx(7.0, rel=1e-12)
+
 
 def test_a_share_of_all_or_none_is_not_certain() -> None:
     """Wilson's interval of n of n hits begins at n / (n + z^2)."""

@@ -89,8 +89,10 @@ class Trainer:
         self.estimated_stepping_batches, self.global_step = steps, 0
 
 
-def track(averages: PowerAverages, module: nn.Module, path: list[torch.Tensor]) -> None:
-    trainer: Any = Trainer(len(path))
+def track(
+    averages: PowerAverages, module: nn.Module, path: list[torch.Tensor], planned: int | None = None
+) -> None:
+    trainer: Any = Trainer(planned or len(path))
     averages.setup(trainer, module, "fit")  # type: ignore[arg-type]
     averages.on_train_start(trainer, module)  # type: ignore[arg-type]
     for weight in path:
@@ -99,6 +101,16 @@ def track(averages: PowerAverages, module: nn.Module, path: list[torch.Tensor]) 
             next(module.parameters()).copy_(weight)
         averages.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
     averages.on_train_end(trainer, module)  # type: ignore[arg-type]
+
+
+def test_a_training_that_ends_early_keeps_its_last_averages(tmp_path: Path) -> None:
+    averages = PowerAverages([0.1], every_n_steps=4, run=tmp_path)
+    path = [torch.full((1, 2), float(i)) for i in range(5)]
+    track(averages, nn.Linear(2, 1, bias=False), path, planned=10)
+    kept = load_file(tmp_path / "checkpoints" / "averages.5.safetensors")
+    (average,) = averages.state_dict()["averages"]
+    torch.testing.assert_close(kept["0.weight"], average["weight"])
+    assert len([*(tmp_path / "checkpoints").iterdir()]) == 2
 
 
 WIDTHS = (0.03, 0.05, 0.08, 0.1, 0.15, 0.2)
