@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: Samples with which an interval can be given at all.
 LEAST = 2 * GROUPS
+# More would be days of drawing, and a list of files that does not fit into memory.
+MOST = 10_000_000
 
 
 @dataclass(eq=False, kw_only=True)
@@ -59,8 +61,8 @@ class SampleQuality(pl.Callback):
     data_key: str | None = None
 
     def __post_init__(self) -> None:
-        whole("samples", self.samples, LEAST)
-        whole("samples_in_training", self.samples_in_training, LEAST)
+        whole("samples", self.samples, LEAST, MOST)
+        whole("samples_in_training", self.samples_in_training, LEAST, MOST)
         whole("every_n_epochs", self.every_n_epochs, 0)
         self._ready: Features | None = None
 

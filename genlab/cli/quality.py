@@ -48,8 +48,6 @@ _COLUMNS = {
 
 #: Features for images with labels, and for others.
 _BY_DEFAULT = ("classifier", "pixels")
-# More would be days of drawing, and a list of files that does not fit into memory.
-_MOST_SAMPLES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def evaluate(
         choices: of the sampler, as for `drawing.ways_asked`.
     """
     with trained.naming_flags():
-        whole("samples", samples, drawn.LEAST, _MOST_SAMPLES)
+        whole("samples", samples, drawn.LEAST, drawn.MOST)
         whole("seed", seed, 0)
     places = devices(device)
     nodes = {name: _features(name) for name in ([features] if features else _BY_DEFAULT)}

@@ -16,6 +16,8 @@ Seeds = Mapping[str, float]
 Verdict = Literal["supported", "contradicted", "undecided"]
 #: The quantile of a normal distribution that a 95 % interval reaches to.
 _Z = 1.959964
+#: The logarithm of the largest ratio that is told.
+_FARTHEST = math.log(1e100)
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,20 @@ def of_means(one: Seeds, other: Seeds, is_ratio: bool = False) -> dict[str, Any]
         half, p = 0.0, 1.0 if mean == 0 else 0.0
     else:
         lengths = (len(x), len(y))
-        spent = sum(part**2 / (n - 1) for part, n in zip(parts, lengths, strict=True))
-        freedom = max(1, int(sum(parts) ** 2 / spent + 1e-9))
+        shares = [part / sum(parts) for part in parts]  # whose squares are floats
+        spent = sum(share**2 / (n - 1) for share, n in zip(shares, lengths, strict=True))
+        freedom = max(1, int(1 / spent + 1e-9))
         half = t_quantile(0.5 + CONFIDENCE / 2, freedom) * error
         p = t_probability(mean / error, freedom)
     found = (mean, mean - half, mean + half)
-    value, low, high = (math.exp(v) for v in found) if is_ratio else found
+    value, low, high = map(_ratio, found) if is_ratio else found
     basis = f"{len(x)} and {len(y)} seeds"
     return {"value": value, "low": low, "high": high, "p": p, "basis": basis, "is_ratio": is_ratio}
+
+
+def _ratio(logarithm: float) -> float:
+    """Return the ratio of a logarithm, between 1e-100 and 1e100 where it is beyond."""
+    return math.exp(max(-_FARTHEST, min(_FARTHEST, logarithm)))
 
 
 def of_shares(one: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:

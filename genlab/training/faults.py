@@ -1,4 +1,4 @@
-"""Explain a lack of memory, disk space or processes in one sentence, with a remedy."""
+"""Explain a lack of memory, disk space, processes or room for a name in one sentence."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def explained() -> Iterator[None]:
 
 
 def explanation(error: BaseException) -> str | None:
-    """Return the explanation if the error or its cause is a lack of memory or disk space."""
+    """Return the explanation if the error or its cause is such a lack; None otherwise."""
     cause: BaseException | None = error
     while cause is not None:
         if (sentence := _explanation(cause)) is not None:
@@ -76,6 +76,10 @@ def _explanation(error: BaseException) -> str | None:
         return (
             f"nothing more can be written{at} ({error.strerror}): {remedy}; what was written is "
             "whole, and the same command, without overwrite=true, goes on from the last checkpoint"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return (
+            f"a path begins with {str(error.filename)[:60]!r} and is too long: give a shorter one"
         )
     if isinstance(error, OSError | ImportError | RuntimeError):
         for what, texts, remedy in _LIMITS:

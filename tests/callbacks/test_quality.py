@@ -53,6 +53,8 @@ def test_features_that_cannot_work_are_refused_before_training(tmp_path: Path) -
         train_in(tmp_path, *SMALL, "callbacks.quality.features.dims=5000")
     with pytest.raises(ConfigError, match=r"callbacks.quality.samples=5: .* at least 40"):
         train_in(tmp_path, *SMALL, "callbacks.quality.samples=5")
+    with pytest.raises(ConfigError, match=r"callbacks.quality.samples=1000000000: .* 10000000"):
+        train_in(tmp_path, *SMALL, "callbacks.quality.samples=1e9")
     with pytest.raises(ConfigError, match="real numbers"):
         train_in(tmp_path, *SMALL, "data=gaussian", "model/likelihood=gaussian")
     for status in tmp_path.rglob("status.json"):

@@ -56,6 +56,21 @@ def test_a_ratio_is_that_of_geometric_means_and_keeps_its_verdict_upside_down() 
     assert claim(-1, **found).verdict == claim(1, **turned).verdict == "contradicted"
 
 
+@pytest.mark.parametrize("scale", [1e-99, 1e99])
+def test_the_largest_numbers_that_are_read_are_compared_as_others_are(scale: float) -> None:
+    one, other = [1.0, 1.2, 0.9], [0.2, 0.1, 0.3, 0.4]
+    plain, scaled = (
+        of_means(seeds([s * v for v in one]), seeds([s * v for v in other])) for s in (1.0, scale)
+    )
+    assert plain is not None and scaled is not None
+    assert scaled["p"] == pytest.approx(plain["p"])
+    for name in ("value", "low", "high"):
+        assert scaled[name] == pytest.approx(scale * plain[name])
+    wild = of_means(seeds([1e-99, 1e99]), seeds([1e99, 1e-99]), is_ratio=True)
+    assert wild is not None and wild["value"] == pytest.approx(1)
+    assert (wild["low"], wild["high"]) == pytest.approx((1e-100, 1e100))
+
+
 def test_values_without_spread_differ_surely_or_not_at_all() -> None:
     equal, other = of_means(seeds([2.0] * 3), seeds([2.0] * 3)), of_means(seeds([2.0] * 3), {})
     apart = of_means(seeds([2.0] * 3), seeds([3.0] * 3))

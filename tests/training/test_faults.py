@@ -199,6 +199,13 @@ def test_each_lack_has_its_sentence(error: Exception, begins: str) -> None:
     assert (explanation(later.value) or "").startswith(begins)
 
 
+def test_a_path_that_is_too_long_is_told_by_its_beginning() -> None:
+    with pytest.raises(OSError) as caught:
+        Path("runs/" + "a" * 5000).is_dir()
+    told = explanation(caught.value)
+    assert told is not None and told.startswith("a path begins with 'runs/aaa") and len(told) < 140
+
+
 def test_other_errors_stay_what_they_are() -> None:
     for error in (RuntimeError("shape mismatch"), FileNotFoundError(2, "No such file"), KeyError()):
         assert explanation(error) is None
