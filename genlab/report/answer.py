@@ -124,10 +124,10 @@ def _describe(finding: Finding) -> str:
         for name in ("reconstruction", "kl", "neg_elbo")
         if finding.metric(f"test/{name}") is not None
     ]
-    error = "" if finding.error is None else f" +- {finding.error:.1f}"
+    error = "" if finding.error is None else f" (standard error {finding.error:.1f})"
     data = data_name(finding.records[0])
     if terms:
-        return f"{finding.label}: {', '.join(terms)}{error} nats per image on {data}."
+        return f"{finding.label}: {', '.join(terms)} nats per image{error} on {data}."
     others = [
         f"{describe(m).heading} {finding.text(m)}" for m in qualities([finding])[:_MOST_NAMED]
     ]

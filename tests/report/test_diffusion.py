@@ -259,10 +259,10 @@ def test_schedules_that_agree_are_said_to(tmp_path: Path) -> None:
     # sqrt(6^2 + 6^2) = 8.5, twice which is more than the 15.25 between the first and the last.
     assert answer(records) == (
         "The lowest neg_elbo is that of noise_schedule cosine: reconstruction 11.0, kl 640.50, "
-        "neg_elbo 651.5 +- 6.0 nats per image on mnist_mini. The highest is that of noise_schedule "
-        "linear: reconstruction 11.0, kl 655.75, neg_elbo 666.8 +- 6.0 nats per image on "
-        "mnist_mini. They differ by 15.2 +- 8.5 nats per image (0.028 +- 0.016 bits/dim): the 4 "
-        "settings of noise_schedule agree within the error (two standard errors). The error is "
+        "neg_elbo 651.5 nats per image (standard error 6.0) on mnist_mini. The highest is that of "
+        "noise_schedule linear: reconstruction 11.0, kl 655.75, neg_elbo 666.8 nats per image "
+        "(standard error 6.0) on mnist_mini. They differ by 15.2 +- 8.5 nats per image "
+        "(0.028 +- 0.016 bits/dim): the 4 settings of noise_schedule agree within the error (two standard errors). The error is "
         "that of independent runs, sqrt(se1^2 + se2^2) over test images: too large where all runs "
         "see the same images, as in a sweep; other seeds are not in it."
     )
@@ -302,7 +302,8 @@ def test_settings_are_compared_over_their_common_seeds(tmp_path: Path) -> None:
 def test_one_run_has_its_error(tmp_path: Path) -> None:
     write(tmp_path / "only", ddpm(), of_diffusion(640.0))
     assert answer(collect(tmp_path)) == (
-        "only: reconstruction 11.0, kl 640.25, neg_elbo 651.2 +- 4.0 nats per image on mnist_mini."
+        "only: reconstruction 11.0, kl 640.25, neg_elbo 651.2 nats per image (standard error 4.0) "
+        "on mnist_mini."
     )
 
 
