@@ -77,7 +77,8 @@ class Model(Protocol):
     """An `nn.Module` that genlab trains; images x are (B, C, H, W) in [0, 1].
 
     The protocols below are optional: callbacks, commands and reports check for each, and skip what
-    a model does not support.
+    a model does not support. `compile=true` compiles `forward`, in which a model may compute the
+    part of its loss that is a function of tensors alone, after its random draws.
     """
 
     spec: ImageSpec

@@ -154,8 +154,10 @@ def coerce(value: Any, hint: Any, key: str) -> Any:
         return _coerce_to_one_of(value, typing.get_args(hint), key)
     if origin is Literal:
         choices = typing.get_args(hint)
-        if isinstance(value, bool) or value not in choices:
-            known = ", ".join(dict.fromkeys(map(str, choices)))
+        # true equals 1
+        if not any(c == value and isinstance(c, bool) == isinstance(value, bool) for c in choices):
+            words = (c if isinstance(c, str) else shown(c) for c in choices)
+            known = ", ".join(dict.fromkeys(words))
             raise ConfigError(f"{key}={shown(value)}: choose one of {known}")
         return value
     if origin in (list, tuple, Sequence) or hint in (list, tuple):

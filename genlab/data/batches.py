@@ -99,6 +99,8 @@ class Batches(Dataset[Batch]):
         flip: mirror each image left to right with probability 1/2.
         binarised: draw new bits in every epoch.
         inputs: what a model made of each image, (1, N, ...), or with `flip` (2, N, ...).
+        device: where the whole split is held and batches are gathered; None gathers them from the
+            arrays, on the CPU. With a device there are neither `binarised` bits nor `inputs`.
 
     Flips and bits are functions of (seed, epoch, batch number, place in the global batch).
     """
@@ -111,20 +113,28 @@ class Batches(Dataset[Batch]):
         flip: bool = False,
         binarised: bool = False,
         inputs: npt.NDArray[np.float32] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._split, self._seed, self._flip, self._binarised = split, seed, flip, binarised
-        self._inputs = inputs
+        self._inputs, self.device = inputs, device
+        if device is not None:
+            pixels, labels = split.gather(np.arange(len(split)))
+            self._pixels = torch.from_numpy(pixels).to(device)
+            self._labels = torch.from_numpy(labels).to(device)
 
     def __len__(self) -> int:
         return len(self._split)
 
     def __getitem__(self, batch: BatchIndex) -> Batch:
-        pixels, labels = self._split.gather(batch.positions)
         place = (batch.epoch, batch.number, 0)
-        flipped = np.zeros(len(pixels), dtype=np.bool_)
+        flipped = np.zeros(len(batch.positions), dtype=np.bool_)
         if self._flip:
             random = numpy_generator(self._seed, "flip", *place)
-            flipped = random.random(len(pixels) * batch.world)[batch.rank :: batch.world] < 0.5
+            flipped = random.random(len(flipped) * batch.world)[batch.rank :: batch.world] < 0.5
+        if self.device is not None:
+            return self._on_device(batch.positions, flipped)
+        pixels, labels = self._split.gather(batch.positions)
+        if self._flip:
             pixels[flipped] = pixels[flipped, :, :, ::-1]
         if self._binarised:
             random = numpy_generator(self._seed, "binarise", *place)
@@ -138,6 +148,14 @@ class Batches(Dataset[Batch]):
         if self._inputs is not None:
             found["inputs"] = torch.from_numpy(self._inputs[flipped.astype(int), batch.positions])
         return found
+
+    def _on_device(self, positions: Indices, flipped: npt.NDArray[np.bool_]) -> Batch:
+        index = torch.from_numpy(positions).to(self.device, non_blocking=True)
+        image = self._pixels[index]
+        if self._flip:
+            mirrored = torch.from_numpy(flipped).to(self.device, non_blocking=True)
+            image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
+        return {"image": image, "label": self._labels[index], "index": index}
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker that is not forked, pickle would copy the content of a memory map.

@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 import lightning
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import Sampler
 
 from genlab.data.base import Images, ImageSource, PixelArray, SourceSplit
@@ -27,6 +28,8 @@ SplitName = Literal["train", "val", "test"]
 _EVALUATED: tuple[SplitName, ...] = ("val", "test")
 # Not the run's seed, so that runs with different seeds are validated on the same images.
 _VALIDATION_SEED = 0
+#: The largest share of a GPU's free memory that images may fill.
+_SHARE = 0.25
 
 
 class ImageData(lightning.LightningDataModule):
@@ -53,6 +56,10 @@ class ImageData(lightning.LightningDataModule):
         flip: mirror training images left to right at random.
         num_workers: number of worker processes; 0 is fastest for sources in memory.
         train_images: number of training images to use; None for all.
+        device: where training images are held: "cuda", the GPU that trains, so that no batch is
+            copied to it; "cpu"; or "auto", the GPU if they fill at most a quarter of its free
+            memory. Images that workers gather, or whose bits change in every epoch, or of which a
+            model keeps something else, are held on the CPU.
 
     Attributes:
         train_inputs: what a model made of all training images, (1, N, ...), or (2, N, ...) with
@@ -74,6 +81,7 @@ class ImageData(lightning.LightningDataModule):
         flip: bool = False,
         num_workers: int = 0,
         train_images: int | None = None,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> None:
         super().__init__()
         if not isinstance(source, ImageSource):
@@ -95,7 +103,14 @@ class ImageData(lightning.LightningDataModule):
         self.num_workers = whole("num_workers", num_workers, 0)
         if train_images is not None:
             whole("train_images", train_images, 1)
-        self.train_images = train_images
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device={device}: give one of auto, cpu, cuda")
+        if device == "cuda" and (num_workers or binarisation == "dynamic"):
+            raise ValueError(
+                f"device=cuda: num_workers={num_workers} and binarisation={binarisation} make "
+                "batches on the CPU; give auto, or no workers and another binarisation"
+            )
+        self.train_images, self.device = train_images, device
         self.seed = whole("seed", seed, 0)
         self.data_dir = Path(data_dir).expanduser()
         self.source, self.binarisation, self.flip = source, binarisation, flip
@@ -175,9 +190,26 @@ class ImageData(lightning.LightningDataModule):
         )
         dynamic = self.binarisation == "dynamic"
         batches = Batches(
-            part, self.seed, flip=self.flip, binarised=dynamic, inputs=self.train_inputs
+            part,
+            self.seed,
+            flip=self.flip,
+            binarised=dynamic,
+            inputs=self.train_inputs,
+            device=self._gpu_with_room_for(part),
         )
         return self._loader(batches, order)
+
+    def _gpu_with_room_for(self, part: Split) -> torch.device | None:
+        """Return the GPU that is to hold the training images; None if they stay on the CPU."""
+        made_on_cpu = self.num_workers or self.binarisation == "dynamic"
+        if self.device == "cpu" or made_on_cpu or self.train_inputs is not None:
+            return None
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if device.type != "cuda":
+            return None
+        size = len(part) * part.pixels[0].nbytes
+        fits = size <= _SHARE * torch.cuda.mem_get_info(device)[0]
+        return device if fits or self.device == "cuda" else None
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Return a loader of every validation image once; an empty list if there are none."""
@@ -224,7 +256,8 @@ class ImageData(lightning.LightningDataModule):
 
     def _loader(self, dataset: Batches, order: Sampler[BatchIndex]) -> BatchLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        loader = BatchLoader(dataset, order, self.num_workers, pin_memory=on_gpu)
+        pinned = on_gpu and dataset.device is None
+        loader = BatchLoader(dataset, order, self.num_workers, pin_memory=pinned)
         self._loaders.append(loader)
         return loader
 

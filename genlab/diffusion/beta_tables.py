@@ -37,7 +37,8 @@ class BetaTable(NoiseSchedule):
         return 1 / len(self.table)
 
     def curve(self, u: Tensor) -> Tensor:
-        table = self.table.to(u.device)
+        # kept there, since a GPU would wait for a copy at every step
+        table = self.table = self.table.to(u.device)
         steps = len(table)
         place = u * steps
         below = torch.floor(place.detach()).clamp(1, max(1, steps - 1)).long()

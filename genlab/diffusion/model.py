@@ -123,6 +123,8 @@ class DDPM(nn.Module):
             whole("test_draws", test_draws, 1)
         noise_schedule = between(noise_schedule, log_snr_max, log_snr_min)
         self.process = Process(noise_schedule, steps)
+        # not a buffer: module.to(bfloat16) would convert a buffer
+        self._table: Tensor | None = None
         for name, component in (
             ("parameterization", parameterization),
             ("reverse_variance", reverse_variance),
@@ -192,30 +194,63 @@ class DDPM(nn.Module):
         x0 = self.codec.draw(inputs, noise)
         u, importance = self.time_sampler.sample(noise)
         t = self.process.times(u)
-        log_snr = self.process.log_snr(t)
-        log_weight = self.weighting.log_weight(self.process, t)
+        log_snr, log_weight = self._levels(t)
         eps = noise.normal(*self.code.shape).to(x0.dtype)
-        x_t = diffuse(x0, eps, log_snr)
-        output, fraction = self._network(x_t, log_snr, self._hide(labels, noise))
-        error = sum_except_batch((output - self.parameterization.target(x0, eps, log_snr)).square())
-        log_scale = self.parameterization.log_scale(log_snr)
-        losses = (log_weight + log_scale).exp().to(error.dtype) * error
+        losses, prediction = self(x0, eps, log_snr, log_weight, self._hide(labels, noise))
         if log_snr.requires_grad:
             self._lower_variance(losses, log_snr, log_weight)
         self.time_sampler.update(all_gather_rows(u), all_gather_rows(losses.detach()))
         importance = importance.to(losses.dtype)
         loss = (importance * losses).mean()
-        if fraction is None:
+        if prediction is None:
             return {"loss": loss}
-        # detached: only the plain loss trains the mean
-        x0_hat = self.parameterization.x0_hat(output.detach(), x_t, log_snr)
-        prediction = Prediction(x0_hat, fraction)
         term = bound.bound_term(
             x0, prediction, self.process, t, self.reverse_variance, self.code.levels
         )
         variance_loss = self._steps * (importance * term).mean()
         total = loss + self.variance_loss_weight * variance_loss
         return {"loss": total, "error_loss": loss, "variance_loss": variance_loss}
+
+    def forward(
+        self,
+        x0: Tensor,
+        eps: Tensor,
+        log_snr: Tensor,
+        log_weight: Tensor,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, Prediction | None]:
+        """Compute the loss of each image, from what is drawn at random; `compile` compiles this.
+
+        Args:
+            x0, eps: codes and noise, (B, C, h, w).
+            log_snr, log_weight: lambda_t, and ln w(lambda_t), (B,) float64.
+            labels: classes (B,), -1 where they are hidden; or None.
+
+        Returns:
+            The losses (B,); and the prediction of x_0, if the variance is learned.
+        """
+        x_t = diffuse(x0, eps, log_snr)
+        output, fraction = self._network(x_t, log_snr, labels)
+        error = sum_except_batch((output - self.parameterization.target(x0, eps, log_snr)).square())
+        log_scale = self.parameterization.log_scale(log_snr)
+        losses = (log_weight + log_scale).exp().to(error.dtype) * error
+        if fraction is None:
+            return losses, None
+        # detached: only the plain loss trains the mean
+        x0_hat = self.parameterization.x0_hat(output.detach(), x_t, log_snr)
+        return losses, Prediction(x0_hat, fraction)
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-SNR and log-weight at times (B,), by a table of all T where there is one."""
+        steps = self.process.steps
+        if steps is None or self.noise_schedule.is_learned:
+            return self.process.log_snr(t), self.weighting.log_weight(self.process, t)
+        if self._table is None or self._table.device != t.device:
+            times = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+            rows = self.process.log_snr(times), self.weighting.log_weight(self.process, times)
+            self._table = torch.stack(rows).to(t.device)
+        log_snr, log_weight = self._table[:, (t * steps).round().long() - 1]
+        return log_snr, log_weight
 
     def _network(self, x_t: Tensor, log_snr: Tensor, labels: Tensor | None) -> Prediction:
         """Run the network; return its output, not converted to x0_hat, and variance fraction."""

@@ -85,7 +85,7 @@ class Between(NoiseSchedule):
 
     def _place(self, log_snr: float | None, device: torch.device) -> float | Tensor:
         """Compute the time at which the wrapped schedule has this log-SNR."""
-        value = torch.tensor(log_snr, dtype=torch.float64, device=device)
+        value = torch.full((), log_snr, dtype=torch.float64, device=device)  # type: ignore[arg-type]
         t = self.schedule.time_at(value)
         if self.is_learned:
             # One Newton step from the solution, so that autograd gives the gradient of the inverse.

@@ -266,12 +266,13 @@ class EDM(_WithEnds):
         self.P_mean, self.P_std = mean, std
 
     def curve(self, u: Tensor) -> Tensor:
-        ends = torch.tensor([self.log_snr_max, self.log_snr_min], dtype=u.dtype, device=u.device)
-        z = (-ends / 2 - self.P_mean) / self.P_std
+        first, last = (
+            (-log_snr / 2 - self.P_mean) / self.P_std / math.sqrt(2)
+            for log_snr in (self.log_snr_max, self.log_snr_min)
+        )
         # torch's ndtr is inaccurate in the far tails; erfc is accurate there.
         below, above = (
-            (tail[0] * (1 - u) + tail[1] * u) / 2
-            for tail in (torch.erfc(-z / math.sqrt(2)), torch.erfc(z / math.sqrt(2)))
+            (math.erfc(sign * first) * (1 - u) + math.erfc(sign * last) * u) / 2 for sign in (-1, 1)
         )
         # Each half is computed from its own tail: 1 - p loses all digits for p near 1.
         left = below < above
@@ -300,7 +301,7 @@ class Learned(_WithEnds):
         self.centre = nn.Parameter((torch.arange(hidden) + 0.5) / hidden)
 
     def curve(self, u: Tensor) -> Tensor:
-        begin, end = self._rise(u.new_tensor([0.0, 1.0]))
+        begin, end = self._rise(torch.arange(2, dtype=u.dtype, device=u.device))
         done = (self._rise(u) - begin) / (end - begin)
         return self.log_snr_max * (1 - done) + self.log_snr_min * done
 

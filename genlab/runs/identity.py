@@ -22,6 +22,7 @@ NOT_IDENTITY = (
     "checkpoint_every_n_steps",
     "checkpoint_every_n_minutes",
     "data.data_dir",
+    "data.device",
     "data.num_workers",
     "data.source.cache_dir",
     "trainer.accelerator",

@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from genlab.callbacks.heartbeat import Heartbeat
 from genlab.config import hydra_job
@@ -225,9 +226,7 @@ def _train_in(
         if run_config.channels_last:
             module.to(memory_format=torch.channels_last)
         if run_config.compile:
-            model = module.model
-            for network in model.networks().values() if isinstance(model, HasNetworks) else [model]:
-                network.compile()  # in place: the names in checkpoints stay what they are
+            _compile(module.model, run_config.compile)
         if run_config.trains:
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
         elif directory.writes:
@@ -244,6 +243,21 @@ def _train_in(
         outcome["evaluated"] = evaluated
         loggers.summarise(outcome)
         return outcome
+
+
+def _compile(model: nn.Module, mode: str | bool) -> None:
+    """Compile the loss of a model as one function, and its networks, in which it is evaluated.
+
+    It is done in place, so that the names in checkpoints stay what they are.
+
+    Args:
+        mode: true, or a mode of `torch.compile` for the loss; "networks" leaves the loss out.
+    """
+    if mode != "networks":
+        # the batches of a training are all of one size
+        model.compile(mode=None if mode is True else str(mode), dynamic=False)
+    for network in model.networks().values() if isinstance(model, HasNetworks) else ():
+        network.compile()
 
 
 def _install_codec(

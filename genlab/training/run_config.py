@@ -36,6 +36,10 @@ TRAINING = {
 Precision = Literal["32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16]
 
 
+#: The values of `compile`; true is the mode `default`.
+Compile = Literal[False, True, "default", "reduce-overhead", "max-autotune", "networks"]
+
+
 def _check_precision(trainer: Any) -> None:
     """Refuse a precision other than ours, before Lightning's larger list is offered."""
     precision = trainer.get("precision") if isinstance(trainer, dict) else None
@@ -93,7 +97,7 @@ class RunConfig:
     traceback: bool
     notes: str | None
     tags: list[str]
-    compile: bool
+    compile: Compile
     channels_last: bool
     matmul_precision: Literal["highest", "high", "medium"]
     ema_decay: float | None
@@ -162,6 +166,16 @@ class RunConfig:
         if trainer.get("max_epochs") is None and (trainer.get("max_steps") or -1) < 0:
             raise ConfigError(
                 "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps is set"
+            )
+        accumulated = trainer.get("accumulate_grad_batches") or 1
+        if self.compile in ("reduce-overhead", "max-autotune") and accumulated > 1:
+            raise ConfigError(
+                f"compile={self.compile}: CUDA graphs overwrite the gradients that "
+                f"trainer.accumulate_grad_batches={accumulated} adds up; give compile=true"
+            )
+        if self.data.get("device") == "cuda" and trainer.get("accelerator") == "cpu":
+            raise ConfigError(
+                "data.device=cuda: this training is on the CPU; give auto, or trainer=gpu"
             )
         self._check_budget()
         clip = trainer.get("gradient_clip_val")

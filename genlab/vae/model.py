@@ -126,10 +126,10 @@ class VAE(nn.Module):
             self.likelihood.check_density(self.spec)
 
     def _terms(
-        self, x: Tensor, posterior: DiagonalGaussian, noise: Noise
+        self, x: Tensor, posterior: DiagonalGaussian, eps: Tensor
     ) -> tuple[bounds.ElboTerms, Tensor]:
         """Compute the terms of the bound at one posterior sample z (B, d); return terms and z."""
-        z = posterior.loc + posterior.scale * noise.normal(self.latent_dim)
+        z = posterior.loc + posterior.scale * eps
         output = self.decoder(z)
         terms = bounds.elbo_terms(x, output, z, posterior, self.likelihood, self.prior, self.encode)
         return terms, z
@@ -149,14 +149,27 @@ class VAE(nn.Module):
             step: the optimizer step, for the KL schedule; None for its final values.
             noise: source of the random numbers for z.
         """
-        terms, _ = self._terms(x, self.encode(x), or_default(noise, x))
-        reconstruction = terms.reconstruction.mean()
-        rows = self.kl_penalty.rows(terms.kl, terms.kl_per_dim)
+        eps = or_default(noise, x).normal(self.latent_dim)
+        reconstruction, kl, kl_rows = self(x, eps)
+        reconstruction = reconstruction.mean()
         return {
-            "loss": reconstruction + self.kl_penalty(mean_of_all_rows(rows), step),
+            "loss": reconstruction + self.kl_penalty(mean_of_all_rows(kl_rows), step),
             "reconstruction": reconstruction,
-            "kl": terms.kl.mean(),
+            "kl": kl.mean(),
         }
+
+    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the terms of the bound at z = mean + std eps; `compile` compiles this.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            eps: standard normal numbers (B, d).
+
+        Returns:
+            `reconstruction` and `kl`, (B,) in nats, and the rows (B, k) of the KL penalty.
+        """
+        terms, _ = self._terms(x, self.encode(x), eps)
+        return terms.reconstruction, terms.kl, self.kl_penalty.rows(terms.kl, terms.kl_per_dim)
 
     def evaluate(
         self,
@@ -175,7 +188,7 @@ class VAE(nn.Module):
         noise = or_default(noise, x)
         parameters = self.encoder(x)
         posterior = diagonal_gaussian(parameters, self.log_var_range)
-        terms, z = self._terms(x, posterior, noise)
+        terms, z = self._terms(x, posterior, noise.normal(self.latent_dim))
         values = {
             "reconstruction": terms.reconstruction,
             "kl": terms.kl,
@@ -215,7 +228,8 @@ class VAE(nn.Module):
 
     def bound(self, x: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """Compute `reconstruction` and `kl` of images, each (B,), in nats per image."""
-        terms, _ = self._terms(x, self.encode(x), or_default(noise, x))
+        eps = or_default(noise, x).normal(self.latent_dim)
+        terms, _ = self._terms(x, self.encode(x), eps)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     @torch.no_grad()

@@ -226,6 +226,7 @@ def test_an_integer_and_a_float_are_one_run() -> None:
         ["logger=none"],
         ["data.data_dir=elsewhere"],
         ["data.num_workers=2"],
+        ["data.device=cpu"],
         ["trainer=cpu", "trainer.accelerator=auto"],
         ["trainer.devices=2"],
         ["trainer.log_every_n_steps=1"],

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -298,6 +299,44 @@ def test_ranks_gather_flip_and_binarise_their_rows_as_one_process_would():
                         assert torch.equal(mine[key], whole[key][rank::world])
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_gathered_on_a_device_are_those_gathered_from_arrays(flip, world):
+    pixels, labels = Constant().load(None, "train")
+    pixels = pixels + np.arange(5, dtype=np.uint8)  # not its own mirror image
+    part = Split(pixels, labels, np.arange(3, 90, 2))
+    ours, theirs = (
+        Batches(part, 7, flip=flip, device=device) for device in (torch.device("cpu"), None)
+    )
+    for rank in range(world):
+        for batch in TrainOrder(len(part), 4, 1, rank=rank, world=world):
+            a, b = ours[batch], theirs[batch]
+            assert a.keys() == b.keys()
+            for key in a:
+                assert torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype
+
+
+def test_images_are_held_on_a_gpu_where_they_fill_a_quarter_of_its_memory(monkeypatch):
+    module = data()
+    size = 80 * 3 * 4 * 5
+
+    def holder(free, root="cuda", **options):
+        module = data(**options)
+        part, device = module._part("train"), torch.device(root)
+        module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda of: (free, 10 * free))
+        return module._gpu_with_room_for(part)
+
+    assert size == module.pixels("train").nbytes
+    assert holder(4 * size) == torch.device("cuda")
+    assert holder(4 * size - 1) is None
+    assert holder(0, device="cuda") == torch.device("cuda")
+    assert holder(4 * size, device="cpu") is None
+    assert holder(4 * size, root="cpu") is None
+    assert holder(4 * size, num_workers=1) is None
+    assert holder(4 * size, binarisation="dynamic") is None
+
+
 def test_workers_yield_the_same_batches_in_every_epoch():
     options = {"flip": True, "binarisation": "dynamic"}
     alone, helped = data(**options), data(**options, num_workers=2)
@@ -350,6 +389,9 @@ def test_loading_takes_nothing_from_the_global_random_streams():
         ({"binarisation": "sometimes"}, r"^binarisation=sometimes"),
         ({"flip": "yes"}, r"^flip='yes'"),
         ({"seed": 1.5}, r"^seed=1\.5"),
+        ({"device": "gpu"}, r"^device=gpu: give one of auto, cpu, cuda"),
+        ({"device": "cuda", "num_workers": 2}, r"^device=cuda: num_workers=2 "),
+        ({"device": "cuda", "binarisation": "dynamic"}, r"^device=cuda: .*binarisation=dynamic"),
         ({"source": "mnist"}, r"^source='mnist'"),
         ({"source": Gaussian([1.0] * 8), "binarisation": "static"}, "real numbers"),
     ],
