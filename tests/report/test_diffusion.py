@@ -262,7 +262,8 @@ def test_schedules_that_agree_are_said_to(tmp_path: Path) -> None:
         "neg_elbo 651.5 nats per image (standard error 6.0) on mnist_mini. The highest is that of "
         "noise_schedule linear: reconstruction 11.0, kl 655.75, neg_elbo 666.8 nats per image "
         "(standard error 6.0) on mnist_mini. They differ by 15.2 +- 8.5 nats per image "
-        "(0.028 +- 0.016 bits/dim): the 4 settings of noise_schedule agree within the error (two standard errors). The error is "
+        "(0.028 +- 0.016 bits/dim): the 4 settings of noise_schedule agree within the error "
+        "(two standard errors). The error is "
         "that of independent runs, sqrt(se1^2 + se2^2) over test images: too large where all runs "
         "see the same images, as in a sweep; other seeds are not in it."
     )
