@@ -163,9 +163,11 @@ class RunConfig:
         for key in ("max_steps", "limit_train_batches", "limit_test_batches"):
             if trainer.get(key) == 0:
                 raise ConfigError(f"trainer.{key}=0 leaves nothing to do: 1 or more is needed")
-        if trainer.get("max_epochs") is None and (trainer.get("max_steps") or -1) < 0:
+        has_end = (trainer.get("max_steps") or -1) > 0 or self.training_flops is not None
+        if trainer.get("max_epochs") is None and not has_end:
             raise ConfigError(
-                "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps is set"
+                "trainer.max_epochs=null: 1 or more is needed, unless trainer.max_steps or "
+                "training_flops is set"
             )
         accumulated = trainer.get("accumulate_grad_batches") or 1
         if self.compile in ("reduce-overhead", "max-autotune") and accumulated > 1:

@@ -161,8 +161,9 @@ def test_a_budget_that_cannot_be_kept_is_refused(overrides: list[str], message: 
         planned(*overrides)
 
 
-def test_a_budget_sets_steps_and_epochs() -> None:
+@pytest.mark.parametrize("others", [[], ["trainer.max_epochs=null"]])
+def test_a_budget_sets_steps_and_epochs(others: list[str]) -> None:
     flops = planned().flops
     assert flops is not None
-    config: RunConfig = planned(f"training_flops={flops.total(25)}").run_config
+    config: RunConfig = planned(f"training_flops={flops.total(25)}", *others).run_config
     assert (config.trainer["max_steps"], config.trainer["max_epochs"]) == (25, 3)
