@@ -52,6 +52,7 @@ def test_samplers_are_compared_by_their_samples(tmp_path: Path) -> None:
     assert said.startswith("The samples nearest to the test images are those of sampler ")
 
 
+@pytest.mark.slow
 def test_guidance_takes_two_evaluations_at_each_step(tmp_path: Path) -> None:
     settings = [
         *("model=ddpm", "data=mnist_mini", "trainer=smoke", "callbacks=sampling", "logger=none"),

@@ -79,6 +79,7 @@ def test_an_evaluation_is_the_runs_own_test_to_the_last_bit(trained: Run, tmp_pa
     assert len(records(run)) == 1
 
 
+@pytest.mark.slow
 def test_batches_of_another_size_change_a_value_by_float32_rounding_at_most(
     trained: Run, tmp_path: Path
 ) -> None:

@@ -378,6 +378,7 @@ def test_runs_that_cannot_be_read_are_refused(
         assert all(word in said for word in words), said
 
 
+@pytest.mark.slow
 def test_fourier_features_do_not_make_the_rounding_of_small_batches_visible(tmp_path: Path) -> None:
     """Batches of 1 to 3 images round otherwise, and features of order 8 would show it."""
     fourier = ["model.net.fourier=[7,8]", "model.optimizer.lr=0.02", "model.sampler.steps=20"]

@@ -240,6 +240,7 @@ def test_hostile_text_is_text_wherever_it_is_shown(sweep: Path) -> None:
     assert "\\[c\\](" in outside and "[c](" not in outside and "<e>" not in outside
 
 
+@pytest.mark.slow
 def test_no_cell_of_a_spreadsheet_is_a_formula(sweep: Path) -> None:
     for start in ("=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1"):
         given = config(notes=start)

@@ -72,6 +72,7 @@ def test_jobs_that_differ_in_values_are_composed_once(loader: Loader, config: Di
     assert len({str(one.config) for one in found}) == 300
 
 
+@pytest.mark.slow
 def test_every_way_to_differ_gives_the_config_that_hydra_gives(
     loader: Loader, config: DictConfig
 ) -> None:

@@ -432,6 +432,7 @@ def test_a_job_may_consist_of_several_processes(place: Place) -> None:
     assert not processes_of(place.path)
 
 
+@pytest.mark.slow
 def test_several_processes_a_job_are_refused_where_they_cannot_be(place: Place) -> None:
     output = place.finish("model.kl_weight=1,2", "trainer.devices=2", "launcher=basic", code=1)
     assert "trainer.devices=2" in output and "launcher=process" in output

@@ -455,6 +455,7 @@ def test_the_process_itself_exits_so(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_job_that_its_images_refuse_leaves_the_others_whole(tmp_path: Path) -> None:
     done = command("-m", *GAUSSIAN, "data.batch_size=99999999,16", "group=two", cwd=tmp_path)
     assert done.returncode == 1

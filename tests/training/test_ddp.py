@@ -246,6 +246,7 @@ def test_torchrun_restarts_after_a_worker_was_killed_and_ends_equal(
     assert_close(run, alone("vae"))
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path: Path) -> None:
     arguments = command("vae", tmp_path, "trainer.devices=2", "data.batch_size=33")
     process = start([sys.executable], arguments)
