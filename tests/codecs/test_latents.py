@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from genlab.callbacks.diffusion import trajectory
+from genlab.callbacks.videos import TrajectoryVideo
 from genlab.codecs.latents import LatentCodec
 from genlab.diffusion.bound import continuous_decoder_nll, decoder_nll
 from genlab.diffusion.gaussian import GaussianData
@@ -22,7 +27,7 @@ from genlab.diffusion.variances import FixedLarge, Optimal
 from genlab.diffusion.weightings import Simple
 from genlab.nets.mlp import MLPDenoiser
 from genlab.nets.vae import MapDecoder, MapEncoder, MLPDecoder, MLPEncoder
-from genlab.protocols import Autoencoder, ImageSpec
+from genlab.protocols import Autoencoder, ImageSpec, OnStep
 from genlab.seeding import BatchNoise, Noise
 from genlab.vae.kl_schedules import Constant
 from genlab.vae.likelihoods import (
@@ -305,6 +310,20 @@ def test_samples_and_films_are_images() -> None:
     assert way.shape == (3, 5, *SPEC.shape)
     torch.testing.assert_close(way[:, 0], images(3))
     assert not model.sampler.clip and not model.clip
+
+
+def test_pictures_and_films_of_sampling_show_the_decoded_latents(tmp_path: Path) -> None:
+    model = latent_model(optimal_vae(), sampler=Ancestral(), steps=20)
+    of_images = SimpleNamespace(spec=model.spec, images_of=lambda x: x)
+
+    def draw_images(keep: OnStep) -> None:
+        decode = model.images_of
+        model.sample(3, on_step=lambda i, t, x_t, x0_hat: keep(i, t, decode(x_t), decode(x0_hat)))
+
+    picture = trajectory(model, lambda keep: model.sample(3, on_step=keep), 20, 4, "")
+    np.testing.assert_array_equal(picture, trajectory(of_images, draw_images, 20, 4, ""))
+    film = TrajectoryVideo(tmp_path, images=3, seconds=1, fps=10).film(model, images)
+    assert film is not None and len(film) == 10
 
 
 def test_samples_have_the_distribution_of_the_images() -> None:
