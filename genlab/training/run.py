@@ -31,6 +31,7 @@ from genlab.modules.base import GenerativeModule
 from genlab.protocols import Forecast, HasForecast, HasNetworks
 from genlab.runs import points
 from genlab.runs.directory import RunDirectory, set_aside
+from genlab.runs.manifest import point_in_sweep
 from genlab.runs.run import Run
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
@@ -373,7 +374,7 @@ def _tracked(planned: Plan) -> TrackedRun:
     swept = points.announced()
     of_sweep = {}
     if swept is not None:
-        point = points.point_of(config, choices, swept, points.announced_model())
+        point = point_in_sweep(config, choices, swept)
         of_sweep = points.columns(group, point)
     return TrackedRun(
         directory=path,
