@@ -107,7 +107,7 @@ def _choices(loader: ConfigLoader, cfg: DictConfig) -> Iterator[tuple[str, str]]
     assert isinstance(chosen, dict)
     for group, choice in sorted((str(k), v) for k, v in chosen.items()):
         files = group.partition("@")[0]
-        if files.startswith("hydra/") or files == hydra_job.FOLLOWS:
+        if files.startswith("hydra/") or files in hydra_job.FOLLOWING:
             continue
         own = composition.options(files)
         known = sorted({*loader.get_group_options(files), *own})

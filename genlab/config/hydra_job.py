@@ -5,8 +5,8 @@ from __future__ import annotations
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-#: The group whose file follows from that of `trainer`.
-FOLLOWS = "after_experiment"
+#: The groups whose files follow from those of other groups.
+FOLLOWING = ("after_experiment", "experiment_on")
 _TELL_THE_SWEEPER = tuple(f"hydra_plugins.hydra_{name}_" for name in ("joblib", "submitit", "ray"))
 
 
@@ -41,5 +41,5 @@ def choices() -> dict[str, str]:
     return {
         str(key): str(value)
         for key, value in chosen.items()
-        if value is not None and not str(key).startswith(("hydra/", FOLLOWS))
+        if value is not None and not str(key).startswith(("hydra/", *FOLLOWING))
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from genlab.metrics.names import describe, ordered
-from genlab.report.collect import Record, one_line
+from genlab.report.collect import Record, comparable, one_line
 from genlab.report.differences import Difference, differences
 from genlab.report.escaping import spreadsheet_cell
 from genlab.report.intervals import mean_interval
@@ -76,7 +76,8 @@ def summarise(records: Sequence[Record], keys: Sequence[str]) -> list[Replicates
     for record in records:
         sweep = {"sweep": sweeps[record.sweep]} if len(sweeps) > 1 else {}
         point = sweep | {key: record.flat.get(key) for key in keys}
-        groups.setdefault(json.dumps(point, default=str), (point, []))[1].append(record)
+        setting = json.dumps({key: comparable(value) for key, value in point.items()})
+        groups.setdefault(setting, (point, []))[1].append(record)
     ordered = sorted(groups.values(), key=lambda g: [sort_key(value) for value in g[0].values()])
     return [_of_point(point, _one_of_each_seed(runs)) for point, runs in ordered]
 

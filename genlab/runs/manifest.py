@@ -6,6 +6,7 @@ is needed, so that a report can be made where torch is not installed.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Any, Self
 
 from genlab.errors import RunDirectoryError
 from genlab.runs.files import write_atomically
-from genlab.runs.points import without_seed
+from genlab.runs.points import announced_start, node_at, point_of, without_seed
 from genlab.runs.reading import MANIFEST, parse_json, plain, read_bytes
 
 FILE_NAME = "manifest.json"
@@ -124,6 +125,36 @@ class Manifest:
         """Return the jobs whose run directory is not among these."""
         there = set(run_ids)
         return tuple(job for job in self.jobs if job.run_id not in there)
+
+
+def point_in_sweep(
+    config: Mapping[str, Any], choices: Mapping[str, str], swept: Iterable[str]
+) -> dict[str, Any]:
+    """Return the point of a job in the sweep that this process was told of, as `points.point_of`.
+
+    Of a job that starts from another run of the sweep, it has the settings of that run as well.
+    """
+    start = announced_start()
+    if start is None:
+        return point_of(config, choices, swept)
+    run = node_at(config, start.run)
+    theirs = _points(Path(run).parent).get(Path(run).name, {}) if isinstance(run, str) else {}
+    others = {start.named(key): theirs.get(key) for key in start.others}
+    return {**point_of(config, choices, swept, start.model), **others}
+
+
+def _points(directory: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Return the points of a sweep's jobs by run id, none where it has no manifest."""
+    try:
+        return _points_at(directory, (directory / FILE_NAME).stat().st_mtime_ns)
+    except FileNotFoundError:
+        return {}
+
+
+@functools.lru_cache(maxsize=1)
+def _points_at(directory: Path, changed: int) -> Mapping[str, Mapping[str, Any]]:
+    manifest = Manifest.read(directory)
+    return {job.run_id: job.point for job in manifest.jobs} if manifest is not None else {}
 
 
 def _words(content: Mapping[str, Any], key: str) -> tuple[str, ...]:

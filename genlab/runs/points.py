@@ -39,14 +39,19 @@ def _value(
     config: Mapping[str, Any], choices: Mapping[str, str], key: str, kept_model: str | None
 ) -> Any:
     path = key.replace("/", ".")
-    if kept_model is not None and path.startswith("model."):
-        kept = _node(config, kept_model + path.removeprefix("model"))
-        if kept is not None:
-            return _named(kept)
-    return choices[key] if key in choices else _named(_node(config, path))
+    if kept_model is not None and (kept := _kept(config, path, kept_model)) is not None:
+        return _named(kept)
+    return choices[key] if key in choices else _named(node_at(config, path))
 
 
-def _node(config: Mapping[str, Any], path: str) -> Any:
+def _kept(config: Mapping[str, Any], path: str, model: str) -> Any:
+    if not path.startswith("model."):
+        return None
+    return node_at(config, model + path.removeprefix("model"))
+
+
+def node_at(config: Mapping[str, Any], path: str) -> Any:
+    """Return what a nested config has under a dotted key; None if it has nothing."""
     node: Any = config
     for part in path.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
@@ -74,9 +79,13 @@ def _ends(parts: Sequence[str]) -> list[str]:
     return [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
 
 
-def point_text(point: Mapping[str, Any]) -> str:
-    """Name a point, such as `kl_weight=30, latent_dim=2`."""
-    named = short_names(list(point))
+def point_text(point: Mapping[str, Any], keys: Iterable[str] = ()) -> str:
+    """Name a point, such as `kl_weight=30, latent_dim=2`.
+
+    Args:
+        keys: other keys, from which its own are told apart.
+    """
+    named = short_names(list(dict.fromkeys((*point, *keys))))
     return ", ".join(f"{named[key]}={value_text(value)}" for key, value in point.items())
 
 
@@ -94,27 +103,37 @@ def announced() -> list[str] | None:
 
 
 class Start(NamedTuple):
-    """The two keys by which jobs of a sweep start from other runs of it.
+    """How jobs of a sweep start from other runs of it.
 
     Attributes:
         run: the key of a job that takes the directory of its run.
         model: the key under which a job's config keeps the model of that run, if it does.
+        others: the keys that vary between those runs, and whose value there a job's config does
+            not keep; in a job's point they are below `run`, as in `init_from.model.kl_weight`.
     """
 
     run: str
     model: str | None
+    others: tuple[str, ...] = ()
+
+    def named(self, key: str) -> str:
+        """Return the name of a key of the run in the point of a job that starts from it."""
+        return f"{self.run}.{key}" if key in self.others else key
+
+    def keeps(self, config: Mapping[str, Any], key: str) -> bool:
+        """Return whether the config of a job keeps the value that its run has for a key."""
+        return (
+            self.model is not None and _kept(config, key.replace("/", "."), self.model) is not None
+        )
 
 
 def announced_start() -> Start | None:
     """Return how jobs of this sweep start from its other runs; None if they do not."""
     text = os.environ.get("GENLAB_SWEEP_START")
-    return None if text is None else Start(*json.loads(text))
-
-
-def announced_model() -> str | None:
-    """Return the key under which jobs of this sweep keep the model that they start from, if any."""
-    start = announced_start()
-    return None if start is None else start.model
+    if text is None:
+        return None
+    run, model, others = json.loads(text)
+    return Start(run, model, tuple(others))
 
 
 def column_names(keys: Sequence[str]) -> dict[str, str]:

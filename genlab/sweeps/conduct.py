@@ -17,14 +17,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from genlab.errors import DONE, TRAINING_FAILED, ConfigError
-from genlab.runs.manifest import Job, Manifest
-from genlab.runs.points import Start, announced_model, point_of
+from genlab.runs.manifest import Job, Manifest, point_in_sweep
+from genlab.runs.points import Start, without_seed
 from genlab.runs.run import Run
 from genlab.sweeps import freeze
 from genlab.sweeps.merging import firsts
 from genlab.sweeps.naming import announce
 from genlab.sweeps.request import Request, request, title
-from genlab.sweeps.study import Point, StudyJob
+from genlab.sweeps.study import First, Point, StudyJob
 from genlab.training import interrupts
 from genlab.training.outcome import Outcome
 
@@ -80,10 +80,8 @@ class Conductor:
             jobs = asked.first.study.jobs()
             ready = self._resolved(asked.first, jobs)
             paths = {str(job): planning.plan(*one).path for job, one in ready}
-            later = [
-                job.after(paths[str(job.needs)], study.first.run) for job in study.jobs_after(jobs)
-            ]
-            self._rehearse(asked, later)
+            start = self._start(asked, study.first)
+            later = [job.after(paths[str(job.needs)], start) for job in study.jobs_after(jobs)]
             for job, composed in self._resolved(asked, later):
                 is_there = Run(paths[str(job.needs)]).is_completed
                 (ready if is_there else waiting).append((job, composed))
@@ -106,11 +104,12 @@ class Conductor:
                 from another run, what depends on the files of that run is checked when it is there.
         """
         study, first = asked.study, asked.first
-        start = None if study.first is None else Start(study.first.run, study.first.model)
-        swept = _bare(asked.swept)
-        announce(self.directory.name, swept, start)
         if study.name:
             print(f"study  {study.name}: {study.question or 'no question'}", flush=True)
+        start = None if study.first is None else self._start(asked, study.first)
+        others = () if start is None else tuple(map(start.named, start.others))
+        swept = [*_bare(without_seed(asked.swept)), *others, *({"seed"} & {*asked.swept})]
+        announce(self.directory.name, swept, start)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task_function, config=self.config
         )
@@ -123,14 +122,13 @@ class Conductor:
             return launch(asked, study.jobs(), 0)
         needed = first.study.jobs()
         jobs = study.jobs_after(needed)
-        self._rehearse(asked, [job.after(self.directory, start.run) for job in jobs])
         print(f"first  {len(needed)} runs, from which {len(jobs)} jobs start", flush=True)
         returned = launch(first, needed, 0)
         ends = dict(zip(map(str, needed), (one.return_value for one in returned), strict=True))
         ready, blocked = [], []
         for job in jobs:
             end: Outcome = ends[str(job.needs)]
-            job = job.after(end.path or self.directory, start.run)
+            job = job.after(end.path or self.directory, start)
             if end.exit_code == DONE:
                 ready.append(job)
             else:
@@ -139,8 +137,10 @@ class Conductor:
         print(f"then   {len(ready)} of {len(jobs)} jobs, which start from them", flush=True)
         return [*returned, *launch(asked, ready, len(needed))]
 
-    def _rehearse(self, asked: Request, jobs: Sequence[StudyJob]) -> None:
+    def _start(self, asked: Request, first: First) -> Start:
         """Check the jobs that start from other runs before these are there, one of each point.
+
+        Returns how they start from them.
 
         Raises:
             ConfigError: a job, or the run that it starts from, is invalid.
@@ -148,15 +148,22 @@ class Conductor:
         from genlab.training import planning
 
         assert asked.first is not None
+        start = Start(first.run, first.model)
+        varied = _bare(without_seed(asked.first.swept))
+        others = {key for key in varied if key not in _bare(asked.study.swept)}
+        jobs = asked.study.jobs_after(asked.first.study.jobs())
+        jobs = [job.after(self.directory, start) for job in jobs]
         chosen = list({str(job.whole_point): job for job in reversed(jobs)}.values())[::-1]
         needed = {str(job.needs): job.needs for job in chosen if job.needs is not None}
         starts = self._resolved(asked.first, list(needed.values()))
         configs = {str(job): planning.plan(*composed).config for job, composed in starts}
         for job, composed in self._resolved(asked, chosen):
             try:
-                planning.rehearse(composed.config, configs[str(job.needs)])
+                config = planning.rehearse(composed.config, configs[str(job.needs)])
             except ConfigError as error:
                 raise ConfigError(f"{job}: {error}") from error
+            others = {key for key in others if not start.keeps(config, key)}
+        return start._replace(others=tuple(key for key in varied if key in others))
 
     def _block(
         self, asked: Request, blocked: Sequence[tuple[StudyJob, Outcome]]
@@ -261,8 +268,7 @@ class Conductor:
             assert isinstance(container, dict)
             config = {str(key): value for key, value in container.items()}
             task = tuple(composed[i].hydra.overrides.task)
-            choices, model = composed[i].hydra.runtime.choices, announced_model()
-            point = point_of(plan.config, choices, swept, model)
+            point = point_in_sweep(plan.config, composed[i].hydra.runtime.choices, swept)
             frozen.append(Job(plan.path.name, task, point, plan.run_config.seed, config))
         manifest = Manifest(
             name=self.directory.name,

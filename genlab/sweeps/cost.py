@@ -174,6 +174,7 @@ def print_plan(
     seconds = steps = images = 0.0
     unknown = 0
     is_divided = any(job.needs for job, _, _ in all_jobs)
+    keys = [key for job, _, _ in all_jobs for key in job.whole_point]
     for job, config, plan in all_jobs:
         state, done = _state(plan.path) if plan is not None else ("later", 0)
         key = json.dumps({**config["data"], "seed": None}, sort_keys=True)  # for its sizes
@@ -201,7 +202,7 @@ def print_plan(
         else:
             seconds += of_job
         family = [str(config["model"]["_target_"]).rpartition(".")[2]] if is_divided else []
-        point = point_text(job.whole_point)
+        point = point_text(job.whole_point, keys)
         table.add_row(
             Text(", ".join([*family, *([point] if point else [])]) or "-"),
             str(config["seed"]),

@@ -29,8 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 import genlab.sweeps  # noqa: F401  (names what references to the sweep's group mean)
 from genlab.errors import REFUSED, GenlabError, RunDirectoryError
 from genlab.runs.files import sha256
-from genlab.runs.manifest import Manifest
-from genlab.runs.points import announced_model, point_of
+from genlab.runs.manifest import Manifest, point_in_sweep
 from genlab.runs.reading import MANIFEST, read_bytes
 from genlab.runs.run import Run
 from genlab.training import interrupts
@@ -90,9 +89,7 @@ def _examine(config: Mapping[str, Any], swept: Sequence[str]) -> Examined:
     trainer = planned.run_config.trainer
     return Examined(
         path=str(planned.path),
-        point=point_of(
-            planned.config, config["hydra"]["runtime"]["choices"], swept, announced_model()
-        ),
+        point=point_in_sweep(planned.config, config["hydra"]["runtime"]["choices"], swept),
         seed=planned.run_config.seed,
         is_wanted=planned.run_config.overwrite,
         accelerator=str(trainer.get("accelerator", "auto")),

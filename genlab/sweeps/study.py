@@ -18,6 +18,7 @@ from genlab.config.build import build
 from genlab.config.check import coerce
 from genlab.config.compose import options
 from genlab.errors import ConfigError, at_key, under, whole
+from genlab.runs.points import Start
 
 Point = dict[str, Any]
 _BARE = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
@@ -31,26 +32,30 @@ class StudyJob(NamedTuple):
         seed: None if the study does not set it.
         needs: the job whose run it starts from, if any.
         run: the override that names the directory of that run, once it is known.
+        start: how it starts from that run, once it is known.
     """
 
     point: Point
     seed: int | None
     needs: StudyJob | None = None
     run: str = ""
+    start: Start | None = None
 
     def overrides(self) -> list[str]:
         """Return the job as command-line arguments."""
         seed = [] if self.seed is None else [f"seed={self.seed}"]
         return [*_typed(self.point), *seed, *([self.run] if self.run else [])]
 
-    def after(self, run: str | os.PathLike[str], key: str) -> StudyJob:
-        """Return the job with the directory of the run that it starts from, as a value of `key`."""
-        return self._replace(run=f"{key}={value_as_override(os.fspath(run))}")
+    def after(self, run: str | os.PathLike[str], start: Start) -> StudyJob:
+        """Return the job with the directory of the run that it starts from."""
+        return self._replace(run=f"{start.run}={value_as_override(os.fspath(run))}", start=start)
 
     @property
     def whole_point(self) -> Point:
         """The point of the job that it needs, and its own."""
-        return {**(self.needs.point if self.needs else {}), **self.point}
+        theirs = self.needs.point if self.needs else {}
+        named = str if self.start is None else self.start.named
+        return {**{named(key): value for key, value in theirs.items()}, **self.point}
 
     def __str__(self) -> str:
         return " ".join(self._replace(run="", point=self.whole_point).overrides())

@@ -184,20 +184,42 @@ def told_if_changed(model: nn.Module, config: Config) -> None:
     source = source_of(config)
     if source is None or not Run(source).path.is_dir():
         return
-    holder = _as_checkpoint(model)
-    own = holder.state_dict()
-    try:
-        theirs = weights.check_fits(holder, weights.checkpoint_of(source))["state_dict"]
-        is_same = all(bool((theirs[name] == value.cpu()).all()) for name, value in own.items())
-    except GenlabError:
-        is_same = False
-    if not is_same:
+    if not _is_of(model, source):
         log.warning(
             "%s=%s has changed since this run began, which goes on with its own copy; "
             "overwrite=true starts anew with what is there now",
             KEY,
             printable(source),
         )
+
+
+def refuse_other_vae(model: nn.Module, config: Config, key: str, start: str) -> None:
+    """Refuse a run whose codec would be another VAE than that of the weights it starts from.
+
+    Args:
+        model: with these weights.
+        key, start: the key that names them, and its value.
+
+    Raises:
+        ConfigError: naming the key and `model.codec.run`.
+    """
+    source = source_of(config)
+    if source is not None and not _is_of(model, source):
+        raise ConfigError(
+            f"{key}={printable(start)}: it was trained on the latents of another VAE than "
+            f"{KEY}={printable(source)}; give {KEY} the VAE that it was trained with"
+        )
+
+
+def _is_of(model: nn.Module, source: str) -> bool:
+    """Return whether the VAE of a codec has the weights of a run."""
+    holder = _as_checkpoint(model)
+    try:
+        theirs = weights.check_fits(holder, weights.checkpoint_of(source))["state_dict"]
+    except GenlabError:
+        return False
+    own = holder.state_dict()
+    return all(bool((theirs[name] == value.cpu()).all()) for name, value in own.items())
 
 
 def _as_checkpoint(model: Any) -> nn.Module:

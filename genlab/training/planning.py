@@ -68,8 +68,10 @@ def plan(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
     return Plan(with_vae(config, path), run_config, path)
 
 
-def rehearse(cfg: DictConfig | Mapping[str, Any], start: Config) -> None:
+def rehearse(cfg: DictConfig | Mapping[str, Any], start: Config) -> Config:
     """Check a run, and build its objects, before the run that it starts from is there.
+
+    Returns the config that it would have.
 
     Args:
         start: the checked config of that run.
@@ -78,7 +80,9 @@ def rehearse(cfg: DictConfig | Mapping[str, Any], start: Config) -> None:
         ConfigError: naming the key, the value and what would be right.
     """
     run_config = RunConfig.of(cfg)
-    assemble(Plan(rehearsed(_fields(run_config), start), run_config, Path()))
+    config = rehearsed(_fields(run_config), start)
+    assemble(Plan(config, run_config, Path()))
+    return config
 
 
 def _fields(run_config: RunConfig) -> Config:

@@ -29,6 +29,8 @@ _USUAL = 16
 _HEADER = 2**24
 #: The relative error of a profile up to which it is used.
 _LARGEST_ERROR = 0.1
+#: For a snapshot that cannot be used.
+_REMEDY = "remove it, and averages are made of the other snapshots"
 _NAME = "averages.{steps}.safetensors"
 
 
@@ -234,9 +236,9 @@ class KeptAverages:
         """Read a snapshot: its averages in the order of the widths."""
         path = self._folder / _NAME.format(steps=steps)
         size = sum(weight.nbytes for weight in self._here.values())
-        content = weights.read_safetensors(path, _HEADER + _MOST_WIDTHS * size)
+        content = weights.read_safetensors(path, _HEADER + _MOST_WIDTHS * size, _REMEDY)
         widths, told = content.pop("widths", None), content.pop("steps", None)
-        with weights.naming(path):
+        with weights.naming(path, _REMEDY):
             self._check(widths, told, steps)
         averages = []
         for number, _ in enumerate(self.widths):
@@ -245,7 +247,7 @@ class KeptAverages:
             one = {name.removeprefix(start): content.pop(name) for name in names}
             weights.check_weights(path, str(number), one, self._here)
             averages.append(one)
-        with weights.naming(path):
+        with weights.naming(path, _REMEDY):
             if content:
                 raise ValueError(f"{min(content)!r} in it is unknown")
             if not all(w.isfinite().all() for one in averages for w in one.values()):

@@ -31,6 +31,7 @@ from genlab.modules.base import GenerativeModule
 from genlab.protocols import Forecast, HasForecast, HasNetworks
 from genlab.runs import points
 from genlab.runs.directory import RunDirectory, set_aside
+from genlab.runs.manifest import point_in_sweep
 from genlab.runs.run import Run
 from genlab.tracking.account import id_from_agent
 from genlab.tracking.loggers import Loggers, TrackedRun, tracker_id
@@ -117,6 +118,10 @@ def run(cfg: DictConfig) -> Outcome:
     continued = None
     if run_config.continue_from is not None and not goes_on:
         continued = to_continue(module, Path(run_config.continue_from))
+        weights.load_into(module, continued.path)  # for its codec; Lightning restores the rest
+    for key in ("init_from", "continue_from"):
+        if not goes_on and (start := getattr(run_config, key)) is not None:
+            codec.refuse_other_vae(module.model, planned.config, key, start)
     # a run that goes on, or starts from the weights of another one, has its own copy
     needs_vae = run_config.trains and not goes_on
     needs_vae &= continued is None and run_config.init_from is None
@@ -373,7 +378,7 @@ def _tracked(planned: Plan) -> TrackedRun:
     swept = points.announced()
     of_sweep = {}
     if swept is not None:
-        point = points.point_of(config, choices, swept, points.announced_model())
+        point = point_in_sweep(config, choices, swept)
         of_sweep = points.columns(group, point)
     return TrackedRun(
         directory=path,

@@ -40,6 +40,10 @@ _TIMES = 4
 #: The records at the end of a zip archive: of the directory's place, and in 64 bits.
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR, _END_64 = struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
+_REMEDY = (
+    "give a checkpoint as genlab wrote it, or, of a run that is to go on, remove it, or start anew "
+    "with overwrite=true"
+)
 
 
 class UnreadableCheckpointError(RunDirectoryError):
@@ -115,8 +119,13 @@ def to_safetensors(tensors: dict[str, Tensor]) -> bytes:
     return save(tensors, {"format": "pt"})
 
 
-def read_safetensors(path: Path, at_most: float) -> dict[str, Tensor]:
+def read_safetensors(
+    path: Path, at_most: float, remedy: str = "write it again"
+) -> dict[str, Tensor]:
     """Read a file of safetensors, of at most so many bytes.
+
+    Args:
+        remedy: what to do where it cannot be read, for the error.
 
     Raises:
         FileNotFoundError: there is none.
@@ -131,7 +140,7 @@ def read_safetensors(path: Path, at_most: float) -> dict[str, Tensor]:
         raise
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UnreadableCheckpointError(
-            f"{path} holds no readable weights ({printable(str(error))[:160]}): write it again"
+            f"{path} holds no readable weights ({printable(str(error))[:160]}): {remedy}"
         ) from error
 
 
@@ -197,8 +206,8 @@ def _parts(end: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the path of a checkpoint before a ValueError about an entry of it.
+def naming(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
+    """Put the path of a checkpoint before a ValueError about an entry of it, and a remedy behind.
 
     Raises:
         RunDirectoryError: instead of the ValueError.
@@ -206,10 +215,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise RunDirectoryError(
-            f"{path}: {error}; give a checkpoint as genlab wrote it, or, of a run that is to go "
-            "on, remove it, or start anew with overwrite=true"
-        ) from error
+        raise RunDirectoryError(f"{path}: {error}; {remedy}") from error
 
 
 def check_fits(module: nn.Module, path: Path) -> dict[str, Any]:

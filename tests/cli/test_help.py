@@ -11,6 +11,7 @@ import pytest
 from genlab import cli
 from genlab.cli import train_help
 from genlab.config.compose import options
+from genlab.config.hydra_job import FOLLOWING
 
 COMMANDS = [module for module in cli._COMMANDS if module is not cli.train]
 
@@ -71,4 +72,5 @@ def test_the_list_of_commands_fits_80_columns(capsys: pytest.CaptureFixture[str]
 def test_the_help_of_a_training_fits_80_columns(name: str, config: str, model: str) -> None:
     text = train_help.text(name, config, [f"model={model}"])
     assert is_narrow(text)
-    assert "after_experiment" not in text  # follows from the trainer, and is nobody's choice
+    for group in FOLLOWING:  # they follow from others, and are nobody's choice
+        assert group not in text

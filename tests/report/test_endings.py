@@ -14,6 +14,7 @@ from rich.console import Console
 from genlab.report import answer, collect, print_sweep, sweep_table
 from genlab.report.endings import command_text, endings
 from genlab.report.page import report_page
+from genlab.report.replicates import summarise
 from genlab.runs.manifest import Job, Manifest
 
 COMMAND = ("/somewhere/train.py", "-m", "model.kl_weight=0,1,2,3,4", "overwrite=true")
@@ -56,6 +57,20 @@ def test_every_run_without_a_usable_result_is_named_with_its_reason(troubled: Pa
     states = [cells[-1] for cells in table.cells()]
     assert states == ["completed", "failed", "preempted", "diverged", "missing"]
     assert table.notes()[1:] == lines
+
+
+def test_a_replicate_that_is_missing_belongs_to_the_point_of_the_others(tmp_path: Path) -> None:
+    """Its config in the manifest has 1 where that of a run has 1.0."""
+    jobs = tuple(
+        Job(f"run-{s}", (), {"model.kl_weight": 1}, s, vae(**{"model.kl_weight": 1, "seed": s}))
+        for s in range(3)
+    )
+    for seed in range(2):
+        write(tmp_path / f"run-{seed}", vae(**{"model.kl_weight": 1.0, "seed": seed}), 100.0)
+    Manifest("sweep", ("model.kl_weight", "seed"), jobs, command=COMMAND).write(tmp_path)
+    records = collect(tmp_path)
+    assert [record.state for record in records].count("missing") == 1
+    assert [point.runs for point in summarise(records, ["model.kl_weight", "seed"])] == [2]
 
 
 def test_a_result_without_a_finite_number_is_no_result(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compared_runs import vae, write
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,9 +17,12 @@ from hypothesis import strategies as st
 from genlab.config.compose import compose
 from genlab.errors import ConfigError
 from genlab.report import collect
-from genlab.runs.manifest import Job, Manifest
-from genlab.runs.points import point_of
+from genlab.report.collect import swept_keys
+from genlab.report.replicates import summarise
+from genlab.runs.manifest import Job, Manifest, point_in_sweep
+from genlab.runs.points import Start, point_of
 from genlab.runs.run import Run, find_runs
+from genlab.sweeps.naming import announce
 from genlab.sweeps.request import expand, request
 from genlab.sweeps.study import Study
 from genlab.training import planning
@@ -87,7 +91,7 @@ def _is_of(other: Any, job: Any, shared: Any) -> bool:
 def test_the_directory_of_a_run_survives_the_command_line() -> None:
     (job,) = Study(params={"a": "1"}).jobs()
     for path in ("runs/a-1.5", "/tmp/it's, [here] = 1/run"):
-        after = job.after(Path(path), "model.codec.run")
+        after = job.after(Path(path), Start("model.codec.run", None))
         typed = OverridesParser.create().parse_overrides(after.overrides())
         assert {o.key_or_group: o.value() for o in typed} == {"a": 1, "model.codec.run": path}
 
@@ -213,6 +217,36 @@ def test_a_run_has_the_values_of_the_model_that_it_keeps() -> None:
     }
 
 
+def test_a_job_has_the_settings_of_its_run_that_its_config_does_not_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By them the jobs of several seeds are replicates, though they start from different runs."""
+    keys = ("model", "model.kl_weight", "init_from.model.kl_weight")
+    for name, value in (("GROUP", "s"), ("KEYS", "[]"), ("START", "")):
+        monkeypatch.setenv(f"GENLAB_SWEEP_{name}", value)  # so that they are put back
+    announce("s", keys, Start("init_from", None, ("model.kl_weight",)))
+
+    def job(run_id: str, seed: int, weight: float, start: str | None = None) -> Job:
+        config = vae(**{"model.kl_weight": weight, "seed": seed, "init_from": start})
+        write(tmp_path / run_id, config, 100.0)
+        return Job(run_id, (), point_in_sweep(config, {"model": "vae"}, keys[:2]), seed, config)
+
+    first = [job(f"first-{w}-{s}", s, float(w)) for w in (0, 4) for s in (0, 1)]
+    Manifest("s", (*keys, "seed"), tuple(first)).write(tmp_path)
+    starts = [(w, s) for w in (0, 4) for s in (0, 1)]
+    jobs = [job(f"job-{w}-{s}", s, 1.0, str(tmp_path / f"first-{w}-{s}")) for w, s in starts]
+    Manifest("s", (*keys, "seed"), (*first, *jobs)).write(tmp_path)
+    records = collect(tmp_path)
+    assert swept_keys(records) == ["model.kl_weight", "init_from.model.kl_weight", "seed"]
+    points = summarise(records, swept_keys(records))
+    assert sorted([*map(str, point.point.values()), point.runs] for point in points) == [
+        ["0.0", "None", 2],
+        ["1.0", "0.0", 2],
+        ["1.0", "4.0", 2],
+        ["4.0", "None", 2],
+    ]
+
+
 def test_blocked_jobs_are_rows_that_say_why_until_they_can_start(tmp_path: Path) -> None:
     ready = Job("a-00000000", (), {"x": 1}, 0)
     blocked = [Job(f"not-started-{i}", (), {"x": i}, 0, {}, f"not started: {i}") for i in (1, 2)]
@@ -262,12 +296,15 @@ def test_a_failed_run_stops_only_the_jobs_that_start_from_it(
     (after,) = (run for name, run in completed.items() if name != start)
     assert f"{folder}/{start}" in str(after.config_text)
     manifest = Manifest.read(folder)
-    assert manifest is not None and manifest.swept == ("model", "model.optimizer.lr")
+    of_run = "init_from.model.optimizer.lr"  # beside the job's own
+    assert manifest is not None and manifest.swept == ("model", "model.optimizer.lr", of_run)
     assert manifest.question is not None
     (row,) = (record for record in collect(folder) if record.state == "missing")
     assert row.error is not None
     assert row.error.startswith("not started, since its run model.optimizer.lr=1e+30 seed=0 has")
-    assert row.point["model.optimizer.lr"] == 1e30
+    assert row.point[of_run] == 1e30
+    (job,) = (job for job in manifest.jobs if job.run_id == after.name)
+    assert [job.point[key] for key in manifest.swept[1:]] == [0.001, 0.001]
     assert "not started, since its run" in done.stdout
 
     # the study without the run that fails: nothing is trained again, and no row is left over

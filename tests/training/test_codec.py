@@ -145,6 +145,22 @@ def test_a_run_goes_on_with_its_own_copy(
     assert again.path == done.path and (again.result or {})["metrics"] == metrics
 
 
+def test_a_start_from_the_latents_of_another_vae_is_refused(vae: Run, tmp_path: Path) -> None:
+    """It would train on the latents of the one, and be named by the other."""
+    start = latent_run(tmp_path, vae)
+    other = copy_of(vae, tmp_path / "other")
+    for path in other.checkpoints.glob("*.ckpt"):
+        content = torch.load(path, weights_only=True)
+        content["state_dict"] = {k: 1.01 * v for k, v in content["state_dict"].items()}
+        torch.save(content, path)
+    longer = "trainer.max_epochs=2"
+    for key in ("init_from", "continue_from"):
+        with pytest.raises(ConfigError) as refused:
+            latent_run(tmp_path, other, f"{key}={start.path}", longer)
+        assert f"{key}={start.path}: it was trained on the latents of another" in str(refused.value)
+        assert latent_run(tmp_path, vae, f"{key}={start.path}", longer).is_completed
+
+
 def test_the_identity_is_that_of_the_vae_and_not_its_place(vae: Run, tmp_path: Path) -> None:
     def path(source: object, *overrides: str) -> Path:
         asked = [*DDPM, "runs_dir=runs", f"model.codec.run={source}", *overrides]

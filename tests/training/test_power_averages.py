@@ -348,7 +348,10 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
         "no widths": ({n: w for n, w in content.items() if n != "widths"}, "widths"),
         "a strange width": (content | {"widths": torch.tensor([0.1, 7.0]).double()}, "widths: 7"),
         "other widths": (content | {"widths": torch.tensor([0.1] * 9).double()}, "widths"),
-        "nan": (content | {name: torch.full_like(content[name], math.nan)}, "not finite"),
+        "nan": (
+            content | {name: torch.full_like(content[name], math.nan)},
+            "not finite; remove it",
+        ),
         "another shape": (content | {name: content[name][:1].clone()}, "architecture"),
         "integers": (content | {name: content[name].long()}, "integer"),
         "one more": (content | {"x": torch.zeros(1)}, "'x'"),
@@ -362,7 +365,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
         save_file(held, last)
         refused_line(capsys, run, "0.1", ["averages.20.safetensors", word])
     last.write_bytes(b"x" * 100)
-    refused_line(capsys, run, "0.1", ["averages.20.safetensors"])
+    refused_line(capsys, run, "0.1", ["averages.20.safetensors", "made of the other snapshots"])
     last.unlink()
     os.mkfifo(last)
     refused_line(capsys, run, "0.1", ["FIFO"])
