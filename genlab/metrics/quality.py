@@ -128,15 +128,17 @@ class Reference:
 
     def _cached(self, name: str, measure: Callable[[], dict[str, Estimate]]) -> dict[str, Estimate]:
         path = self.folder / f"{name}.json"
-        kept = read_json(path, RESULT)
-        if kept is None:
-            found = measure()
-            write_atomically(path, {key: asdict(value) for key, value in found.items()})
-            return found
         try:
-            return _estimates(kept)
-        except TypeError as error:
-            raise RunDirectoryError(f"{path} holds no estimates ({error}): remove it") from error
+            kept = read_json(path, RESULT)
+            if kept is not None:
+                return _estimates(kept)
+        except (TypeError, RunDirectoryError) as error:
+            raise RunDirectoryError(
+                f"{path} holds no estimates ({error}): remove it, and it is made again"
+            ) from error
+        found = measure()
+        write_atomically(path, {key: asdict(value) for key, value in found.items()})
+        return found
 
 
 def _kept(

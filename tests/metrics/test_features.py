@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from genlab.config.build import build
@@ -178,6 +179,9 @@ def test_a_damaged_fit_is_named(tmp_path: Path) -> None:
     data = Stripes()
     ready(PixelComponents(dims=4), data.spec, data, tmp_path)
     (path,) = tmp_path.glob("pixels-*.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="cannot be read .* remove it, and it is made again"):
-        ready(PixelComponents(dims=4), data.spec, data, tmp_path)
+    whole = path.read_bytes()
+    diverged = {name: torch.full_like(weight, torch.nan) for name, weight in load(whole).items()}
+    for content in (whole[:100], save(diverged)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read .* remove it, and it is made again"):
+            ready(PixelComponents(dims=4), data.spec, data, tmp_path)

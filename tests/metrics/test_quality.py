@@ -234,6 +234,17 @@ def test_torn_or_planted_features_are_made_anew(
     assert found == quality.measure(reference, 300, draw, None, tmp_path / "clean", {})
 
 
+@pytest.mark.parametrize("content", ["x", "[1]", '{"nearest-test": 1}'])
+def test_a_damaged_value_of_the_cache_is_named(content: str, reference: Reference) -> None:
+    whole = reference.nearest()
+    (path,) = reference.folder.glob("nearest-test.json")
+    path.write_text(content)
+    with pytest.raises(RunDirectoryError, match=r"nearest-test.json .* and it is made again$"):
+        reference.nearest()
+    path.unlink()
+    assert reference.nearest() == whole
+
+
 def test_a_link_in_the_place_of_features_is_refused(reference: Reference, tmp_path: Path) -> None:
     folder = tmp_path / "run" / quality.FOLDER / quality.identity(reference, {})
     folder.mkdir(parents=True)

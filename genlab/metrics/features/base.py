@@ -215,7 +215,10 @@ def plain_name(module: nn.Module) -> str:
 
 def _read_fit(module: nn.Module, path: Path) -> None:
     try:
-        module.load_state_dict(load(read_bytes(path, _LARGEST)))
+        weights = load(read_bytes(path, _LARGEST))
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise ValueError("a weight in it is not finite")
+        module.load_state_dict(weights)
     except (OSError, RuntimeError, ValueError, SafetensorError, RunDirectoryError) as error:
         raise DataError(
             f"{path} cannot be read ({_line(error)}): remove it, and it is made again"
