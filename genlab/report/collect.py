@@ -370,7 +370,9 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
     typed = [key for key in dict.fromkeys(asked) if differs(key, flats)]
     keys = dict.fromkeys(key for record in known if record.config for key in record.flat)
     differing = [
-        key for key in keys if key not in typed and not changes_nothing(key) and differs(key, flats)
+        key
+        for key in keys
+        if key not in (*typed, "model") and not changes_nothing(key) and differs(key, flats)
     ]
     values = {k: tuple(comparable(flat.get(k)) for flat in flats) for k in (*typed, *differing)}
 
@@ -379,6 +381,7 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
         columns = [values[key] for key in (*typed, "seed") if key in values]
         points = [str([column[i] for column in columns]) for i in range(len(known))]
         differing = [k for k in differing if k == "seed" or not _is_function(values[k], points)]
+    differing = [key for key in differing if key == "seed" or not _is_of_seed(key, known)]
     # The shorter key is the one that a person types: kl_weight before kl_schedule.kl_weight.
     for key in sorted(differing, key=lambda key: _rank(key, values[key])):
         if len(kept) == MOST_KEYS:
@@ -390,6 +393,17 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
         key=lambda key: key.replace("/", "."),
     )
     return [*(k for k in typed if k != "seed"), *others, *(["seed"] if "seed" in kept else [])]
+
+
+def _is_of_seed(key: str, records: Sequence[Record]) -> bool:
+    """Return whether a key differs between replicates of a sweep, and follows from their seed."""
+    for runs in by_sweep(record for record in records if record.point).values():
+        values = [comparable(record.flat.get(key)) for record in runs]
+        points = [comparable(record.point) for record in runs]
+        replicates = [f"{p} {r.flat.get('seed')}" for p, r in zip(points, runs, strict=True)]
+        if not _is_function(values, points) and _is_function(values, replicates):
+            return True
+    return False
 
 
 def _asked(key: str) -> str:

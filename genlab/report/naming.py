@@ -8,7 +8,7 @@ from typing import Any
 
 from genlab.report.choices import class_name, data_choice
 from genlab.report.collect import MODEL, Record, one_line
-from genlab.runs.identity import flatten
+from genlab.runs.identity import DIGITS, ORIGINS, flatten
 from genlab.runs.points import short_names, without_seed
 from genlab.runs.text import printable
 
@@ -27,9 +27,14 @@ def sort_key(value: Any) -> tuple[int, float, str]:
 
 
 def setting_text(key: str, value: Any) -> str:
-    """Format a configuration value as a person would type it; of a model, its class."""
+    """Format a configuration value as a person would type it.
+
+    A model has the name of its class, and a run that is started from the digits of its name.
+    """
     if value is None:
         return "-"
+    if key in ORIGINS and (digits := DIGITS.search(str(value))):
+        return digits[1]
     if key == MODEL:
         return str(value).rpartition(".")[2]
     if key.endswith("_target_"):

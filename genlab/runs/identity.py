@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,12 @@ NOT_IDENTITY = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
+
+
+#: Keys whose value is a run directory, or a checkpoint, that a run starts from.
+ORIGINS = ("init_from", "continue_from", "model.codec.run")
+#: The identity at the end of the name of a run directory.
+DIGITS = re.compile(r"-([0-9a-f]{8})$")
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from genlab.runs.files import sha256
+from genlab.runs.identity import DIGITS
 from genlab.runs.run import EXPORTED
-
-#: Keys whose value is a run directory, or a checkpoint, that a run starts from.
-KEYS = ("init_from", "continue_from", "model.codec.run")
-_DIGITS = re.compile(r"-([0-9a-f]{8})$")
 
 
 def origin(path: str) -> str:
@@ -24,7 +20,7 @@ def origin(path: str) -> str:
     if (there / EXPORTED).is_file():
         there /= EXPORTED
     run = there.parents[1] if there.parent.name == "checkpoints" else there
-    name = found[1] if (found := _DIGITS.search(run.name)) else run.name
+    name = found[1] if (found := DIGITS.search(run.name)) else run.name
     if there.is_dir() or (run == there and found and not there.exists()):
         return name
     if there.parent.name == "checkpoints" and there.suffix == ".ckpt":

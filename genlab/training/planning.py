@@ -22,10 +22,10 @@ from genlab.metrics import names
 from genlab.metrics.measures import RESERVED, update_parameters
 from genlab.modules.base import GenerativeModule
 from genlab.modules.optimization import takes_total_steps
-from genlab.runs.identity import flatten, identity
+from genlab.runs.identity import ORIGINS, flatten, identity
 from genlab.training.codec import rehearsed, with_vae
 from genlab.training.flops import StepFlops, step_flops, steps_per_epoch
-from genlab.training.origin import KEYS, origin
+from genlab.training.origin import origin
 from genlab.training.run_config import RunConfig, build_model
 
 #: Keys left out of a run's name, since they do not describe what it computes.
@@ -193,7 +193,7 @@ def run_path(config: Config, group: str, overrides: Sequence[str]) -> Path:
     """
     folder = Path(config["runs_dir"]) / group
     flat = flatten(config)
-    origins = {key: origin(flat[key]) for key in KEYS if flat.get(key) is not None}
+    origins = {key: origin(flat[key]) for key in ORIGINS if flat.get(key) is not None}
     digits = identity({**config, **origins})
     for found in sorted(folder.glob(f"*-{digits}")):
         if re.fullmatch(r"[\w.-]+", found.name):  # as below; others could be obeyed by a terminal

@@ -18,6 +18,7 @@ from genlab.config.compose import compose
 from genlab.errors import ConfigError
 from genlab.report import collect
 from genlab.report.collect import swept_keys
+from genlab.report.naming import setting_text
 from genlab.report.replicates import summarise
 from genlab.runs.manifest import Job, Manifest, point_in_sweep
 from genlab.runs.points import Start, point_of
@@ -245,6 +246,12 @@ def test_a_job_has_the_settings_of_its_run_that_its_config_does_not_keep(
         ["1.0", "4.0", 2],
         ["4.0", "None", 2],
     ]
+    # so they are beside another sweep, where a run that is named is so by its digits
+    write(tmp_path / "beside" / "run", vae(**{"model.kl_weight": 9.0}), 100.0)
+    both = collect(tmp_path)
+    assert "init_from" not in swept_keys(both)
+    assert [p.runs for p in summarise(both, swept_keys(both))].count(2) == 4
+    assert setting_text("init_from", "runs/s/vae-kl_weight_4-0123abcd") == "0123abcd"
 
 
 def test_blocked_jobs_are_rows_that_say_why_until_they_can_start(tmp_path: Path) -> None:
