@@ -15,11 +15,14 @@ from genlab.report.figures.parts import IS_SHOWN, OPACITY, Row, composed, emphas
 HEIGHT = 460
 _STAR = "M0-1L.24-.32L.95-.31L.38.12L.59.81L0 .4L-.59.81L-.38.12L-.95-.31L-.24-.32Z"
 _CROSS = "M-.5-1L0-.5L.5-1L1-.5L.5 0L1 .5L.5 1L0 .5L-.5 1L-1 .5L-.5 0L-1-.5Z"
-#: Shapes of each kind of run, one for each sweep of a page.
+_HEXAGON = "M0-1L.87-.5L.87 .5L0 1L-.87 .5L-.87-.5Z"
+_HOURGLASS = "M-.8-1L.8-1L-.8 1L.8 1Z"
+_BOW_TIE = "M-1-.8L1 .8L1-.8L-1 .8Z"
+#: Shapes of each kind of run, one for each sweep of a page; Vega's wedge and arrow are too thin.
 _SHAPES = {
     "trained": ("circle", "square", "triangle-up", "triangle-right"),
     "collapsed": (_CROSS, "cross", "triangle-down", "triangle-left"),
-    "diffusion": ("diamond", "wedge", "arrow", "triangle"),
+    "diffusion": ("diamond", _HEXAGON, _HOURGLASS, _BOW_TIE),
 }
 _TICKS = [0.0, *(m * 10.0**e for e in range(-4, 6) for m in (1, 3))]
 #: Share of the axis, in units of its logarithmic part, that is linear.
