@@ -103,7 +103,7 @@ def announced() -> list[str] | None:
 
 
 class Start(NamedTuple):
-    """How jobs of a sweep start from other runs of it.
+    """The way in which jobs of a sweep start from other runs of it.
 
     Attributes:
         run: the key of a job that takes the directory of its run.
