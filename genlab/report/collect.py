@@ -381,7 +381,8 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
         columns = [values[key] for key in (*typed, "seed") if key in values]
         points = [str([column[i] for column in columns]) for i in range(len(known))]
         differing = [k for k in differing if k == "seed" or not _is_function(values[k], points)]
-    differing = [key for key in differing if key == "seed" or not _is_of_seed(key, known)]
+    of_seeds = _of_seeds(differing, known)
+    differing = [key for key in differing if key == "seed" or key not in of_seeds]
     # The shorter key is the one that a person types: kl_weight before kl_schedule.kl_weight.
     for key in sorted(differing, key=lambda key: _rank(key, values[key])):
         if len(kept) == MOST_KEYS:
@@ -395,15 +396,17 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
     return [*(k for k in typed if k != "seed"), *others, *(["seed"] if "seed" in kept else [])]
 
 
-def _is_of_seed(key: str, records: Sequence[Record]) -> bool:
-    """Return whether a key differs between replicates of a sweep, and follows from their seed."""
+def _of_seeds(keys: Sequence[str], records: Sequence[Record]) -> set[str]:
+    """Return the keys that differ between replicates of a sweep, and follow from their seeds."""
+    found = set()
     for runs in by_sweep(record for record in records if record.point).values():
-        values = [comparable(record.flat.get(key)) for record in runs]
         points = [comparable(record.point) for record in runs]
         replicates = [f"{p} {r.flat.get('seed')}" for p, r in zip(points, runs, strict=True)]
-        if not _is_function(values, points) and _is_function(values, replicates):
-            return True
-    return False
+        for key in keys:
+            values = [comparable(record.flat.get(key)) for record in runs]
+            if not _is_function(values, points) and _is_function(values, replicates):
+                found.add(key)
+    return found
 
 
 def _asked(key: str) -> str:
