@@ -118,13 +118,14 @@ def run(cfg: DictConfig) -> Outcome:
     continued = None
     if run_config.continue_from is not None and not goes_on:
         continued = to_continue(module, Path(run_config.continue_from))
-        weights.load_into(module, continued.path)  # for its codec; Lightning restores the rest
+        if codec.source_of(planned.config) is not None:
+            weights.load_into(module, continued.path)  # its VAE is looked at below
     for key in ("init_from", "continue_from"):
         if not goes_on and (start := getattr(run_config, key)) is not None:
             codec.refuse_other_vae(module.model, planned.config, key, start)
     # a run that goes on, or starts from the weights of another one, has its own copy
-    needs_vae = run_config.trains and not goes_on
-    needs_vae &= continued is None and run_config.init_from is None
+    starts_anew = not goes_on and continued is None and run_config.init_from is None
+    needs_vae = run_config.trains and starts_anew
     if needs_vae:
         codec.load_vae(module.model, planned.config)
     data.prepare_data()
